@@ -1,0 +1,55 @@
+# Relight: `make help` lists the targets.
+SHELL := /bin/bash
+EXPERIMENT ?= infogan_digits
+ARGS ?=
+RUN ?=
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train test test-all lint record results experiments
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/:/' | awk -F': *' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup: .venv/ready  ## make .venv from requirements.lock (with uv where it is on the PATH, else venv and pip)
+
+.venv/ready: requirements.lock
+	@if command -v uv >/dev/null; then \
+		echo "setting up .venv with uv"; \
+		{ test -x $(BIN)/python || uv venv --quiet --python '>=3.11' .venv; } && \
+		uv pip install --quiet --python $(BIN)/python --requirement requirements.lock; \
+	else \
+		$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+			echo "Relight needs Python 3.11 or newer, but $(PYTHON) is $$($(PYTHON) -V 2>&1): install a newer one" \
+				"and name it, as in: make setup PYTHON=python3.12" >&2; exit 1; }; \
+		echo "setting up .venv with pip (several minutes; uv is faster)"; \
+		{ test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv; } && \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock; \
+	fi
+	@touch $@
+
+train: setup  ## train: make train EXPERIMENT=infogan_mnist ARGS="trainer=gpu seed=1"
+	@$(BIN)/python train.py experiment=$(EXPERIMENT) $(ARGS)
+
+test: setup  ## the tests, under ten minutes on two cores
+	@$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+
+test-all: setup  ## the tests and the long ones
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: setup  ## ruff, pyright, and whether the pages' tables agree with results/
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright
+	@$(BIN)/python -m launch.export results --check
+
+experiments: setup  ## what can be trained, what the paper reports, what we reached
+	@$(BIN)/python -m launch.export experiments
+
+record: setup  ## keep a finished run as a result: make record RUN=outputs/infogan_digits/...
+	@test -n "$(RUN)" || { echo "Name the run's folder: make record RUN=outputs/<experiment>/<folder>" >&2; exit 2; }
+	@$(BIN)/python -m launch.export record $(RUN)
+
+results: setup  ## make the pages' tables from results/
+	@$(BIN)/python -m launch.export results

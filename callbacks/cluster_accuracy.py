@@ -1,0 +1,156 @@
+"""Unsupervised cluster accuracy: how well categories found without labels match the classes."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
+from matplotlib.patches import Rectangle
+from scipy.optimize import linear_sum_assignment
+from sklearn.cluster import KMeans
+from torch import Tensor
+from torchmetrics import Metric
+
+from callbacks.pictures import log_picture, save_figure
+from callbacks.protocols import AssignsClusters
+
+
+class ClusterAccuracyMetric(Metric):
+    """A count for each (cluster, class), from which accuracy and purity follow.
+
+    Accuracy: the share of examples whose class is the one matched to their cluster, under the one-to-one
+    matching of clusters to classes that makes it largest (Hungarian method). With more clusters than classes
+    the unmatched clusters count as wrong, and the reverse. Purity: the same with each cluster matched to its
+    most frequent class, many to one. The counts are summed over ranks, so the result does not depend on them.
+    """
+
+    full_state_update = False
+    confusion: Tensor
+
+    def __init__(self, num_clusters: int, num_classes: int, **metric: Any) -> None:
+        super().__init__(**metric)
+        self.add_state("confusion", torch.zeros(num_clusters, num_classes, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, cluster: Tensor, label: Tensor) -> None:
+        """cluster, label: [B] int64."""
+        clusters, classes = self.confusion.shape
+        cells = torch.bincount(cluster * classes + label, minlength=clusters * classes)
+        self.confusion += cells.reshape(clusters, classes)
+
+    def compute(self) -> dict[str, float]:
+        total = max(int(self.confusion.sum()), 1)
+        matched = self.confusion.cpu().numpy()[self.matching()].sum()
+        return {"accuracy": int(matched) / total, "purity": int(self.confusion.amax(dim=1).sum()) / total}
+
+    def matching(self) -> tuple[Any, Any]:
+        """Matched clusters and their classes, as two arrays."""
+        return linear_sum_assignment(self.confusion.cpu().numpy(), maximize=True)
+
+
+class ClusterAccuracy(Callback):
+    """Logs ``<stage>/cluster_accuracy`` and ``<stage>/cluster_purity``; writes which code means which class.
+
+    Args:
+        code: which of the module's categorical codes, counted from 0.
+        kmeans: also fit k-means to the training images and measure it on the test images
+            (``test/kmeans_cluster_accuracy``), as many clusters as the code has, best of ten starts.
+        folder: where the table ``clusters.csv`` and its picture ``clusters.png`` go.
+    """
+
+    requires = AssignsClusters
+
+    def __init__(self, folder: str, code: int = 0, kmeans: bool = False) -> None:
+        self.folder, self.code, self.kmeans = Path(folder), code, kmeans
+
+    def metrics(self, stage: str) -> set[str]:
+        names = {"cluster_accuracy", "cluster_purity"} if stage != "train" else set()
+        if stage == "test" and self.kmeans:
+            names = names | {"kmeans_cluster_accuracy"}
+        return {f"{stage}/{name}" for name in names}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        assert isinstance(pl_module, AssignsClusters)
+        self.metric = ClusterAccuracyMetric(pl_module.num_clusters[self.code], datamodule_of(trainer).num_classes)
+        self.metric.to(trainer.strategy.root_device)
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.metric.reset()
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        self.metric.update(outputs["cluster"][:, self.code], outputs["label"])
+
+    on_test_batch_end = on_validation_batch_end
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self._log(pl_module, "val", self.metric.compute())
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._log(pl_module, "test", self.metric.compute())
+        if self.kmeans:
+            baseline = kmeans_accuracy(datamodule_of(trainer), self.metric.confusion.shape[0])
+            pl_module.log("test/kmeans_cluster_accuracy", baseline)
+        with self.metric.sync_context():
+            self._write_table(trainer)
+
+    @staticmethod
+    def _log(pl_module: LightningModule, stage: str, values: dict[str, float]) -> None:
+        # Each rank holds the same sums, so there is nothing left to reduce.
+        pl_module.log_dict({f"{stage}/cluster_{name}": value for name, value in values.items()})
+
+    @rank_zero_only
+    def _write_table(self, trainer: Trainer) -> None:
+        confusion = self.metric.confusion.cpu()
+        matched = dict(zip(*(column.tolist() for column in self.metric.matching()), strict=True))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / "clusters.csv", "w", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(["cluster", "matched_class", *(f"class_{label}" for label in range(confusion.shape[1]))])
+            for cluster, row in enumerate(confusion.tolist()):
+                table.writerow([cluster, matched.get(cluster, ""), *row])
+        picture = self.folder / "clusters.png"
+        draw_confusion(confusion, matched, picture)
+        log_picture(trainer, "test/clusters", picture)
+
+
+def datamodule_of(trainer: Trainer) -> Any:
+    datamodule = getattr(trainer, "datamodule", None)
+    assert isinstance(datamodule, LightningDataModule)
+    return datamodule
+
+
+def kmeans_accuracy(datamodule: Any, num_clusters: int) -> float:
+    """Cluster accuracy on the test images of k-means fitted to the pixels of the training images."""
+    train, test = datamodule.tables["train"], datamodule.tables["test"]
+    fitted = KMeans(
+        num_clusters,
+        n_init=10,  # pyright: ignore[reportArgumentType]
+        random_state=0,
+    ).fit(train.images.flatten(1).cpu().numpy() / 255)
+    metric = ClusterAccuracyMetric(num_clusters, datamodule.num_classes, sync_on_compute=False)  # each rank has all
+    clusters = fitted.predict(test.images.flatten(1).cpu().numpy() / 255)
+    metric.update(torch.from_numpy(clusters).long(), test.labels.cpu())
+    return metric.compute()["accuracy"]
+
+
+def draw_confusion(confusion: Tensor, matched: dict[int, int], path: Path) -> None:
+    """The counts as a picture, clusters in the order of their matched classes; matched cells are framed."""
+    order = sorted(range(len(confusion)), key=lambda cluster: matched.get(cluster, confusion.shape[1]))
+    with save_figure(path, width=6.5, height=5.5) as axes:
+        axes.imshow(confusion[order].numpy(), cmap="Blues")
+        for row, cluster in enumerate(order):
+            for label, count in enumerate(confusion[cluster].tolist()):
+                dark = count > confusion.max() / 2
+                axes.text(label, row, str(count), ha="center", va="center", color="white" if dark else "black")
+            if cluster in matched:
+                axes.add_patch(Rectangle((matched[cluster] - 0.5, row - 0.5), 1, 1, fill=False))
+        axes.set_xticks(range(confusion.shape[1]), [str(label) for label in range(confusion.shape[1])])
+        axes.set_yticks(range(len(order)), [str(cluster) for cluster in order])
+        axes.set(xlabel="class", ylabel="category", title="Which category means which class")

@@ -1,0 +1,40 @@
+"""PNG files in the run folder, and the same pictures in the logger."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lightning import Trainer
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+from torchvision.utils import make_grid, save_image
+
+READABLE_SIDE = 32  # pixels; smaller images are magnified so that a person can see them
+
+
+def save_grid(images: Tensor, path: Path, columns: int) -> None:
+    """Write images [N, C, H, W] in [0, 1] as one PNG, row by row."""
+    images = images.cpu()
+    magnification = -(-READABLE_SIDE // images.shape[-1])
+    images = images.repeat_interleave(magnification, dim=2).repeat_interleave(magnification, dim=3)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_image(make_grid(images, nrow=columns, padding=2, pad_value=0.5), path)
+
+
+@contextmanager
+def save_figure(path: Path, width: float, height: float) -> Iterator[Any]:
+    """Axes to draw on; written to ``path`` at the end. Sizes in inches. Needs no display and no global state."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    yield figure.add_subplot()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+def log_picture(trainer: Trainer, key: str, path: Path) -> None:
+    """Show a picture in every logger that takes pictures (wandb)."""
+    for logger in trainer.loggers:
+        if hasattr(logger, "log_image"):
+            logger.log_image(key=key, images=[str(path)], step=trainer.fit_loop.epoch_loop._batches_that_stepped)  # pyright: ignore

@@ -1,0 +1,75 @@
+"""One bar for the whole training, in iterations; plain lines where no terminal is there."""
+
+import sys
+import time
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from tqdm import tqdm
+
+
+class Progress(ProgressBar):
+    """Iterations done, iterations a second, time left and the latest logged metrics.
+
+    Lightning's own bars start anew with every epoch, of which small data sets have hundreds, and write control
+    characters into log files. In a terminal this is one bar; elsewhere it is one line every tenth of the way.
+
+    Args:
+        show: metrics to show, as logged; a prefix such as ``train/loss`` shows all that begin with it.
+    """
+
+    def __init__(self, show: list[str] | None = None) -> None:
+        super().__init__()
+        self.show = tuple(show or ["train/loss"])
+        self.bar: tqdm | None = None
+        self.enabled = True
+
+    def metrics(self, stage: str) -> set[str]:
+        return set()
+
+    def disable(self) -> None:
+        self.enabled = False
+
+    def enable(self) -> None:
+        self.enabled = True
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.total = total_iterations(trainer)
+        self.first, self.started = trainer.global_step, time.monotonic()
+        if self.enabled and sys.stderr.isatty():
+            self.bar = tqdm(total=self.total, initial=self.first, desc="training", unit="it", dynamic_ncols=True)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.bar is not None:
+            self.bar.update(trainer.global_step - self.bar.n)
+            if trainer.global_step % trainer.log_every_n_steps == 0:  # pyright: ignore[reportAttributeAccessIssue]
+                self.bar.set_postfix_str(self._shown(trainer), refresh=False)
+        elif self.enabled and self.total and trainer.global_step % max(self.total // 10, 1) == 0:
+            rate = (trainer.global_step - self.first) / max(time.monotonic() - self.started, 1e-9)
+            print(f"{trainer.global_step}/{self.total} iterations, {rate:.1f}/s  {self._shown(trainer)}", flush=True)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+    def _shown(self, trainer: Trainer) -> str:
+        values = {key: value for key, value in trainer.callback_metrics.items() if key.startswith(self.show)}
+        return "  ".join(f"{key.partition('/')[2]} {float(value):.3f}" for key, value in sorted(values.items()))
+
+
+def total_iterations(trainer: Trainer) -> int:
+    """Iterations that the trainer is set to make, 0 where it is not known."""
+    if trainer.max_steps > 0:
+        return trainer.max_steps
+    epochs, batches = trainer.max_epochs or 0, trainer.num_training_batches
+    return int(epochs * batches) if epochs > 0 and batches != float("inf") else 0

@@ -1,0 +1,139 @@
+"""Which command gave this number: a run's own account of itself, ``record.json`` in its folder."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import OmegaConf
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "omegaconf", "wandb", "torchmetrics", "numpy",
+            "scipy", "scikit-learn")  # fmt: skip
+
+
+class RunRecord(Callback):
+    """Writes the record at the start with status ``running`` and again after fit, test or a failure.
+
+    It holds the experiment, seed, overrides, commit and whether the tree was clean (``diff.patch`` beside it
+    where not), data with sizes and fingerprint, hardware, versions, precision, wall times and all final metrics
+    under the keys they were logged with. ``make record`` makes a result of it.
+
+    Args:
+        folder: the run folder.
+        experiment, seed: of the run.
+    """
+
+    def __init__(self, folder: str, experiment: str, seed: int) -> None:
+        self.folder = Path(folder)
+        self.record: dict[str, Any] = {"status": "running", "experiment": experiment, "seed": seed}
+        self.stage, self.started = "fit", time.monotonic()
+        self.record["metrics"] = {}
+        self.record["wall_time_s"] = {}
+
+    def metrics(self, stage: str) -> set[str]:
+        return set()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.stage, self.started = stage, time.monotonic()
+
+    @rank_zero_only
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.record |= describe_run(self.folder) | {
+            "precision": trainer.precision,
+            "world_size": trainer.world_size,
+            "hardware": describe_hardware(trainer),
+            "parameters": sum(parameter.numel() for parameter in pl_module.parameters()),
+            "data": describe_data(trainer),
+        }
+        self._write()
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._finish(trainer, "fitted")
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._finish(trainer, "finished")
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.record["error"] = f"{type(exception).__name__}: {exception}"
+        self._finish(trainer, "failed")
+
+    def _finish(self, trainer: Trainer, status: str) -> None:
+        self.record["status"] = status
+        self.record["iterations"] = trainer.global_step
+        self.record["wall_time_s"][self.stage] = round(time.monotonic() - self.started, 2)
+        # Logged values are float32: seven digits are all of them.
+        metrics = {key: float(f"{value:.7g}") for key, value in sorted(trainer.callback_metrics.items())}
+        self.record["metrics"] |= metrics
+        self._write()
+
+    @rank_zero_only
+    def _write(self) -> None:
+        write_json(self.folder / "record.json", self.record)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Whole or not at all: a reader never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(unfinished, path)
+
+
+def describe_run(folder: Path) -> dict[str, Any]:
+    """Command, overrides, commit and the state of the tree, versions. Writes ``diff.patch`` where it is dirty."""
+    overrides = folder / ".hydra" / "overrides.yaml"
+    commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain")
+    if commit and changes:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "diff.patch").write_text(git("diff", "HEAD") or "")
+    return {
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "overrides": list(OmegaConf.load(overrides)) if overrides.exists() else [],
+        "commit": commit,
+        "clean": changes == "" if commit else None,
+        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+
+
+def describe_hardware(trainer: Trainer) -> dict[str, Any]:
+    device = trainer.strategy.root_device
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
+        "accelerator": device.type,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def describe_data(trainer: Trainer) -> dict[str, Any]:
+    datamodule: Any = getattr(trainer, "datamodule", None)
+    return datamodule.describe() if hasattr(datamodule, "describe") else {"name": type(datamodule).__name__}
+
+
+def processor_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def git(*arguments: str) -> str | None:
+    """What git prints of the project's tree; None outside a checkout or without git."""
+    try:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,59 @@
+"""Measure a finished run again, composed from the config saved in its own folder.
+
+    python evaluate.py run=outputs/infogan_digits/<folder>
+    python evaluate.py run=<folder> trainer=ddp_cpu trainer.devices=3
+
+Everything but the hardware is the run's own. Metrics and pictures go to <folder>/evaluations/<time>.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from launch.config_check import EvaluateConfig, check_command_line, check_config, plain
+from launch.errors import told_as_sentences
+
+
+def evaluate(config: dict[str, Any], folder: Path) -> dict[str, float]:
+    """Measure ``config["run"]`` and write what was found to ``folder``; returns the metrics."""
+    check_config(config, EvaluateConfig)
+    from callbacks.run_record import write_json
+    from launch.runs import NOT_FOR_MEASURING, build, load_weights, saved_config
+
+    saved = saved_config(config["run"], run_dir=folder)
+    precision = config["precision"] or saved["trainer"]["precision"]
+    callbacks = {name: node for name, node in saved["callbacks"].items() if name not in NOT_FOR_MEASURING}
+    # How long to train is moot here, but a trainer that names no end is refused.
+    trainer = config["trainer"] | {"precision": precision, "max_steps": saved["trainer"]["max_steps"]}
+    run = build(saved | {"trainer": trainer, "callbacks": callbacks, "logger": None, "optimized_metric": None})
+    checkpoint = load_weights(run.module, config["run"], config["checkpoint"])
+    run.trainer.test(run.module, datamodule=run.datamodule, verbose=False)
+    metrics = {key: float(value) for key, value in sorted(run.trainer.callback_metrics.items())}
+    if run.trainer.is_global_zero:
+        write_json(
+            folder / "metrics.json", {"checkpoint": checkpoint.name, "precision": run.trainer.precision} | metrics
+        )
+        print(f"{checkpoint}:", *(f"  {key:<32}{value:.4f}" for key, value in metrics.items()), f"  {folder}", sep="\n")
+    return metrics
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
+def main(config: DictConfig) -> None:
+    folder = Path(os.path.relpath(HydraConfig.get().runtime.output_dir))
+    config.paths.run_dir = str(folder)
+    with told_as_sentences():
+        evaluate(plain(config), folder)
+
+
+if __name__ == "__main__":
+    with told_as_sentences():
+        for asked in check_command_line("evaluate", sys.argv[1:]):
+            from launch.runs import saved_config
+
+            saved_config(asked["run"])  # before Hydra makes a folder in what may be no run
+    main()

@@ -1,0 +1,188 @@
+"""Results from runs: a run's record becomes a file of results/, and these files become the tables of the pages.
+
+    python -m launch.export record outputs/infogan_digits/<folder>
+    python -m launch.export results [--check]
+    python -m launch.export experiments
+
+A page holds a table between ``<!-- table: methods -->`` or ``<!-- table: <experiment> -->`` and
+``<!-- end of table -->``; nothing else writes there.
+"""
+
+import argparse
+import json
+import re
+import statistics
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from launch.errors import UserError, told_as_sentences
+
+ROOT = Path(__file__).resolve().parent.parent
+TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+EXPORTED = ("experiment", "seed", "overrides", "commit", "data", "hardware", "precision", "world_size", "iterations",
+            "wall_time_s", "versions", "metrics")  # fmt: skip
+
+
+# --- make record ---------------------------------------------------------------------------------------------
+
+
+def record(run: Path, results: Path) -> Path:
+    """Write a finished run's record into ``results``; returns the file."""
+    source = run / "record.json"
+    if not source.exists():
+        raise UserError(f"{run} is not a run: it has no record.json. Give the folder that train.py printed.")
+    found = json.loads(source.read_text())
+    if found["status"] != "finished":
+        raise UserError(f"{run} is {found['status']}: only a run that was trained and tested to the end is a result.")
+    if not found["clean"]:
+        reason = "outside a git checkout" if found["clean"] is None else "from a tree with uncommitted changes"
+        raise UserError(f"{run} was started {reason}, so no commit stands for it: commit, and run it again.")
+    # Where a person keeps data and runs is nobody's business and changes no number.
+    found["overrides"] = [it for it in found["overrides"] if not it.lstrip("+").startswith(("paths.", "hydra."))]
+    content = json.dumps({key: found[key] for key in EXPORTED}, indent=2) + "\n"
+    target = results / f"{found['experiment']}-{found['seed']}-{found['commit'][:7]}.json"
+    if target.exists() and target.read_text() != content:
+        raise UserError(f"{target} already holds another run of this experiment, seed and commit: move it away first.")
+    results.mkdir(exist_ok=True)
+    target.write_text(content)
+    return target
+
+
+# --- make results --------------------------------------------------------------------------------------------
+
+
+def load_results(results: Path) -> dict[str, list[dict[str, Any]]]:
+    """All results by experiment, in the order of their seeds."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(results.glob("*.json")):
+        result = json.loads(path.read_text()) | {"file": path.name}
+        found.setdefault(result["experiment"], []).append(result)
+    return {name: sorted(them, key=lambda it: (it["seed"], it["file"])) for name, them in found.items()}
+
+
+def load_experiments(conf: Path) -> list[dict[str, Any]]:
+    """Name, paper and data set of every file of conf/experiment, as written there."""
+    experiments = []
+    for path in sorted((conf / "experiment").glob("*.yaml")):
+        content: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        choices = {key: value for entry in content["defaults"] for key, value in entry.items()}
+        experiments.append(
+            {"name": content["name"], "paper": content.get("paper") or {}, "data": choices["override /datamodule"]}
+        )
+    return experiments
+
+
+def as_published(results: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The runs of an experiment as its file has it: those that were given nothing but a seed and hardware."""
+    plain = ("experiment=", "seed=", "trainer=", "trainer.devices=", "logger=")
+    return [it for it in results if all(override.startswith(plain) for override in it["overrides"])]
+
+
+def reached(results: list[dict[str, Any]], metric: str) -> str:
+    """Mean, spread and number of seeds of a metric: ``0.912 ± 0.010 (5)``; the spread is the sample deviation."""
+    values = [it["metrics"][metric] for it in as_published(results) if metric in it["metrics"]]
+    if not values:
+        return "not run yet"
+    spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.3f}{spread} ({len(values)})"
+
+
+def methods_table(experiments: list[dict[str, Any]], results: dict[str, list[dict[str, Any]]]) -> str:
+    lines = ["| experiment | paper | data | metric | paper's figure | ours, mean ± spread (seeds) |", "|" + "---|" * 6]
+    for it in experiments:
+        paper = it["paper"]
+        published = paper.get("value") if paper.get("value") is not None else "-"
+        ours = reached(results.get(it["name"], []), paper.get("metric", ""))
+        metric = f"`{paper['metric']}`" if paper.get("metric") else "-"
+        lines.append(f"| `{it['name']}` | {paper.get('id', '-')} | {it['data']} | {metric} | {published} | {ours} |")
+    return "\n".join(lines) + "\n"
+
+
+def runs_table(results: list[dict[str, Any]]) -> str:
+    """Every recorded run of one experiment with its test metrics."""
+    metrics = sorted({key for it in results for key in it["metrics"] if key.startswith("test/")})
+    names = [f"`{metric}`" for metric in metrics]
+    lines = ["| " + " | ".join(["seed", "overrides", *names, "fit", "on", "record"]) + " |"]
+    lines.append("|" + "---|" * (len(metrics) + 5))
+    for it in results:
+        overrides = " ".join(o for o in it["overrides"] if not o.startswith(("experiment=", "seed="))) or "-"
+        values = [f"{it['metrics'][metric]:.4f}" if metric in it["metrics"] else "-" for metric in metrics]
+        hardware = f"{it['hardware']['device']}, {it['hardware']['threads']} threads, {it['precision']}"
+        cells = [str(it["seed"]), overrides, *values, f"{it['wall_time_s']['fit']:.0f} s", hardware, f"`{it['file']}`"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def pages(root: Path) -> list[Path]:
+    return [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
+
+
+def with_tables(text: str, experiments: list[dict[str, Any]], results: dict[str, list[dict[str, Any]]]) -> str:
+    """A page with its tables made anew."""
+
+    def table(match: re.Match[str]) -> str:
+        name = match[2]
+        if name != "methods" and name not in results:
+            raise UserError(f"A page asks for the table of '{name}', of which results/ holds no run.")
+        body = methods_table(experiments, results) if name == "methods" else runs_table(results[name])
+        return match[1] + body + match[3]
+
+    return TABLE.sub(table, text)
+
+
+def update_pages(root: Path, check: bool) -> list[Path]:
+    """Make all tables anew; returns the pages that changed, or with ``check`` those that would."""
+    experiments, results = load_experiments(root / "conf"), load_results(root / "results")
+    stale = []
+    for page in pages(root):
+        text = page.read_text()
+        if (made := with_tables(text, experiments, results)) != text:
+            stale.append(page)
+            if not check:
+                page.write_text(made)
+    return stale
+
+
+# --- make experiments ----------------------------------------------------------------------------------------
+
+
+def experiments_listing(experiments: list[dict[str, Any]], results: dict[str, list[dict[str, Any]]]) -> str:
+    rows = [("experiment", "paper", "data", "metric", "paper's", "ours, mean ± spread (seeds)")]
+    for it in experiments:
+        paper = it["paper"]
+        published = "-" if paper.get("value") is None else str(paper["value"])
+        ours = reached(results.get(it["name"], []), paper.get("metric", ""))
+        rows.append((it["name"], paper.get("id", "-"), it["data"], paper.get("metric") or "-", published, ours))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("record").add_argument("run", type=Path)
+    commands.add_parser("results").add_argument("--check", action="store_true")
+    commands.add_parser("experiments")
+    asked = parser.parse_args(arguments)
+    if asked.command == "record":
+        print(record(asked.run, ROOT / "results").relative_to(ROOT))
+    elif asked.command == "experiments":
+        print(experiments_listing(load_experiments(ROOT / "conf"), load_results(ROOT / "results")))
+    else:
+        stale = [str(page.relative_to(ROOT)) for page in update_pages(ROOT, asked.check)]
+        if asked.check and stale:
+            print(f"{', '.join(stale)}: the tables disagree with results/; run `make results`.", file=sys.stderr)
+            return 1
+        print("unchanged" if not stale else f"updated {', '.join(stale)}")
+    return 0
+
+
+if __name__ == "__main__":
+    with told_as_sentences():
+        sys.exit(main())

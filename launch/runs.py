@@ -1,0 +1,128 @@
+"""A run from its config: the parts of a new one, and a finished one loaded from its folder."""
+
+import logging
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from hydra.errors import InstantiationException
+from lightning import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.loggers import Logger
+from omegaconf import OmegaConf
+
+from launch.config_check import TrainConfig, check_config, check_run, plain
+from launch.errors import UserError, did_you_mean
+
+# Callbacks that make a run, not a measurement.
+NOT_FOR_MEASURING = {"checkpoint", "best_checkpoint", "progress", "run_record"}
+
+
+@dataclass
+class Run:
+    """The built parts of a job."""
+
+    config: dict[str, Any]
+    module: LightningModule
+    datamodule: LightningDataModule
+    callbacks: list[Callback]
+    trainer: Trainer
+
+
+def build(config: dict[str, Any]) -> Run:
+    """Build every part of a checked, plain config and see that they fit. Seeds the global generators."""
+    hush()
+    seed_everything(config["seed"], workers=True, verbose=False)
+    module = instantiate(config["lightning_module"])
+    datamodule = instantiate(config["datamodule"])
+    callbacks = [instantiate(node) for node in config["callbacks"].values()]
+    loggers = [instantiate(node) for node in (config["logger"] or {}).values()]
+    trainer = build_trainer(config["trainer"], module, callbacks, loggers)
+    check_run(config, module, datamodule, callbacks, trainer)
+    return Run(config, module, datamodule, callbacks, trainer)
+
+
+def build_trainer(node: dict[str, Any], module: Any, callbacks: list[Callback], loggers: list[Logger]) -> Trainer:
+    node = node | {"precision": resolve_precision(node["precision"], node["accelerator"])}
+    strategy = node["strategy"]
+    if isinstance(strategy, dict) and strategy.get("find_unused_parameters", False) is None:
+        needed = getattr(module, "needs_find_unused_parameters", False)
+        node["strategy"] = strategy | {"find_unused_parameters": needed}
+    return instantiate(node, callbacks=callbacks, logger=loggers or False)
+
+
+def hush() -> None:
+    """Silence what Lightning says of choices that are this project's own."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in (
+        "Experiment logs directory .* exists and is not empty",  # it deletes metrics.csv alone, which is not there yet
+        "Total length of `list` across ranks is zero",  # no validation
+        "The number of training batches .* is smaller than the logging interval",  # we count iterations, not epochs
+        ".*does not have many workers",  # data sets in memory need none
+        "It is recommended to use `self.log.*sync_dist=True`",  # metrics are the same on every rank
+        "Using ModelCheckpoint with manual optimization",  # after the step is what we mean to save
+        "`isinstance\\(treespec, LeafSpec\\)` is deprecated",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
+def resolve_precision(precision: str | int | None, accelerator: str) -> Any:
+    """``auto`` is bf16-mixed where the hardware multiplies in bf16, else 32-true."""
+    if precision != "auto":
+        return precision
+    if accelerator != "cpu" and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    return "bf16-mixed" if "avx512_bf16" in flags or "amx_bf16" in flags else "32-true"
+
+
+def instantiate(node: dict[str, Any], **arguments: Any) -> Any:
+    """hydra.utils.instantiate with plain values; a user's mistake keeps its sentence."""
+    try:
+        return hydra.utils.instantiate(OmegaConf.create(node), _convert_="all", **arguments)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
+        if isinstance(error.__cause__, MisconfigurationException):  # such as trainer=gpu without a GPU
+            raise UserError(f"{node['_target_']}: {error.__cause__}") from None
+        raise
+
+
+def saved_config(folder: str | Path, run_dir: str | Path | None = None) -> dict[str, Any]:
+    """The config a run was started with, resolved on this machine (so DATA_DIR is today's).
+
+    Args:
+        run_dir: where the callbacks of a new measurement write; the run's folder unless given.
+    """
+    path = Path(folder) / ".hydra" / "config.yaml"
+    if not path.exists():
+        raise UserError(f"{folder} is not a run: it has no .hydra/config.yaml. Give the folder that train.py printed.")
+    config: Any = OmegaConf.load(path)
+    config.paths.run_dir = str(run_dir or folder)
+    config = plain(config)
+    check_config(config, TrainConfig)
+    return config
+
+
+def load_weights(module: LightningModule, folder: str | Path, checkpoint: str = "last") -> Path:
+    """Load a run's weights into a module built from its config; returns the checkpoint's path."""
+    path = Path(folder) / "checkpoints" / f"{checkpoint}.ckpt"
+    if not path.exists():
+        there = [it.stem for it in path.parent.glob("*.ckpt")]
+        raise UserError(f"{folder} has no checkpoint '{checkpoint}'; {did_you_mean(checkpoint, there)}")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    module.load_state_dict(state["state_dict"])
+    return path
+
+
+def load_run(
+    folder: str | Path, checkpoint: str = "last"
+) -> tuple[LightningModule, dict[str, Any], LightningDataModule]:
+    """A finished run: its module with trained weights, in evaluation mode; its config; its DataModule, not set up."""
+    config = saved_config(folder)
+    module = instantiate(config["lightning_module"])
+    load_weights(module, folder, checkpoint)
+    return module.eval(), config, instantiate(config["datamodule"])

@@ -1,0 +1,127 @@
+"""The base of the GANs: players that take turns, and one counted step an iteration."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from launch.randomness import keyed_generator
+
+Batch = dict[str, Tensor]
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+SchedulerFactory = Callable[[Optimizer], LRScheduler]
+
+
+@dataclass(frozen=True)
+class Player:
+    """Who minimises what: the parameters, the optimiser that moves them, the loss of one batch."""
+
+    parameters: list[nn.Parameter]
+    optimizer: OptimizerFactory
+    loss: Callable[[Batch], Tensor]
+
+
+class TwoPlayer(LightningModule):
+    """Manual optimisation in which an iteration is one step.
+
+    An iteration is a turn of every player in order. Lightning would count every optimiser's step; here the last
+    player's alone counts, so ``max_steps``, ``every_n_train_steps`` and the loggers all speak of iterations.
+    What Lightning leaves to manual optimisation is done here: other players' gradients are off during a turn,
+    gradients are unscaled before they are clipped, schedulers step once an iteration.
+
+    Args:
+        optimizer_g, optimizer_d: make an optimiser out of parameters.
+        scheduler: makes a schedule out of an optimiser, one for each player; stepped every iteration.
+        gradient_clip_norm: largest norm of a player's gradient in its turn; None leaves gradients alone.
+        seed: of the codes, noise inputs and samples.
+    """
+
+    # A turn leaves the other players without gradient, which DDP must be told.
+    needs_find_unused_parameters = True
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        discriminator: nn.Module,
+        *,
+        optimizer_g: OptimizerFactory,
+        optimizer_d: OptimizerFactory,
+        scheduler: SchedulerFactory | None = None,
+        gradient_clip_norm: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.generator, self.discriminator = generator, discriminator
+        self.optimizer_g, self.optimizer_d, self.scheduler = optimizer_g, optimizer_d, scheduler
+        self.gradient_clip_norm, self.seed = gradient_clip_norm, seed
+        self.iteration = 0  # iterations finished before this one; the key of this one's draws
+
+    @abstractmethod
+    def discriminator_loss(self, batch: Batch) -> Tensor: ...
+
+    @abstractmethod
+    def generator_loss(self, batch: Batch) -> Tensor: ...
+
+    def players(self) -> dict[str, Player]:
+        """In the order of their turns."""
+        return {
+            "d": Player(list(self.discriminator.parameters()), self.optimizer_d, self.discriminator_loss),
+            "g": Player(list(self.generator.parameters()), self.optimizer_g, self.generator_loss),
+        }
+
+    def metrics(self, stage: str) -> set[str]:
+        """The keys that this module logs in a stage: train, val or test."""
+        return {f"train/loss_{name}" for name in self.players()} if stage == "train" else set()
+
+    def configure_optimizers(self) -> Any:
+        optimizers = [player.optimizer(player.parameters) for player in self.players().values()]
+        schedulers = [self.scheduler(optimizer) for optimizer in optimizers] if self.scheduler else []
+        return optimizers, schedulers
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        self.iteration = self.trainer.global_step
+        players = self.players()
+        optimizers = self.optimizers()
+        assert isinstance(optimizers, list)
+        for turn, (name, player) in enumerate(players.items(), start=1):
+            optimizer = optimizers[turn - 1]
+            self.toggle_optimizer(optimizer)
+            loss = player.loss(batch)
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            if turn == len(players):
+                optimizer.step()
+            else:  # the same step, past the wrapper that counts it
+                self.trainer.strategy.optimizer_step(optimizer.optimizer, closure=lambda: None)
+            self.untoggle_optimizer(optimizer)
+            self.log_training(f"loss_{name}", loss)
+        schedulers = self.lr_schedulers() or []
+        for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
+            scheduler.step()  # pyright: ignore[reportCallIssue]
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        # Mixed precision has unscaled the gradients when this hook runs; before it, they are too large to clip.
+        if self.gradient_clip_norm is not None:
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            torch.nn.utils.clip_grad_norm_(parameters, self.gradient_clip_norm)
+
+    def log_training(self, name: str, value: Tensor) -> None:
+        """Log ``train/<name>`` in the iterations that the trainer logs; in the others it costs nothing."""
+        every_n_steps: int = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
+        if (self.iteration + 1) % every_n_steps == 0:
+            self.log(f"train/{name}", value.detach(), batch_size=1, sync_dist=True)
+
+    def iteration_generator(self, stream: str) -> torch.Generator:
+        """Draws of one iteration, for the global batch."""
+        return keyed_generator(self.seed, stream, self.iteration)
+
+    def share(self, drawn: Tensor) -> Tensor:
+        """This rank's slice of what was drawn for the global batch, on this rank's device."""
+        return drawn.tensor_split(self.trainer.world_size)[self.trainer.global_rank].to(self.device)

@@ -1,0 +1,65 @@
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from PIL import Image
+
+from callbacks.image_grid import ImageGrid
+from callbacks.pictures import save_grid
+from callbacks.protocols import evaluating
+from tests.lightning_modules.test_infogan import infogan
+
+
+def test_a_grid_is_readable_and_in_order(tmp_path):
+    images = torch.zeros(6, 1, 8, 8)
+    images[4] = 1  # second row, second column of three
+    save_grid(images, tmp_path / "deep" / "grid.png", columns=3)
+    picture = np.asarray(Image.open(tmp_path / "deep" / "grid.png"))
+    assert picture.shape == (2 * 34 + 2, 3 * 34 + 2, 3)  # 8 pixels magnified to 32, borders of 2
+    assert (picture[36:68, 36:68] == 255).all()
+    assert (picture[2:34, 2:34] == 0).all()
+
+
+def test_large_images_keep_their_size(tmp_path):
+    save_grid(torch.zeros(2, 3, 40, 50), tmp_path / "grid.png", columns=1)
+    assert Image.open(tmp_path / "grid.png").size == (54, 86)
+
+
+def test_evaluating_leaves_no_trace():
+    module = infogan()
+    module.discriminator.eval()
+    torch.manual_seed(5)
+    expected, statistics = torch.rand(1), {name: it.clone() for name, it in module.named_buffers()}
+    torch.manual_seed(5)
+    with evaluating(module):
+        assert not module.generator.training
+        assert not torch.is_grad_enabled()
+        torch.rand(10)
+        module.sample(torch.arange(3))
+    assert torch.equal(torch.rand(1), expected)
+    assert module.generator.training
+    assert not module.discriminator.training
+    assert torch.is_grad_enabled()
+    assert all(torch.equal(it, statistics[name]) for name, it in module.named_buffers())
+
+
+def test_modes_come_back_after_an_error():
+    module = infogan()
+    try:
+        with evaluating(module):
+            raise KeyError
+    except KeyError:
+        pass
+    assert module.generator.training
+
+
+def test_pictures_are_named_by_iteration_and_code(tmp_path):
+    callback = ImageGrid(str(tmp_path), every_n_steps=2, samples=4, rows=2)
+    module = infogan()
+    for step in (1, 2, 3):
+        trainer = SimpleNamespace(global_step=step, loggers=[])
+        callback.on_train_batch_end(trainer, module, None, None, 0)  # type: ignore
+    callback.on_train_end(trainer, module)  # type: ignore
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "samples-000002.png", "samples-000003.png", "traversal-code0_categorical.png",
+        "traversal-code1_continuous0.png", "traversal-code1_continuous1.png"]  # fmt: skip

@@ -1,0 +1,120 @@
+"""What every file of conf/ promises. A new method adds files, and nothing here.
+
+The overrides with which an experiment runs in seconds stand as TINY beside its method's test, tiny files in a
+data set's real format are made by ``write_tiny`` beside its DataModule's test.
+"""
+
+import importlib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from launch.config_check import (
+    CONF,
+    STAGES,
+    TrainConfig,
+    check_config,
+    compose_job,
+    declared_metrics,
+)
+from launch.export import load_experiments
+from launch.runs import build, instantiate
+
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+
+
+@cache
+def composed(experiment: str) -> dict[str, Any]:
+    return compose_job("train", [f"experiment={experiment}"])
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+class TestExperiment:
+    def test_passes_the_check(self, experiment):
+        check_config(composed(experiment), TrainConfig)
+
+    def test_is_named_after_its_file_and_cites_its_paper(self, experiment):
+        config = composed(experiment)
+        assert config["name"] == experiment
+        assert config["paper"]["id"]
+
+    def test_has_what_every_run_has(self, experiment):
+        assert {"checkpoint", "progress", "run_record"} <= composed(experiment)["callbacks"].keys()
+        assert composed(experiment)["trainer"]["inference_mode"] is False
+        assert composed(experiment)["trainer"]["use_distributed_sampler"] is False
+
+    def test_names_no_hardware_logger_or_launcher(self, experiment):
+        text = (CONF / "experiment" / f"{experiment}.yaml").read_text()
+        for group in ("trainer", "logger", "launcher", "hydra"):
+            assert f"override /{group}" not in text
+        assert len(text.splitlines()) <= 25
+
+    def test_is_built_at_its_real_size(self, experiment):
+        with torch.device("meta"):
+            module = instantiate(composed(experiment)["lightning_module"])
+        assert sum(parameter.numel() for parameter in module.parameters()) > 0
+        assert all(parameter.is_meta for parameter in module.parameters())
+
+    def test_trains_two_steps_and_logs_what_it_declares(self, experiment, tmp_path, monkeypatch):
+        config = compose_job("train", tiny_overrides(experiment, tmp_path, monkeypatch), str(tmp_path / "run"))
+        check_config(config, TrainConfig)
+        run = build(config)
+        run.trainer.fit(run.module, datamodule=run.datamodule)
+        logged = set(run.trainer.callback_metrics)
+        run.trainer.test(run.module, datamodule=run.datamodule, verbose=False)
+        logged |= set(run.trainer.callback_metrics)
+        assert run.trainer.global_step == 2
+        assert logged == declared_metrics(run.module, run.datamodule, run.callbacks)
+        assert {key.partition("/")[0] for key in logged} <= set(STAGES)
+
+        checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+        assert checkpoint["global_step"] == 2
+        assert checkpoint["state_dict"].keys() == run.module.state_dict().keys()
+
+
+def tiny_overrides(experiment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Two steps of an experiment at the size of its method's TINY, on tiny files."""
+    config = composed(experiment)
+    method = config["lightning_module"]["_target_"].split(".")[1]
+    tests_of_data = importlib.import_module(
+        "tests.datamodules." + "test_" + config["datamodule"]["_target_"].split(".")[1]
+    )
+    if hasattr(tests_of_data, "write_tiny"):
+        tests_of_data.write_tiny(tmp_path / "data", monkeypatch)
+    tiny = importlib.import_module(f"tests.lightning_modules.test_{method}").TINY[experiment]
+    steps = ["trainer=cpu", "trainer.max_steps=2", "trainer.log_every_n_steps=1"]
+    if config["trainer"]["val_check_interval"]:
+        steps.append("trainer.val_check_interval=1")
+    return [f"experiment={experiment}", "logger=none", *steps, *tiny, f"paths.data_dir={tmp_path / 'data'}"]
+
+
+@pytest.mark.parametrize(
+    ("group", "option"),
+    [(group, option) for group in ("trainer", "logger", "debug", "callbacks") for option in options(group)],
+)
+def test_every_option_composes_with_every_experiment(group, option):
+    config = compose_job("train", [f"{group}={option}", "experiment=infogan_digits"])
+    if group != "trainer" or "ddp" not in option:  # find_unused_parameters: null is filled in from the module
+        check_config(config, TrainConfig)
+
+
+def test_every_option_is_used_or_offered():
+    """A module or data set that no experiment trains is dead."""
+    used = {load["data"] for load in load_experiments(CONF)}
+    assert used == set(options("datamodule"))
+    targets = {composed(experiment)["lightning_module"]["_target_"] for experiment in EXPERIMENTS}
+    methods = {f"lightning_modules.{path.stem}" for path in Path("lightning_modules").glob("*.py")}
+    bases = {"lightning_modules.two_player"}
+    assert {target.rpartition(".")[0] for target in targets} == methods - bases
+    for stem in methods - bases:
+        stem = stem.partition(".")[2]
+        assert (CONF / "lightning_module" / f"{stem}.yaml").exists()
+        assert Path(f"tests/lightning_modules/test_{stem}.py").exists()
+        assert Path(f"docs/methods/{stem}.md").exists()

@@ -1,0 +1,72 @@
+import pytest
+import torch
+
+from datamodules.batches import GlobalBatches
+from launch.errors import UserError
+
+
+def epoch_of(epoch: int = 0, **settings) -> list[list[int]]:
+    batches = GlobalBatches(**settings)
+    batches.set_epoch(epoch)
+    return [batch.tolist() for batch in batches]
+
+
+def test_order_is_a_function_of_seed_and_epoch():
+    first = epoch_of(size=20, batch_size=4, seed=3)
+    assert first == epoch_of(size=20, batch_size=4, seed=3)
+    assert first != epoch_of(size=20, batch_size=4, seed=4)
+    assert first != epoch_of(size=20, batch_size=4, seed=3, epoch=1)
+    assert sorted(sum(first, [])) == list(range(20))
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_cut_each_global_batch(world_size):
+    whole = epoch_of(size=20, batch_size=6, seed=0)
+    shares = [epoch_of(size=20, batch_size=6, seed=0, rank=rank, world_size=world_size) for rank in range(world_size)]
+    assert [sum(cut, []) for cut in zip(*shares, strict=True)] == whole
+    assert {len(share) for cut in shares for share in cut} == {6 // world_size}
+
+
+@pytest.mark.parametrize(("size", "world_size"), [(7, 1), (7, 2), (7, 3), (9, 3), (2, 3), (1, 2)])
+def test_evaluation_sees_each_example_once(size, world_size):
+    shares = [
+        epoch_of(size=size, batch_size=4, seed=None, rank=rank, world_size=world_size) for rank in range(world_size)
+    ]
+    assert sorted(index for share in shares for batch in share for index in batch) == list(range(size))
+    assert all(batch for share in shares for batch in share)
+    for rank, share in enumerate(shares):
+        assert len(share) == len(GlobalBatches(size, 4, seed=None, rank=rank, world_size=world_size))
+
+
+def test_training_drops_the_incomplete_batch_and_evaluation_keeps_it():
+    assert [len(batch) for batch in epoch_of(size=10, batch_size=4, seed=0)] == [4, 4]
+    assert [len(batch) for batch in epoch_of(size=10, batch_size=4, seed=None)] == [4, 4, 2]
+
+
+def test_goes_on_after_consumed_batches_asked_late():
+    consumed = 0
+    batches = GlobalBatches(20, 4, seed=0, consumed=lambda: consumed)
+    whole = [batch.tolist() for batch in batches]
+    iterator = iter(batches)
+    consumed = 3  # restored after iter() was called, as Lightning does
+    assert [batch.tolist() for batch in iterator] == whole[3:]
+
+
+def test_epoch_set_after_iter_counts():
+    batches = GlobalBatches(20, 4, seed=0)
+    iterator = iter(batches)
+    batches.set_epoch(5)
+    assert [batch.tolist() for batch in iterator] == epoch_of(size=20, batch_size=4, seed=0, epoch=5)
+
+
+def test_mistakes_are_named():
+    with pytest.raises(UserError, match="5 examples, fewer than one batch of 8: set datamodule.batch_size to 5"):
+        GlobalBatches(5, 8, seed=0)
+    with pytest.raises(UserError, match="cannot be cut among 3 ranks: choose a multiple of 3, such as 6"):
+        GlobalBatches(50, 8, seed=0, world_size=3)
+    with pytest.raises(UserError, match="batch_size is 0"):
+        GlobalBatches(50, 0, seed=None)
+
+
+def test_indices_are_integers():
+    assert next(iter(GlobalBatches(5, 2, seed=0))).dtype == torch.int64

@@ -1,0 +1,113 @@
+import json
+import math
+
+import pytest
+
+from launch import export
+from launch.errors import UserError
+
+RECORD = {
+    "status": "finished", "clean": True, "experiment": "infogan_mnist", "seed": 3, "commit": "abcdef0123456789",
+    "overrides": ["experiment=infogan_mnist", "seed=3", "paths.output_dir=/somewhere/of/mine"], "data": {"name": "mnist"},
+    "hardware": {"device": "a processor", "threads": 2}, "precision": "32-true", "world_size": 1, "iterations": 5000,
+    "wall_time_s": {"fit": 61.2, "test": 1.0}, "versions": {}, "metrics": {"test/cluster_accuracy": 0.9},
+    "command": "train.py", "started_at": "now", "python": "3",
+}  # fmt: skip
+EXPERIMENTS = [
+    {
+        "name": "infogan_mnist",
+        "paper": {"id": "arXiv:1", "metric": "test/cluster_accuracy", "value": 0.95},
+        "data": "mnist",
+    }
+]
+
+
+def write_run(folder, **changes):
+    folder.mkdir(exist_ok=True)
+    (folder / "record.json").write_text(json.dumps(RECORD | changes))
+    return folder
+
+
+def result(seed, accuracy, *overrides):
+    return RECORD | {
+        "seed": seed,
+        "metrics": {"test/cluster_accuracy": accuracy},
+        "file": f"f{seed}",
+        "overrides": list(overrides),
+    }
+
+
+def test_a_result_is_named_by_experiment_seed_and_commit_and_keeps_no_place(tmp_path):
+    path = export.record(write_run(tmp_path / "run"), tmp_path / "results")
+    assert path.name == "infogan_mnist-3-abcdef0.json"
+    content = json.loads(path.read_text())
+    required = {"experiment", "seed", "overrides", "commit", "data", "hardware", "wall_time_s", "metrics"}
+    assert required <= content.keys()
+    assert content["overrides"] == ["experiment=infogan_mnist", "seed=3"]
+    assert "somewhere" not in path.read_text()
+    assert export.record(tmp_path / "run", tmp_path / "results") == path  # the same again changes nothing
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"clean": False}, "from a tree with uncommitted changes"),
+        ({"clean": None}, "outside a git checkout"),
+        ({"status": "failed"}, "is failed: only a run that was trained and tested"),
+        ({"status": "fitted"}, "is fitted"),
+    ],
+)
+def test_what_is_no_evidence_is_refused(tmp_path, changes, sentence):
+    with pytest.raises(UserError, match=sentence):
+        export.record(write_run(tmp_path / "run", **changes), tmp_path / "results")
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_folder_without_record_is_named(tmp_path):
+    with pytest.raises(UserError, match="has no record.json"):
+        export.record(tmp_path, tmp_path / "results")
+
+
+def test_another_run_does_not_replace_a_result(tmp_path):
+    export.record(write_run(tmp_path / "run"), tmp_path / "results")
+    with pytest.raises(UserError, match="already holds another run"):
+        export.record(write_run(tmp_path / "other", metrics={"test/cluster_accuracy": 0.99}), tmp_path / "results")
+
+
+def test_mean_and_spread_by_hand():
+    results = [result(0, 0.8), result(1, 0.9), result(2, 0.7, "lightning_module.noise_size=3")]
+    spread = math.sqrt(2 * 0.05**2)
+    assert export.reached(results, "test/cluster_accuracy") == f"0.850 ± {spread:.3f} (2)"  # not the changed one
+    assert export.reached(results[:1], "test/cluster_accuracy") == "0.800 (1)"
+    assert export.reached([], "test/cluster_accuracy") == "not run yet"
+
+
+def test_tables_stand_between_their_marks():
+    page = "before\n<!-- table: methods -->\nold\n<!-- end of table -->\nafter\n<!-- table: infogan_mnist -->\n<!-- end of table -->\n"
+    made = export.with_tables(page, EXPERIMENTS, {"infogan_mnist": [result(0, 0.8, "seed=0", "trainer.max_steps=7")]})
+    assert made.startswith("before\n<!-- table: methods -->\n| experiment |")
+    assert "old" not in made
+    assert "| `infogan_mnist` | arXiv:1 | mnist | `test/cluster_accuracy` | 0.95 | not run yet |" in made
+    assert "| 0 | trainer.max_steps=7 | 0.8000 | 61 s | a processor, 2 threads, 32-true | `f0` |" in made
+    assert (
+        export.with_tables(made, EXPERIMENTS, {"infogan_mnist": [result(0, 0.8, "seed=0", "trainer.max_steps=7")]})
+        == made
+    )
+
+
+def test_a_table_of_nothing_is_refused():
+    with pytest.raises(UserError, match="the table of 'infogan_svhn', of which results/ holds no run"):
+        export.with_tables("<!-- table: infogan_svhn -->\n<!-- end of table -->", EXPERIMENTS, {})
+
+
+def test_the_project_s_pages_agree_with_its_results():
+    assert export.update_pages(export.ROOT, check=True) == []
+
+
+def test_the_listing_has_a_line_an_experiment(capsys):
+    assert export.main(["experiments"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:3] == ["experiment", "paper", "data"]
+    assert [line.split()[0] for line in lines[1:]] == [
+        it["name"] for it in export.load_experiments(export.ROOT / "conf")
+    ]

@@ -1,0 +1,122 @@
+"""The commands as a person types them, each once: starting Python with torch takes seconds."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+SIZE = ["trainer=cpu", "trainer.max_steps=12", "trainer.log_every_n_steps=5", "callbacks.image_grid.every_n_steps=6"]
+
+
+def command(*words: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two short runs of the embedded default, seeds 0 and 1."""
+    folder = tmp_path_factory.mktemp("runs")
+    done = command("train.py", "-m", "seed=0,1", *SIZE, f"paths.output_dir={folder}")
+    assert done.returncode == 0, done.stderr
+    assert "infogan_digits, seed 0: 12 iterations on 1 x cpu, 32-true" in done.stdout
+    assert "test/cluster_accuracy" in done.stdout
+    assert "test/kmeans_cluster_accuracy" in done.stdout
+    assert done.stderr == ""
+    (sweep,) = (folder / "sweeps" / "infogan_digits").iterdir()
+    (folder / "printed.txt").write_text(done.stdout)
+    return sweep
+
+
+def test_a_run_folder_holds_pictures_metrics_checkpoint_config_and_record(sweep):
+    names = {str(path.relative_to(sweep / "0")) for path in (sweep / "0").rglob("*") if path.is_file()}
+    assert names == {
+        ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml", "config.yaml", "metrics.csv", "record.json",
+        "checkpoints/last.ckpt", "clusters.csv", "clusters.png", "images/samples-000006.png", "images/samples-000012.png",
+        "images/traversal-code0_categorical.png", "images/traversal-code1_continuous0.png",
+    } | ({"diff.patch"} & names)  # fmt: skip
+    assert "${" not in (sweep / "0" / "config.yaml").read_text()
+
+
+def test_the_end_says_where_everything_lies(sweep):
+    printed = (sweep.parent.parent.parent / "printed.txt").read_text()
+    for place in ("images", "metrics.csv", "checkpoints/last.ckpt", "record.json"):
+        (line,) = [it for it in printed.splitlines() if it.endswith(f"{sweep.name}/1/{place}")]
+        assert (ROOT / line.split()[-1]).exists()
+
+
+def test_a_record_answers_which_command_gave_this_number(sweep):
+    record = json.loads((sweep / "1" / "record.json").read_text())
+    assert record["status"] == "finished"
+    assert (record["experiment"], record["seed"], record["iterations"]) == ("infogan_digits", 1, 12)
+    assert "seed=1" in record["overrides"]
+    assert "trainer.max_steps=12" in record["overrides"]
+    assert record["data"] | {"sha256": ""} == {"name": "digits", "train": 1437, "val": 0, "test": 360, "sha256": ""}
+    assert record["precision"] == "32-true"
+    assert record["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert record["wall_time_s"].keys() == {"fit", "test"}
+    assert 0 < record["metrics"]["test/cluster_accuracy"] < 1
+    assert "train/loss_g" in record["metrics"]
+
+
+def test_seeds_differ(sweep):
+    first, second = (json.loads((sweep / job / "record.json").read_text()) for job in "01")
+    assert first["metrics"]["train/loss_g"] != second["metrics"]["train/loss_g"]
+    assert first["data"] == second["data"]
+    assert first["metrics"]["test/kmeans_cluster_accuracy"] == second["metrics"]["test/kmeans_cluster_accuracy"]
+
+
+def test_metrics_csv_has_a_row_for_each_logged_iteration(sweep):
+    header, *rows = (sweep / "0" / "metrics.csv").read_text().splitlines()
+    steps = [row.split(",")[header.split(",").index("step")] for row in rows]
+    assert steps == ["4", "9", "12"]  # counted from 0; the last row is the test's
+
+
+def test_evaluate_measures_a_run_again(sweep):
+    done = command("evaluate.py", f"run={sweep / '0'}", "trainer=cpu")
+    assert done.returncode == 0, done.stderr
+    (folder,) = (sweep / "0" / "evaluations").iterdir()
+    again = json.loads((folder / "metrics.json").read_text())
+    record = json.loads((sweep / "0" / "record.json").read_text())
+    for key, value in record["metrics"].items():
+        if key.startswith("test/"):
+            assert again[key] == pytest.approx(value, abs=1e-6)
+    assert again["checkpoint"] == "last.ckpt"
+    assert (folder / "clusters.csv").read_text() == (sweep / "0" / "clusters.csv").read_text()
+
+
+def test_evaluate_names_a_folder_that_is_no_run_and_writes_nothing_there(tmp_path):
+    done = command("evaluate.py", f"run={tmp_path / 'nothing'}")
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        f"error: {tmp_path / 'nothing'} is not a run: it has no .hydra/config.yaml. Give the folder that train.py printed."
+    ]
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_a_mistake_is_one_sentence_and_leaves_nothing_behind(tmp_path):
+    done = command("train.py", "experiment=infogan_mnst", "trainer.max_steps=1", f"paths.output_dir={tmp_path}/runs")
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "error: experiment=infogan_mnst: there is no such choice; did you mean 'infogan_mnist'?"
+    ]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_missing_data_is_one_sentence(tmp_path):
+    done = command(
+        "train.py", "experiment=infogan_mnist", f"paths.data_dir={tmp_path}/file", f"paths.output_dir={tmp_path}/runs"
+    )
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "set DATA_DIR or paths.data_dir" in done.stderr
+
+
+def test_help_lists_groups_and_experiments():
+    done = command("train.py", "--help")
+    assert done.returncode == 0
+    assert "experiment: infogan_digits, infogan_mnist" in done.stdout
+    assert "trainer: auto, cpu, ddp, ddp_cpu, default, gpu" in done.stdout
