@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
-READABLE_SIDE = 32  # pixels; smaller images are magnified so that a person can see them
+READABLE_SIDE = 48  # pixels; smaller images are magnified so that a person can see them
 
 
 def save_grid(images: Tensor, path: Path, columns: int) -> None:

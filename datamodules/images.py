@@ -114,7 +114,10 @@ class ImageDataModule(LightningDataModule):
         return self._loader("test", self.eval_batch_size, seed=None)
 
     def on_after_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
-        return batch | {"image": batch["image"].float().div_(255)}
+        dtype = self.trainer.lightning_module.dtype if self.trainer else torch.float32
+        assert isinstance(dtype, torch.dtype)
+        scaled = batch["image"].to(torch.promote_types(dtype, torch.float32)).div_(255)
+        return batch | {"image": scaled.to(dtype)}
 
     def _loader(self, split: str, batch_size: int, seed: int | None) -> DataLoader[dict[str, Tensor]]:
         table, rank, world_size = self.tables[split], 0, 1

@@ -62,6 +62,8 @@ def hush() -> None:
         "Total length of `list` across ranks is zero",  # no validation
         "The number of training batches .* is smaller than the logging interval",  # we count iterations, not epochs
         ".*does not have many workers",  # data sets in memory need none
+        "`broadcast_buffers` is deprecated",  # its successor needs a newer torch than we ask for
+        "torch.distributed.nn.functional.all_gather is deprecated",  # Lightning's own call
         "It is recommended to use `self.log.*sync_dist=True`",  # metrics are the same on every rank
         "Using ModelCheckpoint with manual optimization",  # after the step is what we mean to save
         "`isinstance\\(treespec, LeafSpec\\)` is deprecated",

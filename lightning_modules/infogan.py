@@ -21,8 +21,9 @@ from torch.nn.functional import log_softmax, one_hot, softplus
 from callbacks.protocols import AssignsClusters, SamplesImages, TraversesLatents
 from launch.errors import UserError
 from launch.randomness import keyed_generator
+from lightning_modules.information_maximization import RealImageTerms, real_image_bonus, transform
 from lightning_modules.networks.dcgan import Discriminator, Generator
-from lightning_modules.two_player import Batch, OptimizerFactory, Player, TwoPlayer
+from lightning_modules.two_player import Batch, OptimizerFactory, Player, TwoPlayer, out_of_autocast
 
 LOG_VARIANCE_RANGE = (-8.0, 4.0)
 
@@ -85,6 +86,8 @@ class InfoGAN(TwoPlayer):
             trunk with it (the authors' code). ``with_g``: the bound stands in G's loss alone and G's optimiser
             moves Q (eq. 6 to the letter). ``own``: a third turn moves G, trunk and Q by the bound alone (as
             widely re-implemented); its optimiser is made like D's.
+        real_images: terms on Q's categories of real images that stand in D's loss beside the bound; not in the
+            paper, where Q learns from generated images alone. Needs ``with_d``.
     """
 
     generator: Generator
@@ -101,11 +104,13 @@ class InfoGAN(TwoPlayer):
         noise_size: int,
         learned_variance: bool = False,
         q_optimizer: Literal["with_d", "with_g", "own"] = "with_d",
+        real_images: RealImageTerms | Mapping[str, Any] | None = None,
         **base: Any,
     ) -> None:
         super().__init__(generator, discriminator, optimizer_g=optimizer_g, optimizer_d=optimizer_d, **base)
         self.codes = [code if isinstance(code, Code) else Code(**code) for code in codes]
         self.noise_size, self.learned_variance, self.q_optimizer = noise_size, learned_variance, q_optimizer
+        self.real_images = RealImageTerms(**real_images) if isinstance(real_images, Mapping) else real_images
         self.num_clusters = [code.size for code in self.codes if code.kind == "categorical"]
         self.image_shape = tuple(generator.image_shape)
         self._check_sizes()
@@ -125,28 +130,47 @@ class InfoGAN(TwoPlayer):
         noise, codes = self.draw(len(batch["image"]), "codes of d")
         with torch.no_grad():
             fake = self.generate(noise, codes)
-        real_logit = self.discriminator.real_logit(batch["image"]).float()
+        if self.real_images is None:
+            real_logit, bonus = out_of_autocast(self.discriminator.real_logit(batch["image"])), 0.0
+        else:
+            real_logit, bonus = self.judge_real_images(batch["image"], self.real_images)
         if self.q_optimizer == "with_d":
             fake_logit, posterior = self.discriminator(fake)
             information = self.weighted_bound(posterior, codes)
         else:
             fake_logit, information = self.discriminator.real_logit(fake), 0.0
+        fake_logit = out_of_autocast(fake_logit)
         self.log_training("real_probability", real_logit.sigmoid().mean())
-        self.log_training("fake_probability", fake_logit.float().sigmoid().mean())
-        return discriminator_loss(real_logit, fake_logit.float()) - information
+        self.log_training("fake_probability", fake_logit.sigmoid().mean())
+        return discriminator_loss(real_logit, fake_logit) - information - bonus
 
     def generator_loss(self, batch: Batch) -> Tensor:
         noise, codes = self.draw(len(batch["image"]), "codes of g")
         fake = self.generate(noise, codes)
         if self.q_optimizer == "own":
-            return generator_loss(self.discriminator.real_logit(fake).float())
+            return generator_loss(out_of_autocast(self.discriminator.real_logit(fake)))
         fake_logit, posterior = self.discriminator(fake)
-        return generator_loss(fake_logit.float()) - self.weighted_bound(posterior, codes, log=True)
+        return generator_loss(out_of_autocast(fake_logit)) - self.weighted_bound(posterior, codes, log=True)
 
     def information_loss(self, batch: Batch) -> Tensor:
         noise, codes = self.draw(len(batch["image"]), "codes of q")
         posterior = self.discriminator.code_posterior(self.generate(noise, codes))
         return -self.weighted_bound(posterior, codes, log=True)
+
+    def judge_real_images(self, images: Tensor, terms: RealImageTerms) -> tuple[Tensor, Tensor]:
+        """D's logits [B] and what Q's categories earn by the terms. images: [B, C, H, W]."""
+        generator = self.iteration_generator("transform")
+        drawn = torch.rand(len(images) * self.trainer.world_size, 6, generator=generator) * 2 - 1
+        moved_images = transform(images, self.share(drawn), terms)
+        real_logit, posterior = map(out_of_autocast, self.discriminator(images))
+        moved_posterior = out_of_autocast(self.discriminator.code_posterior(moved_images))
+        bonus = torch.zeros_like(posterior[0, 0])
+        outputs = zip(self.codes, self.split(posterior), self.split(moved_posterior), strict=True)
+        for code, logits, moved in outputs:
+            if code.kind == "categorical":
+                bonus = bonus + real_image_bonus(logits, moved, terms, self.global_mean)
+        self.log_training("real_image_bonus_nats", bonus)
+        return real_logit, bonus
 
     def players(self) -> dict[str, Player]:
         g, d, q = self.generator, self.discriminator, list(self.discriminator.posterior.parameters())
@@ -166,8 +190,8 @@ class InfoGAN(TwoPlayer):
 
     def weighted_bound(self, posterior: Tensor, codes: list[Tensor], log: bool = False) -> Tensor:
         """The sum of lambda L_I over the codes, in nats. posterior: Q's outputs [B, posterior_size]."""
-        outputs = self.split(posterior.float())
-        weighted = torch.zeros((), device=posterior.device)
+        outputs = self.split(out_of_autocast(posterior))
+        weighted = torch.zeros_like(outputs[0][0, 0])
         bounds: dict[str, Tensor] = {}
         for code, output, value in zip(self.codes, outputs, codes, strict=True):
             bound = mutual_information_lower_bound(self.log_likelihood(code, output, value), code.entropy)
@@ -215,7 +239,7 @@ class InfoGAN(TwoPlayer):
             one_hot(value, code.size).to(noise.dtype) if code.kind == "categorical" else value.to(noise.dtype)
             for code, value in zip(self.codes, codes, strict=True)
         ]
-        return self.generator(torch.cat([noise, *inputs], dim=1))
+        return self.generator(torch.cat([noise, *inputs], dim=1).to(self.dtype))
 
     # --- what callbacks ask ----------------------------------------------------------------------------------
 
@@ -225,8 +249,11 @@ class InfoGAN(TwoPlayer):
     def metrics(self, stage: str) -> set[str]:
         if stage != "train":
             return set()
+        extra = {"real_image_bonus_nats"} if self.real_images else set()
         names = {f"{name}_{code.kind}_nats" for code in self.codes for name in ("mutual_information", "cross_entropy")}
-        return super().metrics(stage) | {f"train/{name}" for name in names | {"real_probability", "fake_probability"}}
+        return super().metrics(stage) | {
+            f"train/{name}" for name in names | extra | {"real_probability", "fake_probability"}
+        }
 
     @torch.no_grad()
     def sample(self, indices: Tensor) -> Tensor:
@@ -275,6 +302,11 @@ class InfoGAN(TwoPlayer):
         return seen | ({"cluster": self.assign_clusters(batch["image"])} if self.num_clusters else {})
 
     def _check_sizes(self) -> None:
+        if self.real_images and self.q_optimizer != "with_d":
+            raise UserError(
+                f"lightning_module.real_images teaches Q in D's turn, but with q_optimizer={self.q_optimizer} Q does "
+                "not move there: set lightning_module.q_optimizer=with_d, or lightning_module.real_images=null."
+            )
         input_size = self.noise_size + sum(code.size for code in self.codes)
         posterior_size = sum(code.posterior_size for code in self.codes)
         if (given := self.generator.input_size) != input_size:

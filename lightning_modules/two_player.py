@@ -27,6 +27,11 @@ class Player:
     loss: Callable[[Batch], Tensor]
 
 
+def out_of_autocast(outputs: Tensor) -> Tensor:
+    """Half precision made single, for losses; single and double stay as they are."""
+    return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+
+
 class TwoPlayer(LightningModule):
     """Manual optimisation in which an iteration is one step.
 
@@ -121,6 +126,14 @@ class TwoPlayer(LightningModule):
     def iteration_generator(self, stream: str) -> torch.Generator:
         """Draws of one iteration, for the global batch."""
         return keyed_generator(self.seed, stream, self.iteration)
+
+    def global_mean(self, mean: Tensor) -> Tensor:
+        """The mean over the global batch of what is a mean over this rank's share; its gradient reaches all ranks."""
+        if self.trainer.world_size == 1:
+            return mean
+        gathered = self.all_gather(mean, sync_grads=True)
+        assert isinstance(gathered, Tensor)
+        return gathered.mean(dim=0)
 
     def share(self, drawn: Tensor) -> Tensor:
         """This rank's slice of what was drawn for the global batch, on this rank's device."""

@@ -37,6 +37,7 @@ def test_a_run_folder_holds_pictures_metrics_checkpoint_config_and_record(sweep)
         ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml", "config.yaml", "metrics.csv", "record.json",
         "checkpoints/last.ckpt", "clusters.csv", "clusters.png", "images/samples-000006.png", "images/samples-000012.png",
         "images/traversal-code0_categorical.png", "images/traversal-code1_continuous0.png",
+        "images/traversal-code1_continuous1.png",
     } | ({"diff.patch"} & names)  # fmt: skip
     assert "${" not in (sweep / "0" / "config.yaml").read_text()
 

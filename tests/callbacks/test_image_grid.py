@@ -15,14 +15,14 @@ def test_a_grid_is_readable_and_in_order(tmp_path):
     images[4] = 1  # second row, second column of three
     save_grid(images, tmp_path / "deep" / "grid.png", columns=3)
     picture = np.asarray(Image.open(tmp_path / "deep" / "grid.png"))
-    assert picture.shape == (2 * 34 + 2, 3 * 34 + 2, 3)  # 8 pixels magnified to 32, borders of 2
-    assert (picture[36:68, 36:68] == 255).all()
-    assert (picture[2:34, 2:34] == 0).all()
+    assert picture.shape == (2 * 50 + 2, 3 * 50 + 2, 3)  # 8 pixels magnified to 48, borders of 2
+    assert (picture[52:100, 52:100] == 255).all()
+    assert (picture[2:50, 2:50] == 0).all()
 
 
 def test_large_images_keep_their_size(tmp_path):
-    save_grid(torch.zeros(2, 3, 40, 50), tmp_path / "grid.png", columns=1)
-    assert Image.open(tmp_path / "grid.png").size == (54, 86)
+    save_grid(torch.zeros(2, 3, 60, 70), tmp_path / "grid.png", columns=1)
+    assert Image.open(tmp_path / "grid.png").size == (74, 126)
 
 
 def test_evaluating_leaves_no_trace():

@@ -32,6 +32,15 @@ TINY = {
     "infogan_digits": SMALL,
 }  # fmt: skip
 
+TERMS = {
+    "balance": 3.0,
+    "confidence": 1.0,
+    "consistency": 3.0,
+    "rotation": 15.0,
+    "shift": 1.0,
+    "scale": 0.1,
+    "shear": 0.2,
+}
 ADAM = partial(torch.optim.Adam, lr=1e-3)
 CODES = [Code("categorical", 3), Code("continuous", 2, 0.5)]
 
@@ -173,6 +182,14 @@ def test_without_weight_the_bound_has_no_gradient():
     module = infogan([Code("categorical", 3, 0.0)])
     module.discriminator_loss(batch()).backward()
     assert not has_gradient(module.discriminator.posterior)
+
+
+def test_terms_on_real_images_stand_in_d_s_loss_alone():
+    with_terms, without = infogan(real_images=TERMS).eval(), infogan().eval()
+    _, bonus = with_terms.judge_real_images(batch()["image"], with_terms.real_images)
+    assert float(bonus) != 0
+    torch.testing.assert_close(with_terms.discriminator_loss(batch()), without.discriminator_loss(batch()) - bonus)
+    torch.testing.assert_close(with_terms.generator_loss(batch()), without.generator_loss(batch()))
 
 
 # --- codes ---------------------------------------------------------------------------------------------------------

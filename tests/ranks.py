@@ -1,0 +1,52 @@
+"""What tests/test_ranks.py runs in a process of its own: one experiment on 1, 2 and 3 ranks, printed as JSON.
+
+A fork after a backward pass fails where a GPU exists, so CUDA is hidden and the pytest process stays out of it.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from launch.config_check import compose_job
+from launch.runs import build
+from tests.lightning_modules.test_infogan import TINY
+
+STEPS = 20
+
+
+def run_on(world_size: int, folder: Path):
+    """InfoGAN on digits in float64 with frozen batch statistics; 7 evaluation batches, the last one short."""
+    overrides = ["trainer=cpu" if world_size == 1 else "trainer=ddp_cpu", f"trainer.devices={world_size}", "logger=none",
+                 f"trainer.max_steps={STEPS}", *TINY["infogan_digits"], "datamodule.batch_size=12",
+                 "datamodule.eval_batch_size=53", "trainer.precision=64-true", "callbacks=[default,cluster_accuracy]",
+                 "~callbacks.progress", "+trainer.enable_progress_bar=false"]  # fmt: skip
+    overrides = [it for it in overrides if not it.startswith("callbacks.image_grid")]
+    overrides += ["+trainer.strategy.start_method=fork"] if world_size > 1 else []
+    run = build(compose_job("train", overrides, str(folder / str(world_size))))
+    run.module.double()  # what comes back from a fork is loaded into the parent's module
+    for part in run.module.modules():
+        if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
+            part.eval()
+    return run
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    found = {}
+    for world_size in (1, 2, 3):
+        run = run_on(world_size, folder)
+        run.trainer.test(run.module, datamodule=run.datamodule, verbose=False)
+        accuracy = {key: float(value) for key, value in run.trainer.callback_metrics.items()}
+        run = run_on(world_size, folder)
+        run.trainer.fit(run.module, datamodule=run.datamodule)
+        weights = torch.cat([parameter.detach().flatten() for parameter in run.module.parameters()])
+        torch.save(weights, folder / f"{world_size}.pt")
+        found[world_size] = {"metrics": accuracy, "dtype": str(weights.dtype)}
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

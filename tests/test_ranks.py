@@ -1,0 +1,42 @@
+"""One process or several: the same measurement, the same training."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    hidden = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.ranks", folder], cwd=ROOT, env=hidden, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return folder, {int(size): found for size, found in json.loads(done.stdout.splitlines()[-1]).items()}
+
+
+def test_cluster_accuracy_is_exactly_the_same(ranks):
+    _, found = ranks
+    assert found[1]["metrics"].keys() == {
+        "test/cluster_accuracy",
+        "test/cluster_purity",
+        "test/kmeans_cluster_accuracy",
+    }
+    assert found[2]["metrics"] == found[1]["metrics"]
+    assert found[3]["metrics"] == found[1]["metrics"]
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_twenty_steps_lead_to_the_same_weights(ranks, world_size):
+    folder, found = ranks
+    assert found[world_size]["dtype"] == found[1]["dtype"] == "torch.float64"
+    alone, together = torch.load(folder / "1.pt"), torch.load(folder / f"{world_size}.pt")
+    assert float((alone - together).abs().max()) < 1e-8
