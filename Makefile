@@ -7,10 +7,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-all lint record results experiments
+.PHONY: help setup train test test-all lint record run-named results experiments
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/:/' | awk -F': *' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name what; do \
+		printf '  make %-12s %s\n' "$$name" "$$what"; done
 
 setup: .venv/ready  ## make .venv from requirements.lock (with uv where it is on the PATH, else venv and pip)
 
@@ -29,7 +30,7 @@ setup: .venv/ready  ## make .venv from requirements.lock (with uv where it is on
 	fi
 	@touch $@
 
-train: setup  ## train: make train EXPERIMENT=infogan_mnist ARGS="trainer=gpu seed=1"
+train: setup  ## train an experiment: make train EXPERIMENT=infogan_mnist ARGS="trainer=gpu seed=1"
 	@$(BIN)/python train.py experiment=$(EXPERIMENT) $(ARGS)
 
 test: setup  ## the tests, under ten minutes on two cores
@@ -47,9 +48,11 @@ lint: setup  ## ruff, pyright, and whether the pages' tables agree with results/
 experiments: setup  ## what can be trained, what the paper reports, what we reached
 	@$(BIN)/python -m launch.export experiments
 
-record: setup  ## keep a finished run as a result: make record RUN=outputs/infogan_digits/...
+record: run-named setup  ## keep a finished run as a result: make record RUN=outputs/infogan_digits/...
+	@$(BIN)/python -m launch.export record "$(RUN)"
+
+run-named:
 	@test -n "$(RUN)" || { echo "Name the run's folder: make record RUN=outputs/<experiment>/<folder>" >&2; exit 2; }
-	@$(BIN)/python -m launch.export record $(RUN)
 
 results: setup  ## make the pages' tables from results/
 	@$(BIN)/python -m launch.export results

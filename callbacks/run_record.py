@@ -24,7 +24,7 @@ PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "omegaconf", "wan
 class RunRecord(Callback):
     """Writes the record at the start with status ``running`` and again after fit, test or a failure.
 
-    It holds the experiment, seed, overrides, commit and whether the tree was clean (``diff.patch`` beside it
+    It holds the experiment, seed, overrides, resolved config, commit and whether the tree was clean (``diff.patch`` beside it
     where not), data with sizes and fingerprint, hardware, versions, precision, wall times and all final metrics
     under the keys they were logged with. ``make record`` makes a result of it.
 
@@ -91,7 +91,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 def describe_run(folder: Path) -> dict[str, Any]:
     """Command, overrides, commit and the state of the tree, versions. Writes ``diff.patch`` where it is dirty."""
-    overrides = folder / ".hydra" / "overrides.yaml"
+    overrides, config = folder / ".hydra" / "overrides.yaml", folder / "config.yaml"
     commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain")
     if commit and changes:
         folder.mkdir(parents=True, exist_ok=True)
@@ -99,6 +99,7 @@ def describe_run(folder: Path) -> dict[str, Any]:
     return {
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "overrides": list(OmegaConf.load(overrides)) if overrides.exists() else [],
+        "config": OmegaConf.to_container(OmegaConf.load(config)) if config.exists() else {},
         "commit": commit,
         "clean": changes == "" if commit else None,
         "started_at": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -27,6 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from launch.errors import UserError, did_you_mean
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
+OWN_PACKAGES = ("lightning_modules", "datamodules", "callbacks", "launch", "tests")
 STAGES = ("train", "val", "test")
 
 
@@ -194,7 +195,7 @@ class Parameters:
 
     @classmethod
     def of(cls, target: Callable[..., Any]) -> "Parameters":
-        """Follows ``**kwargs`` of a constructor to the constructors of its bases."""
+        """In the project's own classes ``**kwargs`` go to the base's constructor, elsewhere they may be anything."""
         hints: dict[str, Any] = {}
         required: set[str] = set()
         is_class = isinstance(target, type)
@@ -209,7 +210,7 @@ class Parameters:
                     hints[it.name] = types_of.get(it.name, Any)
                     required |= {it.name} if it.default is it.empty else set()
             any_name = any(it.kind is it.VAR_KEYWORD for it in parameters)
-            if not any_name:
+            if not any_name or target.__module__.partition(".")[0] not in OWN_PACKAGES:
                 break
         return cls(hints, required, any_name)
 

@@ -4,11 +4,13 @@
     python -m launch.export results [--check]
     python -m launch.export experiments
 
-A page holds a table between ``<!-- table: methods -->`` or ``<!-- table: <experiment> -->`` and
-``<!-- end of table -->``; nothing else writes there.
+A page holds a table between ``<!-- table: NAME -->`` and ``<!-- end of table -->``; nothing else writes there.
+NAME is ``methods``, ``<experiment> runs`` (a line a run) or ``<experiment> variants`` (a line for each set of
+overrides, over its seeds).
 """
 
 import argparse
+import hashlib
 import json
 import re
 import statistics
@@ -22,7 +24,7 @@ from omegaconf import OmegaConf
 from launch.errors import UserError, told_as_sentences
 
 ROOT = Path(__file__).resolve().parent.parent
-TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+TABLE = re.compile(r"(<!-- table: ([\w ]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 EXPORTED = ("experiment", "seed", "overrides", "commit", "data", "hardware", "precision", "world_size", "iterations",
             "wall_time_s", "versions", "metrics")  # fmt: skip
 
@@ -44,7 +46,9 @@ def record(run: Path, results: Path) -> Path:
     # Where a person keeps data and runs is nobody's business and changes no number.
     found["overrides"] = [it for it in found["overrides"] if not it.lstrip("+").startswith(("paths.", "hydra."))]
     content = json.dumps({key: found[key] for key in EXPORTED}, indent=2) + "\n"
-    target = results / f"{found['experiment']}-{found['seed']}-{found['commit'][:7]}.json"
+    changes = changed(found["overrides"])
+    variant = "-" + hashlib.sha256(" ".join(changes).encode()).hexdigest()[:6] if changes else ""
+    target = results / f"{found['experiment']}-{found['seed']}-{found['commit'][:7]}{variant}.json"
     if target.exists() and target.read_text() != content:
         raise UserError(f"{target} already holds another run of this experiment, seed and commit: move it away first.")
     results.mkdir(exist_ok=True)
@@ -76,19 +80,21 @@ def load_experiments(conf: Path) -> list[dict[str, Any]]:
     return experiments
 
 
-def as_published(results: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The runs of an experiment as its file has it: those that were given nothing but a seed and hardware."""
-    plain = ("experiment=", "seed=", "trainer=", "trainer.devices=", "logger=")
-    return [it for it in results if all(override.startswith(plain) for override in it["overrides"])]
+def changed(overrides: Iterable[str]) -> list[str]:
+    """The overrides that make a run another than the experiment's file has it: all but seed, hardware and logger."""
+    same = ("experiment=", "seed=", "trainer=", "trainer.devices=", "logger=")
+    return sorted(it for it in overrides if not it.startswith(same))
 
 
 def reached(results: list[dict[str, Any]], metric: str) -> str:
     """Mean, spread and number of seeds of a metric: ``0.912 ± 0.010 (5)``; the spread is the sample deviation."""
-    values = [it["metrics"][metric] for it in as_published(results) if metric in it["metrics"]]
-    if not values:
-        return "not run yet"
+    values = [it["metrics"][metric] for it in results if metric in it["metrics"] and not changed(it["overrides"])]
+    return f"{mean_and_spread(values)} ({len(values)})" if values else "not run yet"
+
+
+def mean_and_spread(values: list[float]) -> str:
     spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.3f}{spread} ({len(values)})"
+    return f"{statistics.fmean(values):.3f}{spread}"
 
 
 def methods_table(experiments: list[dict[str, Any]], results: dict[str, list[dict[str, Any]]]) -> str:
@@ -109,11 +115,25 @@ def runs_table(results: list[dict[str, Any]]) -> str:
     lines = ["| " + " | ".join(["seed", "overrides", *names, "fit", "on", "record"]) + " |"]
     lines.append("|" + "---|" * (len(metrics) + 5))
     for it in results:
-        overrides = " ".join(o for o in it["overrides"] if not o.startswith(("experiment=", "seed="))) or "-"
+        overrides = " ".join(changed(it["overrides"])) or "-"
         values = [f"{it['metrics'][metric]:.4f}" if metric in it["metrics"] else "-" for metric in metrics]
         hardware = f"{it['hardware']['device']}, {it['hardware']['threads']} threads, {it['precision']}"
         cells = [str(it["seed"]), overrides, *values, f"{it['wall_time_s']['fit']:.0f} s", hardware, f"`{it['file']}`"]
         lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def variants_table(results: list[dict[str, Any]], metric: str) -> str:
+    """For each set of overrides the metric over its seeds."""
+    variants: dict[str, list[float]] = {}
+    for it in results:
+        variants.setdefault(" ".join(changed(it["overrides"])), []).append(it["metrics"][metric])
+    lines = [f"| overrides | seeds | mean ± spread of `{metric}` | worst | best |", "|" + "---|" * 5]
+    for overrides, values in sorted(variants.items()):
+        cells = [f"`{overrides}`" if overrides else "as the experiment's file has it", str(len(values))]
+        lines.append(
+            "| " + " | ".join([*cells, mean_and_spread(values), f"{min(values):.3f}", f"{max(values):.3f}"]) + " |"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -125,10 +145,16 @@ def with_tables(text: str, experiments: list[dict[str, Any]], results: dict[str,
     """A page with its tables made anew."""
 
     def table(match: re.Match[str]) -> str:
-        name = match[2]
-        if name != "methods" and name not in results:
-            raise UserError(f"A page asks for the table of '{name}', of which results/ holds no run.")
-        body = methods_table(experiments, results) if name == "methods" else runs_table(results[name])
+        name, _, kind = match[2].partition(" ")
+        if name == "methods":
+            body = methods_table(experiments, results)
+        elif name not in results or kind not in ("runs", "variants"):
+            raise UserError(f"A page asks for the table '{match[2]}', but results/ holds no run for it.")
+        elif kind == "runs":
+            body = runs_table(results[name])
+        else:
+            (metric,) = (it["paper"]["metric"] for it in experiments if it["name"] == name)
+            body = variants_table(results[name], metric)
         return match[1] + body + match[3]
 
     return TABLE.sub(table, text)

@@ -56,7 +56,8 @@ def test_a_record_answers_which_command_gave_this_number(sweep):
     assert "seed=1" in record["overrides"]
     assert "trainer.max_steps=12" in record["overrides"]
     assert record["data"] | {"sha256": ""} == {"name": "digits", "train": 1437, "val": 0, "test": 360, "sha256": ""}
-    assert record["precision"] == "32-true"
+    assert record["precision"] == record["config"]["trainer"]["precision"] == "32-true"
+    assert record["config"]["lightning_module"]["seed"] == 1
     assert record["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert record["wall_time_s"].keys() == {"fit", "test"}
     assert 0 < record["metrics"]["test/cluster_accuracy"] < 1

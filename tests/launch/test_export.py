@@ -83,7 +83,7 @@ def test_mean_and_spread_by_hand():
 
 
 def test_tables_stand_between_their_marks():
-    page = "before\n<!-- table: methods -->\nold\n<!-- end of table -->\nafter\n<!-- table: infogan_mnist -->\n<!-- end of table -->\n"
+    page = "before\n<!-- table: methods -->\nold\n<!-- end of table -->\nafter\n<!-- table: infogan_mnist runs -->\n<!-- end of table -->\n"
     made = export.with_tables(page, EXPERIMENTS, {"infogan_mnist": [result(0, 0.8, "seed=0", "trainer.max_steps=7")]})
     assert made.startswith("before\n<!-- table: methods -->\n| experiment |")
     assert "old" not in made
@@ -95,9 +95,29 @@ def test_tables_stand_between_their_marks():
     )
 
 
+def test_variants_are_compared_over_their_seeds():
+    results = [
+        result(0, 0.8),
+        result(1, 0.9, "seed=1", "trainer=gpu"),
+        result(0, 0.7, "a.b=1", "seed=0"),
+        result(2, 0.6, "a.b=1"),
+    ]
+    page = "<!-- table: infogan_mnist variants -->\n<!-- end of table -->"
+    made = export.with_tables(page, EXPERIMENTS, {"infogan_mnist": results}).splitlines()
+    assert made[3] == "| as the experiment's file has it | 2 | 0.850 ± 0.071 | 0.800 | 0.900 |"
+    assert made[4] == "| `a.b=1` | 2 | 0.650 ± 0.071 | 0.600 | 0.700 |"
+
+
+def test_a_variant_has_a_name_of_its_own(tmp_path):
+    plain = export.record(write_run(tmp_path / "run"), tmp_path / "results")
+    variant = export.record(write_run(tmp_path / "other", overrides=["a.b=1"]), tmp_path / "results")
+    assert variant.name.startswith("infogan_mnist-3-abcdef0-")
+    assert plain.exists()
+
+
 def test_a_table_of_nothing_is_refused():
-    with pytest.raises(UserError, match="the table of 'infogan_svhn', of which results/ holds no run"):
-        export.with_tables("<!-- table: infogan_svhn -->\n<!-- end of table -->", EXPERIMENTS, {})
+    with pytest.raises(UserError, match="the table 'infogan_svhn runs', but results/ holds no run"):
+        export.with_tables("<!-- table: infogan_svhn runs -->\n<!-- end of table -->", EXPERIMENTS, {})
 
 
 def test_the_project_s_pages_agree_with_its_results():
