@@ -8,6 +8,7 @@ python train.py --help
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +18,49 @@ from omegaconf import DictConfig, OmegaConf
 
 from launch.config_check import TrainConfig, check_command_line, check_config, plain
 from launch.errors import told_as_sentences
+from launch.processes import folder_of_rank_zero_alone, guard, wait_for_ranks, warn_of_other_ranks
+from launch.resume import prepare, split_arguments
 
 
-def train(config: dict[str, Any]) -> float | None:
-    """Check, build, fit, test; returns the metric that a sweep optimises."""
+def train(config: dict[str, Any], checkpoint: Path | None = None) -> float | None:
+    """Check, build, fit (from a checkpoint where a run is resumed), test; returns the metric that a sweep optimises."""
     check_config(config, TrainConfig)
+    from callbacks.run_record import mark_failed
+    from launch.checkpoints import check_fits, read_checkpoint
     from launch.runs import build  # after the check, since importing torch and lightning takes seconds
 
     run = build(config)
     folder = Path(config["paths"]["run_dir"])
-    folder.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
+    if run.trainer.is_global_zero:
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
+    if checkpoint is not None:
+        saved = read_checkpoint(checkpoint)
+        check_fits(run.module, saved["state_dict"], checkpoint)
+        warn_of_other_ranks(run.trainer, len(saved.get("random_states", [])))
     if run.trainer.is_global_zero:
         print(heading(config, run), flush=True)
-    run.trainer.fit(run.module, datamodule=run.datamodule)
-    metrics = {key: float(value) for key, value in run.trainer.callback_metrics.items()}
-    run.trainer.test(run.module, datamodule=run.datamodule, verbose=False, weights_only=True)
-    metrics |= {key: float(value) for key, value in run.trainer.callback_metrics.items()}
+    note_failure = partial(mark_failed, folder)
+    guard(run.trainer, note_failure)
+    try:
+        metrics = fit_and_test(run, checkpoint)
+        wait_for_ranks(run.trainer, note_failure)
+    except SystemExit as stopped:  # asked to stop: callbacks.checkpoint has saved
+        if run.trainer.is_global_zero:
+            print(f"\nstopped after {getattr(stopped, 'iteration', '?')} iterations; go on with:", file=sys.stderr)
+            print(f"  python train.py resume={folder}", file=sys.stderr)
+        raise
     if run.trainer.is_global_zero:
         print(summary(config, metrics, folder))
     return metrics.get(config["optimized_metric"] or "")
+
+
+def fit_and_test(run: Any, checkpoint: Path | None) -> dict[str, float]:
+    """All final metrics under the keys they were logged with."""
+    run.trainer.fit(run.module, datamodule=run.datamodule, ckpt_path=checkpoint, weights_only=True)
+    metrics = {key: float(value) for key, value in run.trainer.callback_metrics.items()}
+    run.trainer.test(run.module, datamodule=run.datamodule, verbose=False, weights_only=True)
+    return metrics | {key: float(value) for key, value in run.trainer.callback_metrics.items()}
 
 
 def heading(config: dict[str, Any], run: Any) -> str:
@@ -73,5 +97,11 @@ def main(config: DictConfig) -> float | None:
 
 if __name__ == "__main__":
     with told_as_sentences():
-        check_command_line("train", sys.argv[1:])
-    main()
+        resumed, others = split_arguments(sys.argv[1:])
+        if resumed:
+            train(*prepare(resumed, others))
+        else:
+            check_command_line("train", others)
+    if not resumed:
+        sys.argv[1:] = folder_of_rank_zero_alone(others)
+        main()

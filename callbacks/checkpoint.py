@@ -1,16 +1,34 @@
-"""One checkpoint that a run can go on from or be measured with."""
+"""One checkpoint that a run can go on from or be measured with, also when it is interrupted."""
 
+import random
+import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+import torch.distributed as dist
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+RANKS_ASK_EVERY = 10  # iterations between two times that ranks tell one another of a signal
+
+
+class Interrupted(SystemExit):
+    """The run was asked to stop, has saved, and can go on. The code is the shell's for the signal (130, 143)."""
+
+    def __init__(self, signum: int, iteration: int) -> None:
+        super().__init__(128 + signum)
+        self.iteration = iteration
+
 
 class Checkpoint(ModelCheckpoint):
-    """Keeps ``last.ckpt``: every ``every_n_train_steps`` iterations and at the end of training.
+    """Keeps ``last.ckpt``: every ``every_n_train_steps`` iterations, at the end, and when asked to stop.
 
-    For the best checkpoint by a validation metric, add ``best_checkpoint`` to the experiment's callbacks.
+    Ctrl-C and SIGTERM are answered after the iteration in progress, so what is saved is between two iterations;
+    a second signal ends the run at once. Beside what Lightning saves, a checkpoint holds the state of the global
+    random generators of every rank. For the best checkpoint by a validation metric, add ``best_checkpoint`` to the
+    experiment's callbacks.
     """
 
     def __init__(self, folder: str, every_n_train_steps: int = 1000) -> None:
@@ -21,21 +39,86 @@ class Checkpoint(ModelCheckpoint):
             save_on_train_epoch_end=False,
             enable_version_counter=False,
         )
+        self.path = Path(folder) / "last.ckpt"
+        self.signal: int | None = None
+        self.handlers: dict[int, Any] = {}
+        self.restored: dict[str, Any] | None = None
+
+    # --- saving ----------------------------------------------------------------------------------------------
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        signum = self._signal_on_any_rank(trainer)
         # After the last iteration, but before Lightning closes the epoch: a longer run can go on inside it.
-        if trainer.global_step == trainer.max_steps:
+        if signum or trainer.global_step == trainer.max_steps:
             self._save_unless_saved(trainer)
+        if signum and trainer.global_step != trainer.max_steps:
+            raise Interrupted(signum, trainer.global_step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
         if trainer.global_step != trainer.max_steps:
             self._save_unless_saved(trainer)
 
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        states: list[Any] = [random_state()]
+        if trainer.world_size > 1:
+            states = [None] * trainer.world_size
+            dist.all_gather_object(states, random_state())
+        checkpoint["random_states"] = states
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        states = checkpoint.get("random_states", [])
+        self.restored = states[trainer.global_rank] if len(states) == trainer.world_size else None
+
     def _save_unless_saved(self, trainer: Trainer) -> None:
         if trainer.global_step % self._every_n_train_steps:
-            assert self.dirpath is not None
-            trainer.save_checkpoint(Path(self.dirpath) / "last.ckpt")
+            trainer.save_checkpoint(self.path)
+
+    # --- signals -----------------------------------------------------------------------------------------------
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        if self.restored is not None:
+            set_random_state(self.restored)
+            self.restored = None
+        self.handlers = {it: signal.signal(it, self._note) for it in (signal.SIGINT, signal.SIGTERM)}
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().teardown(trainer, pl_module, stage)
+        for signum, handler in self.handlers.items():
+            signal.signal(signum, handler)
+        self.handlers = {}
+
+    def _note(self, signum: int, frame: Any) -> None:
+        if self.signal is not None:
+            raise KeyboardInterrupt
+        self.signal = signum
+
+    def _signal_on_any_rank(self, trainer: Trainer) -> int:
+        if trainer.world_size == 1:
+            return self.signal or 0
+        if trainer.global_step % RANKS_ASK_EVERY:
+            return 0
+        highest = torch.tensor(self.signal or 0, device=trainer.strategy.root_device)
+        dist.all_reduce(highest, op=dist.ReduceOp.MAX)
+        return int(highest)
+
+
+def random_state() -> dict[str, Any]:
+    """The global generators of this process, as tensors and plain values."""
+    name, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002 (the global one is what libraries draw from)
+    numpy_state = [str(name), torch.from_numpy(np.asarray(keys, dtype=np.int64)), position, has_gauss, cached]
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+    return {"torch": torch.get_rng_state(), "cuda": cuda, "numpy": numpy_state, "python": random.getstate()}
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["torch"].cpu())
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"].cpu())
+    name, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), position, has_gauss, cached))  # noqa: NPY002
+    random.setstate(state["python"])

@@ -16,6 +16,8 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
+from launch.loggers import MetricsFile
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "omegaconf", "wandb", "torchmetrics", "numpy",
             "scipy", "scikit-learn")  # fmt: skip
@@ -24,9 +26,9 @@ PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "omegaconf", "wan
 class RunRecord(Callback):
     """Writes the record at the start with status ``running`` and again after fit, test or a failure.
 
-    It holds the experiment, seed, overrides, resolved config, commit and whether the tree was clean (``diff.patch`` beside it
-    where not), data with sizes and fingerprint, hardware, versions, precision, wall times and all final metrics
-    under the keys they were logged with. ``make record`` makes a result of it.
+    It holds the experiment, seed, overrides, resolved config, commit and whether the tree was clean (``diff.patch``
+    beside it where not), data with sizes and fingerprint, hardware, versions, precision, wall times, resumes and all
+    final metrics under the keys they were logged with. ``make record`` makes a result of it.
 
     Args:
         folder: the run folder.
@@ -47,7 +49,11 @@ class RunRecord(Callback):
         self.stage, self.started = stage, time.monotonic()
 
     @rank_zero_only
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        former = self.folder / "record.json"
+        if former.exists() and trainer.global_step > 0:  # a resumed run
+            self._go_on(json.loads(former.read_text()), trainer)
+            return
         self.record |= describe_run(self.folder) | {
             "precision": trainer.precision,
             "world_size": trainer.world_size,
@@ -57,6 +63,21 @@ class RunRecord(Callback):
         }
         self._write()
 
+    def _go_on(self, former: dict[str, Any], trainer: Trainer) -> None:
+        now = describe_run(self.folder)
+        segment = {key: now[key] for key in ("command", "commit", "started_at")} | {
+            "from_iteration": trainer.global_step
+        }
+        former["resumes"] = [*former.get("resumes", []), segment | {"world_size": trainer.world_size}]
+        # Two commits, or changes that no commit holds, leave no one commit that stands for the numbers.
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsFile):
+                logger.go_on_from(trainer.global_step)
+        former["clean"] = former["clean"] and now["clean"] and former["commit"] == now["commit"]
+        former.pop("error", None)
+        self.record = former | {"status": "running"}
+        self._write()
+
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._finish(trainer, "fitted")
 
@@ -64,13 +85,17 @@ class RunRecord(Callback):
         self._finish(trainer, "finished")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self.record["error"] = f"{type(exception).__name__}: {exception}"
-        self._finish(trainer, "failed")
+        if isinstance(exception, SystemExit | KeyboardInterrupt):
+            self._finish(trainer, "interrupted")
+        else:
+            self.record["error"] = f"{type(exception).__name__}: {exception}"
+            self._finish(trainer, "failed")
 
     def _finish(self, trainer: Trainer, status: str) -> None:
         self.record["status"] = status
         self.record["iterations"] = trainer.global_step
-        self.record["wall_time_s"][self.stage] = round(time.monotonic() - self.started, 2)
+        before = self.record["wall_time_s"].get(self.stage, 0) if self.stage == "fit" else 0  # of a run resumed
+        self.record["wall_time_s"][self.stage] = round(before + time.monotonic() - self.started, 2)
         # Logged values are float32: seven digits are all of them.
         metrics = {key: float(f"{value:.7g}") for key, value in sorted(trainer.callback_metrics.items())}
         self.record["metrics"] |= metrics
@@ -79,6 +104,13 @@ class RunRecord(Callback):
     @rank_zero_only
     def _write(self) -> None:
         write_json(self.folder / "record.json", self.record)
+
+
+def mark_failed(folder: Path, reason: str) -> None:
+    """Say in a run's record that it failed, from outside the run's callbacks."""
+    path = folder / "record.json"
+    if path.exists():
+        write_json(path, json.loads(path.read_text()) | {"status": "failed", "error": reason})
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -16,7 +16,8 @@ class GlobalBatches(Sampler[Tensor]):
     Training (a seed is given): the order is a function of (seed, epoch), an incomplete last batch is
     dropped, and each global batch is cut into equal shares. Evaluation (no seed): examples come in order,
     none is dropped and none is repeated, so the last shares may differ in size and a rank that has no
-    share of the last batch ends one step earlier.
+    share of the last batch ends one step earlier. A rank that has no example at all gets one empty batch: Lightning
+    would leave its evaluation out, and the others would wait for it where metrics meet.
 
     A resumed run goes on where it stopped: ``consumed`` is asked when the first batch is wanted, since
     Lightning calls ``iter()`` before it has restored its counters and before ``set_epoch``.
@@ -65,7 +66,9 @@ class GlobalBatches(Sampler[Tensor]):
 
     def __len__(self) -> int:
         whole, rest = divmod(self.size, self.batch_size)
-        return whole + int(self.seed is None and rest > self.rank)
+        if self.seed is not None:
+            return whole
+        return max(whole + int(rest > self.rank), 1)
 
     def __iter__(self) -> Iterator[Tensor]:
         start, order = self.consumed(), self.order()

@@ -57,8 +57,6 @@ class ImageDataModule(LightningDataModule):
     name: str
     image_shape: tuple[int, int, int]
     num_classes: int
-    # A rank may hold no example of a small evaluation split.
-    allow_zero_length_dataloader_with_multiple_devices = True
 
     def __init__(
         self,

@@ -6,7 +6,7 @@
 
 A page holds a table between ``<!-- table: NAME -->`` and ``<!-- end of table -->``; nothing else writes there.
 NAME is ``methods``, ``<experiment> runs`` (a line a run) or ``<experiment> variants`` (a line for each set of
-overrides, over its seeds).
+overrides, over its seeds; more metrics may follow the word).
 """
 
 import argparse
@@ -24,7 +24,7 @@ from omegaconf import OmegaConf
 from launch.errors import UserError, told_as_sentences
 
 ROOT = Path(__file__).resolve().parent.parent
-TABLE = re.compile(r"(<!-- table: ([\w ]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+TABLE = re.compile(r"(<!-- table: ([\w/ ]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 EXPORTED = ("experiment", "seed", "overrides", "commit", "data", "hardware", "precision", "world_size", "iterations",
             "wall_time_s", "versions", "metrics")  # fmt: skip
 
@@ -123,17 +123,21 @@ def runs_table(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def variants_table(results: list[dict[str, Any]], metric: str) -> str:
-    """For each set of overrides the metric over its seeds."""
-    variants: dict[str, list[float]] = {}
+def variants_table(results: list[dict[str, Any]], metrics: list[str]) -> str:
+    """For each set of overrides the metrics over its seeds; the worst and best are of the first metric."""
+    variants: dict[str, list[dict[str, float]]] = {}
     for it in results:
-        variants.setdefault(" ".join(changed(it["overrides"])), []).append(it["metrics"][metric])
-    lines = [f"| overrides | seeds | mean ± spread of `{metric}` | worst | best |", "|" + "---|" * 5]
-    for overrides, values in sorted(variants.items()):
-        cells = [f"`{overrides}`" if overrides else "as the experiment's file has it", str(len(values))]
-        lines.append(
-            "| " + " | ".join([*cells, mean_and_spread(values), f"{min(values):.3f}", f"{max(values):.3f}"]) + " |"
-        )
+        variants.setdefault(" ".join(changed(it["overrides"])), []).append(it["metrics"])
+    names = [f"`{metric}`" for metric in metrics]
+    lines = [
+        "| " + " | ".join(["overrides", "seeds", *names, "worst", "best"]) + " |",
+        "|" + "---|" * (len(metrics) + 4),
+    ]
+    for overrides, found in sorted(variants.items()):
+        values = [[it[metric] for it in found] for metric in metrics]
+        cells = [f"`{overrides}`" if overrides else "as the experiment's file has it", str(len(found))]
+        cells += [mean_and_spread(them) for them in values]
+        lines.append("| " + " | ".join([*cells, f"{min(values[0]):.3f}", f"{max(values[0]):.3f}"]) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -145,7 +149,7 @@ def with_tables(text: str, experiments: list[dict[str, Any]], results: dict[str,
     """A page with its tables made anew."""
 
     def table(match: re.Match[str]) -> str:
-        name, _, kind = match[2].partition(" ")
+        name, kind, *metrics = [*match[2].split(), ""] if match[2] == "methods" else match[2].split()
         if name == "methods":
             body = methods_table(experiments, results)
         elif name not in results or kind not in ("runs", "variants"):
@@ -154,7 +158,7 @@ def with_tables(text: str, experiments: list[dict[str, Any]], results: dict[str,
             body = runs_table(results[name])
         else:
             (metric,) = (it["paper"]["metric"] for it in experiments if it["name"] == name)
-            body = variants_table(results[name], metric)
+            body = variants_table(results[name], [metric, *metrics])
         return match[1] + body + match[3]
 
     return TABLE.sub(table, text)

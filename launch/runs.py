@@ -12,10 +12,12 @@ from hydra.errors import InstantiationException
 from lightning import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
+from launch.checkpoints import WholeCheckpoints, check_fits, checkpoint_path, read_checkpoint
 from launch.config_check import TrainConfig, check_config, check_run, plain
-from launch.errors import UserError, did_you_mean
+from launch.errors import UserError
+from launch.security import check_targets
 
 # Callbacks that make a run, not a measurement.
 NOT_FOR_MEASURING = {"checkpoint", "best_checkpoint", "progress", "run_record"}
@@ -51,7 +53,7 @@ def build_trainer(node: dict[str, Any], module: Any, callbacks: list[Callback], 
     if isinstance(strategy, dict) and strategy.get("find_unused_parameters", False) is None:
         needed = getattr(module, "needs_find_unused_parameters", False)
         node["strategy"] = strategy | {"find_unused_parameters": needed}
-    return instantiate(node, callbacks=callbacks, logger=loggers or False)
+    return instantiate(node, callbacks=callbacks, logger=loggers or False, plugins=[WholeCheckpoints()])
 
 
 def hush() -> None:
@@ -64,8 +66,10 @@ def hush() -> None:
         ".*does not have many workers",  # data sets in memory need none
         "`broadcast_buffers` is deprecated",  # its successor needs a newer torch than we ask for
         "torch.distributed.nn.functional.all_gather is deprecated",  # Lightning's own call
-        "It is recommended to use `self.log.*sync_dist=True`",  # metrics are the same on every rank
+        "It is recommended to use `self.log.*sync_dist=True",  # metrics are the same on every rank
         "Using ModelCheckpoint with manual optimization",  # after the step is what we mean to save
+        "You're resuming from a checkpoint that ended before the epoch ended",  # GlobalBatches goes on inside it
+        "The dirpath has changed",
         "`isinstance\\(treespec, LeafSpec\\)` is deprecated",
     ):
         warnings.filterwarnings("ignore", message=message)
@@ -93,8 +97,8 @@ def instantiate(node: dict[str, Any], **arguments: Any) -> Any:
         raise
 
 
-def saved_config(folder: str | Path, run_dir: str | Path | None = None) -> dict[str, Any]:
-    """The config a run was started with, resolved on this machine (so DATA_DIR is today's).
+def run_config(folder: str | Path, run_dir: str | Path | None = None) -> DictConfig:
+    """The config a run was started with, as saved before anything was resolved, held to what a config may name.
 
     Args:
         run_dir: where the callbacks of a new measurement write; the run's folder unless given.
@@ -102,21 +106,26 @@ def saved_config(folder: str | Path, run_dir: str | Path | None = None) -> dict[
     path = Path(folder) / ".hydra" / "config.yaml"
     if not path.exists():
         raise UserError(f"{folder} is not a run: it has no .hydra/config.yaml. Give the folder that train.py printed.")
-    config: Any = OmegaConf.load(path)
+    config = OmegaConf.load(path)
+    assert isinstance(config, DictConfig)
     config.paths.run_dir = str(run_dir or folder)
-    config = plain(config)
+    check_targets(plain(config), str(path))
+    return config
+
+
+def saved_config(folder: str | Path, run_dir: str | Path | None = None) -> dict[str, Any]:
+    """The same as plain values, checked; places such as DATA_DIR are this machine's."""
+    config = plain(run_config(folder, run_dir))
     check_config(config, TrainConfig)
     return config
 
 
 def load_weights(module: LightningModule, folder: str | Path, checkpoint: str = "last") -> Path:
     """Load a run's weights into a module built from its config; returns the checkpoint's path."""
-    path = Path(folder) / "checkpoints" / f"{checkpoint}.ckpt"
-    if not path.exists():
-        there = [it.stem for it in path.parent.glob("*.ckpt")]
-        raise UserError(f"{folder} has no checkpoint '{checkpoint}'; {did_you_mean(checkpoint, there)}")
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    module.load_state_dict(state["state_dict"])
+    path = checkpoint_path(folder, checkpoint)
+    state = read_checkpoint(path)["state_dict"]
+    check_fits(module, state, path)
+    module.load_state_dict(state)
     return path
 
 

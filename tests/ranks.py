@@ -33,6 +33,23 @@ def run_on(world_size: int, folder: Path):
     return run
 
 
+def without_examples(world_size: int, folder: Path) -> dict[str, float]:
+    """Cluster accuracy on two test images: of three ranks one has none."""
+    run = run_on(world_size, folder)
+    run.datamodule.setup()
+    table = run.datamodule.tables["test"]  # type: ignore
+    run.datamodule.tables["test"] = type(table)(table.images[:2], table.labels[:2])  # type: ignore
+    run.trainer.test(run.module, datamodule=run.datamodule, verbose=False)
+    return {key: float(value) for key, value in run.trainer.callback_metrics.items() if "kmeans" not in key}
+
+
+def samples_on(world_size: int) -> list[float]:
+    """What the ranks' shares of 7 samples add up to, in order."""
+    module = run_on(1, Path("unused")).module.eval()
+    shares = [torch.arange(7).tensor_split(world_size)[rank] for rank in range(world_size)]
+    return torch.cat([module.sample(share) for share in shares]).flatten(1).sum(1).tolist()  # type: ignore
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     found = {}
@@ -44,7 +61,8 @@ def main(folder: Path) -> None:
         run.trainer.fit(run.module, datamodule=run.datamodule)
         weights = torch.cat([parameter.detach().flatten() for parameter in run.module.parameters()])
         torch.save(weights, folder / f"{world_size}.pt")
-        found[world_size] = {"metrics": accuracy, "dtype": str(weights.dtype)}
+        few, samples = without_examples(world_size, folder), samples_on(world_size)
+        found[world_size] = {"metrics": accuracy, "few": few, "samples": samples, "dtype": str(weights.dtype)}
     print(json.dumps(found))
 
 

@@ -1,6 +1,8 @@
 """The commands as a person types them, each once: starting Python with torch takes seconds."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +90,66 @@ def test_evaluate_measures_a_run_again(sweep):
             assert again[key] == pytest.approx(value, abs=1e-6)
     assert again["checkpoint"] == "last.ckpt"
     assert (folder / "clusters.csv").read_text() == (sweep / "0" / "clusters.csv").read_text()
+
+
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A run that is stopped by Ctrl-C and goes on; its folder and what stopping printed."""
+    folder = tmp_path_factory.mktemp("stopped")
+    places = [f"paths.output_dir={folder}", "trainer.max_steps=200", "trainer.log_every_n_steps=5", "trainer=cpu"]
+    words = [sys.executable, "train.py", "datamodule.batch_size=32", *places]
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as started:
+        assert started.stdout is not None
+        while "20/200 iterations" not in started.stdout.readline():
+            assert started.poll() is None, "the run ended before it was interrupted"
+        started.send_signal(signal.SIGINT)
+        _, said = started.communicate(timeout=60)
+    assert started.returncode == 130
+    (run,) = (folder / "infogan_digits").iterdir()
+    assert json.loads((run / "record.json").read_text())["status"] == "interrupted"
+    done = command("train.py", "resume=latest", f"paths.output_dir={folder}", "datamodule.eval_batch_size=100")
+    assert done.returncode == 0, done.stderr
+    assert [run] == list((folder / "infogan_digits").iterdir())
+    return run, said
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(resumed):
+    run, said = resumed
+    assert (
+        said.split()
+        == f"stopped after {said.split()[2]} iterations; go on with: python train.py resume={os.path.relpath(run, ROOT)}".split()
+    )
+    assert 20 <= int(said.split()[2]) < 200
+
+
+def test_a_resumed_run_is_one_run(resumed):
+    run, said = resumed
+    record = json.loads((run / "record.json").read_text())
+    assert (record["status"], record["iterations"]) == ("finished", 200)
+    assert [it["from_iteration"] for it in record["resumes"]] == [int(said.split()[2])]
+    assert "datamodule.batch_size=32" in record["overrides"]
+    header, *rows = (run / "metrics.csv").read_text().splitlines()
+    steps = [int(row.split(",")[header.split(",").index("step")]) for row in rows]
+    assert steps == [*range(4, 200, 5), 200]
+
+
+def test_a_resume_leaves_the_first_command_and_notes_its_own(resumed):
+    run, _ = resumed
+    assert "eval_batch_size=100" not in (run / ".hydra" / "overrides.yaml").read_text()
+    assert "eval_batch_size: 1000" in (run / ".hydra" / "config.yaml").read_text()
+    assert "datamodule.eval_batch_size=100" in (run / "resumes" / "001.yaml").read_text()
+    assert "eval_batch_size: 100\n" in (run / "config.yaml").read_text()
+
+
+def test_a_failed_rank_fails_the_command_with_its_traceback(tmp_path):
+    fail = "+callbacks.fail={_target_: tests.failing.FailOnRank, rank: 1, iteration: 3}"
+    done = command("train.py", "trainer=ddp_cpu", "trainer.max_steps=9", f"paths.output_dir={tmp_path}", fail)
+    assert done.returncode not in (0, None)
+    assert "ArithmeticError: this rank was told to fail" in done.stderr
+    (record,) = tmp_path.rglob("record.json")
+    assert json.loads(record.read_text())["status"] == "failed"
+    alive = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert str(tmp_path) not in alive
 
 
 def test_evaluate_names_a_folder_that_is_no_run_and_writes_nothing_there(tmp_path):

@@ -34,6 +34,19 @@ def test_cluster_accuracy_is_exactly_the_same(ranks):
     assert found[3]["metrics"] == found[1]["metrics"]
 
 
+def test_a_rank_without_an_example_changes_nothing(ranks):
+    _, found = ranks
+    assert found[1]["few"].keys() == {"test/cluster_accuracy", "test/cluster_purity"}
+    assert found[3]["few"] == found[2]["few"] == found[1]["few"]
+
+
+def test_the_ranks_shares_are_the_same_samples(ranks):
+    _, found = ranks
+    assert len(set(found[1]["samples"])) == 7
+    assert found[2]["samples"] == pytest.approx(found[1]["samples"], rel=1e-12)
+    assert found[3]["samples"] == pytest.approx(found[1]["samples"], rel=1e-12)
+
+
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_twenty_steps_lead_to_the_same_weights(ranks, world_size):
     folder, found = ranks

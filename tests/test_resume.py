@@ -1,5 +1,11 @@
 """Interrupted plus resumed equals uninterrupted, bit for bit."""
 
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -7,28 +13,63 @@ from launch.config_check import compose_job
 from launch.runs import build
 from tests.lightning_modules.test_infogan import TINY
 
-
-def trained(folder, max_steps, ckpt_path=None):
-    overrides = [
-        "trainer=cpu",
-        "logger=none",
-        f"trainer.max_steps={max_steps}",
-        *TINY["infogan_digits"],
-        "datamodule.batch_size=512",
-    ]
-    run = build(compose_job("train", overrides, str(folder)))
-    run.trainer.fit(run.module, datamodule=run.datamodule, ckpt_path=ckpt_path, weights_only=True)
-    assert run.trainer.global_step == max_steps
-    optimizers = [optimizer.state_dict() for optimizer in run.trainer.optimizers]
-    return run.module.state_dict(), optimizers
+ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.mark.parametrize("interrupted_after", [3, 4])
-def test_a_resumed_run_equals_one_that_was_not_interrupted(tmp_path, interrupted_after):
-    """An epoch has two batches: three iterations end inside the second epoch, four at its end."""
-    whole, whole_optimizers = trained(tmp_path / "whole", 7)
-    trained(tmp_path / "first", interrupted_after)
-    resumed, optimizers = trained(tmp_path / "second", 7, tmp_path / "first" / "checkpoints" / "last.ckpt")
-    assert whole.keys() == resumed.keys()
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    torch.testing.assert_close(whole_optimizers, optimizers, rtol=0, atol=0)
+def interrupted(folder: Path, *cases: str) -> dict[str, dict]:
+    """What each run of tests/interruption.py ended with."""
+    command = [sys.executable, "-m", "tests.interruption", str(folder), *cases]
+    hidden = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=ROOT, env=hidden, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return {path.stem: torch.load(path, weights_only=True) for path in folder.glob("*.pt")}
+
+
+def assert_equal(found: dict, expected: dict) -> None:
+    assert found["weights"].keys() == expected["weights"].keys()
+    assert all(torch.equal(found["weights"][name], expected["weights"][name]) for name in expected["weights"])
+    assert torch.equal(found["next"], expected["next"]), "the global generator is not where it was"
+    torch.testing.assert_close(found["optimizers"], expected["optimizers"], rtol=0, atol=0)
+
+
+CASES = ["SIGKILL:2", "SIGKILL:5", "SIGKILL:10", "SIGINT:6", "SIGTERM:7"]
+
+
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory):
+    """12 iterations of 5 an epoch, saved every 4; killed in the middle of an iteration, or asked to stop."""
+    return interrupted(tmp_path_factory.mktemp("interrupted"), *CASES)
+
+
+def test_two_runs_with_one_seed_are_equal(ends):
+    assert_equal(ends["again"], ends["whole"])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_resumed_run_ends_as_if_nothing_had_happened(ends, case):
+    assert_equal(ends[case.replace(":", "")], ends["whole"])
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_random_iterations(tmp_path):
+    cases = [f"SIGKILL:{step}" for step in random.Random(0).choices(range(12), k=20)]
+    cases = list(dict.fromkeys(cases)) + [f"SIGINT:{step}" for step in range(11)]
+    ends = interrupted(tmp_path, *cases)
+    for case in cases:
+        assert_equal(ends[case.replace(":", "")], ends["whole"])
+
+
+def test_a_finished_run_can_be_made_longer(tmp_path):
+    """Its last checkpoint lies inside an epoch."""
+
+    def trained(folder, max_steps, checkpoint=None):
+        overrides = ["trainer=cpu", "logger=none", f"trainer.max_steps={max_steps}", *TINY["infogan_digits"]]
+        run = build(compose_job("train", [*overrides, "datamodule.batch_size=512"], str(folder)))
+        run.trainer.fit(run.module, datamodule=run.datamodule, ckpt_path=checkpoint, weights_only=True)
+        assert run.trainer.global_step == max_steps
+        return run.module.state_dict()
+
+    whole = trained(tmp_path / "whole", 7)
+    trained(tmp_path / "first", 3)
+    longer = trained(tmp_path / "second", 7, tmp_path / "first" / "checkpoints" / "last.ckpt")
+    assert all(torch.equal(whole[name], longer[name]) for name in whole)

@@ -102,10 +102,10 @@ def test_variants_are_compared_over_their_seeds():
         result(0, 0.7, "a.b=1", "seed=0"),
         result(2, 0.6, "a.b=1"),
     ]
-    page = "<!-- table: infogan_mnist variants -->\n<!-- end of table -->"
+    page = "<!-- table: infogan_mnist variants test/cluster_accuracy -->\n<!-- end of table -->"
     made = export.with_tables(page, EXPERIMENTS, {"infogan_mnist": results}).splitlines()
-    assert made[3] == "| as the experiment's file has it | 2 | 0.850 ± 0.071 | 0.800 | 0.900 |"
-    assert made[4] == "| `a.b=1` | 2 | 0.650 ± 0.071 | 0.600 | 0.700 |"
+    assert made[3] == "| as the experiment's file has it | 2 | 0.850 ± 0.071 | 0.850 ± 0.071 | 0.800 | 0.900 |"
+    assert made[4] == "| `a.b=1` | 2 | 0.650 ± 0.071 | 0.650 ± 0.071 | 0.600 | 0.700 |"
 
 
 def test_a_variant_has_a_name_of_its_own(tmp_path):

@@ -1,0 +1,107 @@
+"""``python train.py resume=<folder>``: go on with an unfinished run, in its own folder, with its own config.
+
+This happens without Hydra's own start, which would write into the folder: the first ``.hydra/`` stays as evidence,
+and each resume leaves its command beside it in ``resumes/``.
+"""
+
+import json
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from launch.checkpoints import checkpoint_path
+from launch.config_check import TrainConfig, check_config, compose_job, plain
+from launch.errors import UserError
+from launch.processes import is_first_process
+from launch.runs import run_config
+
+MISSING = object()
+
+
+def split_arguments(arguments: list[str]) -> tuple[str | None, list[str]]:
+    """The folder that ``resume=`` names, if any, and the other arguments."""
+    named = [it.partition("=")[2] for it in arguments if it.startswith("resume=")]
+    others = [it for it in arguments if not it.startswith("resume=")]
+    if named and any(it in ("-m", "--multirun") for it in others):
+        raise UserError("resume= goes on with one run: leave out -m.")
+    if len(named) > 1 or named == [""]:
+        raise UserError("resume= names one folder, or latest.")
+    return (named[0] if named else None), others
+
+
+def prepare(asked: str, overrides: list[str]) -> tuple[dict[str, Any], Path]:
+    """The checked config of the run to go on with, and its checkpoint."""
+    folder = Path(newest_unfinished(overrides) if asked == "latest" else asked)
+    if asked == "latest":
+        overrides = [it for it in overrides if not it.startswith("experiment=")]
+    saved = run_config(folder)
+    config = plain(with_overrides(saved, first_overrides(folder), overrides, folder))
+    check_config(config, TrainConfig)
+    path = checkpoint_path(folder)
+    if is_first_process():
+        note_command(folder, overrides)
+        sys.argv = [sys.argv[0], f"resume={folder}", *overrides]  # what Lightning starts the other ranks with
+    return config, path
+
+
+def with_overrides(saved: Any, first: list[str], now: list[str], folder: Path) -> Any:
+    """The saved config with what today's overrides change.
+
+    A choice such as ``trainer=ddp_cpu`` stands for many keys. They are found by composing the first command with
+    and without the new overrides; where the two agree, the saved config has its way.
+    """
+    if not now:
+        return saved
+    replaced = {it.key_or_group for it in OverridesParser.create().parse_overrides(now)}
+    kept = [it for it in first if it.lstrip("+~").partition("=")[0] not in replaced]
+    before, after = compose_job("train", first, str(folder)), compose_job("train", [*kept, *now], str(folder))
+    changed = OmegaConf.to_container(saved, resolve=False)
+    apply_difference(changed, before, after)
+    return OmegaConf.create(changed)
+
+
+def apply_difference(target: Any, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    """Change in ``target`` what differs between ``before`` and ``after``."""
+    for key in before.keys() | after.keys():
+        old, new = before.get(key, MISSING), after.get(key, MISSING)
+        if old == new:
+            continue
+        if isinstance(old, Mapping) and isinstance(new, Mapping) and isinstance(target.get(key), dict):
+            apply_difference(target[key], old, new)
+        elif new is MISSING:
+            target.pop(key, None)
+        else:
+            target[key] = new
+
+
+def first_overrides(folder: Path) -> list[str]:
+    path = folder / ".hydra" / "overrides.yaml"
+    return [str(it) for it in OmegaConf.load(path)] if path.exists() else []
+
+
+def newest_unfinished(overrides: list[str]) -> Path:
+    """The experiment's run that started last and did not finish."""
+    config = compose_job("train", overrides)
+    folder = Path(config["paths"]["output_dir"]) / config["name"]
+    unfinished = []
+    for path in folder.glob("*/record.json"):
+        record = json.loads(path.read_text())
+        if record["status"] != "finished" and (path.parent / "checkpoints" / "last.ckpt").exists():
+            unfinished.append((record.get("started_at", ""), path.parent))
+    if not unfinished:
+        raise UserError(f"{folder} holds no unfinished run of {config['name']} with a checkpoint: name a folder.")
+    return max(unfinished)[1]
+
+
+def note_command(folder: Path, overrides: list[str]) -> None:
+    folder = folder / "resumes"
+    folder.mkdir(exist_ok=True)
+    number = len(list(folder.glob("*.yaml"))) + 1
+    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    note = {"command": command, "overrides": overrides, "started_at": datetime.now(UTC).isoformat(timespec="seconds")}
+    OmegaConf.save(OmegaConf.create(note), folder / f"{number:03d}.yaml")

@@ -1,0 +1,75 @@
+"""What tests/test_resume.py runs in a process of its own: runs of InfoGAN on digits that are killed and resumed.
+
+Each run is a fork, so that torch is imported once. Weights at the end are saved for the pytest process to compare.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback
+
+from launch.config_check import compose_job
+from launch.runs import build
+from tests.lightning_modules.test_infogan import TINY
+
+STEPS, SAVED_EVERY = 12, 4
+
+
+class SignalAt(Callback):
+    """Sends this process a signal in the middle of an iteration, after D has moved and before G does."""
+
+    def __init__(self, iteration: int, signum: int) -> None:
+        self.iteration, self.signum = iteration, signum
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        if trainer.global_step == self.iteration and optimizer is trainer.optimizers[-1]:
+            os.kill(os.getpid(), self.signum)
+
+
+def train(folder: Path, final: Path, checkpoint: Path | None = None, *callbacks: Callback) -> None:
+    overrides = ["trainer=cpu", "logger=none", f"trainer.max_steps={STEPS}", *TINY["infogan_digits"],
+                 f"callbacks.checkpoint.every_n_train_steps={SAVED_EVERY}", "datamodule.batch_size=256"]  # fmt: skip
+    run = build(compose_job("train", overrides, str(folder)))
+    run.trainer.callbacks.extend(callbacks)  # type: ignore
+    run.trainer.fit(run.module, datamodule=run.datamodule, ckpt_path=checkpoint, weights_only=True)
+    optimizers = [optimizer.state_dict() for optimizer in run.trainer.optimizers]
+    torch.save({"weights": run.module.state_dict(), "optimizers": optimizers, "next": torch.rand(3)}, final)
+
+
+def in_a_fork(function: Any, *arguments: Any) -> int:
+    """The exit status of a process that calls the function: negative for a signal."""
+    child = os.fork()
+    if child == 0:
+        try:
+            function(*arguments)
+        except SystemExit as stopped:
+            os._exit(int(stopped.code or 0))
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def main(folder: Path, cases: list[tuple[str, int]]) -> None:
+    torch.set_num_threads(1)
+    assert in_a_fork(train, folder / "whole", folder / "whole.pt") == 0
+    assert in_a_fork(train, folder / "again", folder / "again.pt") == 0
+    for name, iteration in cases:
+        signum = getattr(signal, name)
+        run, checkpoint = folder / f"{name}{iteration}", folder / f"{name}{iteration}" / "checkpoints" / "last.ckpt"
+        status = in_a_fork(train, run, folder / "never.pt", None, SignalAt(iteration, signum))
+        assert status == (-9 if name == "SIGKILL" else 128 + signum), status
+        start = checkpoint if checkpoint.exists() else None
+        saved = torch.load(checkpoint, weights_only=True)["global_step"] if start else 0
+        print(name, iteration, "resumes from", saved, flush=True)
+        assert saved == (iteration // SAVED_EVERY * SAVED_EVERY if name == "SIGKILL" else iteration + 1)
+        assert in_a_fork(train, run, folder / f"{name}{iteration}.pt", start) == 0
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), [(name, int(step)) for name, step in (case.split(":") for case in sys.argv[2:])])
