@@ -15,7 +15,8 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from launch.config_check import EvaluateConfig, check_command_line, check_config, plain
+from launch.command_line import check_command_line
+from launch.config_check import EvaluateConfig, check_config, plain
 from launch.errors import told_as_sentences
 
 

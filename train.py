@@ -16,7 +16,8 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from launch.config_check import TrainConfig, check_command_line, check_config, plain
+from launch.command_line import check_command_line
+from launch.config_check import TrainConfig, check_config, plain
 from launch.errors import told_as_sentences
 from launch.processes import folder_of_rank_zero_alone, guard, wait_for_ranks, warn_of_other_ranks
 from launch.resume import prepare, split_arguments

@@ -9,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from callbacks.pictures import log_picture, save_grid
 from callbacks.protocols import SamplesImages, TraversesLatents, evaluating
+from launch.errors import UserError
 
 
 class ImageGrid(Callback):
@@ -27,6 +28,9 @@ class ImageGrid(Callback):
     requires = SamplesImages
 
     def __init__(self, folder: str, every_n_steps: int = 1000, samples: int = 100, rows: int = 10) -> None:
+        for name, value in {"every_n_steps": every_n_steps, "samples": samples, "rows": rows}.items():
+            if value < 1:
+                raise UserError(f"callbacks.image_grid.{name} is {value}: give 1 or more.")
         self.folder, self.every_n_steps, self.samples, self.rows = Path(folder), every_n_steps, samples, rows
 
     def metrics(self, stage: str) -> set[str]:

@@ -1,7 +1,7 @@
 """What a callback asks of a module, and how it leaves the module afterwards.
 
 What a module can do may depend on its config (InfoGAN on faces has no category), so it answers
-``capabilities()`` with the protocols that it serves as configured; ``launch.config_check`` refuses a callback
+``capabilities()`` with the protocols that it serves as configured; ``launch.parts_check`` refuses a callback
 whose ``requires`` is not among them before anything starts.
 """
 

@@ -1,34 +1,23 @@
-"""Mistakes found before anything is downloaded or built.
+"""Every key of a config held against the schema below, every ``_target_`` node against the signature it is called with.
 
-``check_command_line`` composes what was asked for and explains a key or choice that does not exist.
-``check_config`` holds every key against the schema below and every ``_target_`` node against the signature that
-it will be called with. ``check_run`` asks the built parts whether they fit one another. Each raises a UserError
-with one line a mistake.
+A typo inside an experiment file merges without a word; here it gets a sentence, before anything is built.
 """
 
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from hydra import compose, initialize_config_dir
-from hydra._internal.utils import get_args_parser
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from launch.errors import UserError, did_you_mean
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
 OWN_PACKAGES = ("lightning_modules", "datamodules", "callbacks", "launch", "tests")
-STAGES = ("train", "val", "test")
 
 
 @dataclass
@@ -74,60 +63,6 @@ class EvaluateConfig:
     precision: str | None = None
 
 
-SCHEMAS: dict[str, type] = {"train": TrainConfig, "evaluate": EvaluateConfig}
-
-
-# --- the command line ----------------------------------------------------------------------------------------
-
-
-def check_command_line(config_name: str, arguments: Sequence[str]) -> list[dict[str, Any]]:
-    """Compose and check the jobs that a command asks for; returns their configs.
-
-    Of a sweep, enough jobs to see each value once. Hydra's own flags (--help, --cfg) are left to Hydra.
-    """
-    parsed = get_args_parser().parse_args(list(arguments))
-    if any(vars(parsed).get(flag) for flag in ("help", "hydra_help", "version", "cfg", "info", "shell_completion")):
-        return []
-    try:
-        overrides = OverridesParser.create().parse_overrides(parsed.overrides)
-    except HydraException as error:
-        raise UserError(f"The command line cannot be read: {str(error).splitlines()[0]}") from None
-    if not parsed.multirun and (swept := [it.input_line for it in overrides if it.is_sweep_override()]):
-        raise UserError(f"{swept[0]} gives several values: add -m to run a job for each, or quote it to mean a text.")
-    configs = [compose_job(config_name, choice) for choice in sweep_choices(overrides)]
-    for config in configs:
-        check_config(config, SCHEMAS[config_name])
-    return configs
-
-
-def sweep_choices(overrides: list[Override]) -> Iterator[list[str]]:
-    """Enough jobs of a sweep to see each value of each key once: the first of all, then one key varied at a time."""
-    options = [
-        [f"{it.key_or_group}={value}" for value in it.sweep_string_iterator()] if it.is_sweep_override()
-        else [it.input_line or ""]
-        for it in overrides
-    ]  # fmt: skip
-    first = [values[0] for values in options]
-    yield first
-    for position, values in enumerate(options):
-        for value in values[1:]:
-            yield [*first[:position], value, *first[position + 1 :]]
-
-
-def compose_job(config_name: str, overrides: list[str], run_dir: str = "unknown") -> dict[str, Any]:
-    """A job's config as plain values, everything interpolated. Only Hydra knows the run folder of a job it starts."""
-    overrides = [*overrides, f"paths.run_dir={run_dir}"]
-    hydra = GlobalHydra.instance()
-    hydra.clear()
-    try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            return plain(compose(config_name, overrides))
-    except HydraException as error:
-        raise UserError(explain(config_name, overrides, error)) from None
-    finally:
-        hydra.clear()
-
-
 def plain(config: Any) -> dict[str, Any]:
     """A config as plain dicts and lists, interpolated; ``???`` stays."""
     try:
@@ -136,47 +71,6 @@ def plain(config: Any) -> dict[str, Any]:
         raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}.") from None
     assert isinstance(container, dict)
     return typing.cast(dict[str, Any], container)
-
-
-def explain(config_name: str, overrides: list[str], error: HydraException) -> str:
-    """Why a command cannot be composed: the choice or the key that does not exist, and the nearest that does."""
-    parsed = OverridesParser.create().parse_overrides(overrides)
-    choices = [it for it in parsed if (CONF / it.key_or_group).is_dir()]
-    for it in choices:
-        options = {path.stem for path in (CONF / it.key_or_group).glob("*.yaml")}
-        chosen: Any = it.value()
-        for option in chosen if isinstance(chosen, list) else [chosen]:
-            if isinstance(option, str) and option not in options:
-                return f"{it.key_or_group}={option}: there is no such choice; {did_you_mean(option, options)}"
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        try:
-            config: Any = compose(config_name, [it.input_line or "" for it in choices])
-        except HydraException:
-            return str(error).splitlines()[0]
-    for it in parsed:
-        if it not in choices and not it.is_add() and (problem := missing_key(config, it)):
-            return problem
-    return str(error).splitlines()[0]
-
-
-def missing_key(config: Any, override: Override) -> str | None:
-    """A sentence on the first part of the override's key that the config lacks; None where it has them all."""
-    node, seen = OmegaConf.to_container(config, resolve=False), ""
-    for part in override.key_or_group.split("."):
-        if not isinstance(node, dict):
-            return None
-        if part not in node:
-            where = f"{seen} has no key '{part}'" if seen else f"there is no key '{part}'"
-            target = node.get("_target_")
-            if target and part in Parameters.of(get_object(target)).hints:
-                return f"{override.input_line}: {where} yet, but {target} takes it: write +{override.input_line}"
-            groups = [] if seen else [path.name for path in CONF.iterdir() if path.is_dir()]
-            return f"{override.input_line}: {where}; {did_you_mean(part, [*map(str, node), *groups])}"
-        node, seen = node[part], f"{seen}.{part}" if seen else part
-    return None
-
-
-# --- keys and signatures -------------------------------------------------------------------------------------
 
 
 def check_config(config: Mapping[str, Any], schema: type) -> None:
@@ -334,81 +228,3 @@ def describe(hint: Any) -> str:
     if isinstance(origin or hint, type) and issubclass(origin or hint, Mapping):
         return "a mapping"
     return f"a node with a _target_ ({getattr(hint, '__name__', hint)})"
-
-
-# --- do the parts fit one another ----------------------------------------------------------------------------
-
-
-def check_run(config: Mapping[str, Any], module: Any, datamodule: Any, callbacks: Sequence[Any], trainer: Any) -> None:
-    """Shapes, capabilities, watched metrics and batch sizes of the built parts of a job."""
-    problems = [
-        *unfit_shapes(module, datamodule),
-        *unfit_callbacks(config, module, callbacks),
-        *unfit_metrics(config, module, datamodule, callbacks),
-        *unfit_trainer(config, module, datamodule, trainer),
-    ]
-    if problems:
-        raise UserError("\n".join(problems))
-
-
-def unfit_shapes(module: Any, datamodule: Any) -> Iterator[str]:
-    wanted, given = getattr(module, "image_shape", None), getattr(datamodule, "image_shape", None)
-    if wanted and given and tuple(wanted) != tuple(given):
-        yield (
-            f"The module is built for images of (channels, height, width) {tuple(wanted)}, but datamodule "
-            f"{datamodule.name} gives {tuple(given)}: choose another datamodule or change the networks' sizes."
-        )
-
-
-def unfit_callbacks(config: Mapping[str, Any], module: Any, callbacks: Sequence[Any]) -> Iterator[str]:
-    capabilities = module.capabilities() if hasattr(module, "capabilities") else set()
-    for name, callback in zip(config["callbacks"], callbacks, strict=True):
-        required = getattr(callback, "requires", None)
-        if required is not None and required not in capabilities:
-            yield (
-                f"callbacks.{name} needs a module that is {required.__name__}, which {type(module).__name__} is not "
-                f"as configured: remove it with ~callbacks.{name}"
-            )
-
-
-def declared_metrics(module: Any, datamodule: Any, callbacks: Sequence[Any]) -> set[str]:
-    """Every key that a run will log; none of ``val/`` where no validation data is set aside."""
-    stages = [stage for stage in STAGES if stage != "val" or getattr(datamodule, "val_size", 1) > 0]
-    speakers = [it for it in (module, *callbacks) if hasattr(it, "metrics")]
-    return set().union(*(speaker.metrics(stage) for speaker in speakers for stage in stages))
-
-
-def unfit_metrics(config: Mapping[str, Any], module: Any, datamodule: Any, callbacks: Sequence[Any]) -> Iterator[str]:
-    watched = {
-        "optimized_metric": config.get("optimized_metric"),
-        "paper.metric": (config.get("paper") or {}).get("metric"),
-    }
-    for name, callback in zip(config["callbacks"], callbacks, strict=True):
-        watched[f"callbacks.{name}.monitor"] = getattr(callback, "monitor", None)
-    declared = declared_metrics(module, datamodule, callbacks)
-    for key, metric in watched.items():
-        if metric is None or metric in declared:
-            continue
-        if metric.startswith("val/") and getattr(datamodule, "val_size", 1) == 0:
-            yield f"{key} is {metric}, but datamodule.val_size=0 leaves no validation: set datamodule.val_size above 0."
-        else:
-            yield f"{key} is {metric}, which nothing in this run logs; {did_you_mean(metric, declared)}"
-
-
-def unfit_trainer(config: Mapping[str, Any], module: Any, datamodule: Any, trainer: Any) -> Iterator[str]:
-    batch_size, ranks = getattr(datamodule, "batch_size", None), trainer.world_size
-    if batch_size is not None and batch_size % ranks:
-        near = max(batch_size // ranks, 1) * ranks
-        yield (
-            f"datamodule.batch_size={batch_size} is the global batch and cannot be cut among {ranks} ranks: "
-            f"choose a multiple of {ranks}, such as {near}."
-        )
-    if trainer.max_steps == -1 and trainer.max_epochs in (None, -1) and not config["trainer"].get("max_time"):
-        yield "Nothing says how long to train: set trainer.max_steps."
-    if trainer.overfit_batches:
-        yield "trainer.overfit_batches would replace the project's sampler: use trainer.limit_train_batches instead."
-    if not module.automatic_optimization:
-        if trainer.gradient_clip_val:
-            yield "trainer.gradient_clip_val has no effect on this module: set lightning_module.gradient_clip_norm."
-        if trainer.accumulate_grad_batches != 1:
-            yield "trainer.accumulate_grad_batches has no effect on this module: set datamodule.batch_size."

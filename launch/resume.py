@@ -15,7 +15,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from launch.checkpoints import checkpoint_path
-from launch.config_check import TrainConfig, check_config, compose_job, plain
+from launch.command_line import compose_job
+from launch.config_check import TrainConfig, check_config, plain
 from launch.errors import UserError
 from launch.processes import is_first_process
 from launch.runs import run_config

@@ -15,8 +15,9 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from launch.checkpoints import WholeCheckpoints, check_fits, checkpoint_path, read_checkpoint
-from launch.config_check import TrainConfig, check_config, check_run, plain
+from launch.config_check import TrainConfig, check_config, plain
 from launch.errors import UserError
+from launch.parts_check import check_run
 from launch.security import check_targets
 
 # Callbacks that make a run, not a measurement.

@@ -1,6 +1,6 @@
 """InfoGAN: interpretable representations by information-maximising GANs (Chen et al. 2016, arXiv:1606.03657).
 
-    python train.py experiment=infogan_digits        # two minutes on a laptop
+    python train.py experiment=infogan_digits        # under a minute on two cores
     python train.py experiment=infogan_mnist trainer=gpu
 
 The generator G(z, c) gets noise z and codes c. A network Q, which shares its trunk with the discriminator D,

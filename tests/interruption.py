@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from lightning import Callback
 
-from launch.config_check import compose_job
+from launch.command_line import compose_job
 from launch.runs import build
 from tests.lightning_modules.test_infogan import TINY
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from launch.config_check import compose_job
+from launch.command_line import compose_job
 from launch.runs import build
 from tests.lightning_modules.test_infogan import TINY
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from launch.config_check import compose_job
+from launch.command_line import compose_job
 from launch.runs import build
 from tests.lightning_modules.test_infogan import TINY
 

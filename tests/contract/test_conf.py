@@ -12,15 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from launch.config_check import (
-    CONF,
-    STAGES,
-    TrainConfig,
-    check_config,
-    compose_job,
-    declared_metrics,
-)
+from launch.command_line import CONF, compose_job
+from launch.config_check import TrainConfig, check_config
 from launch.export import load_experiments
+from launch.parts_check import STAGES, declared_metrics
 from launch.runs import build, instantiate
 
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))

@@ -1,0 +1,118 @@
+"""Mistakes on the command line, found before Hydra starts: a key or choice that does not exist, and the nearest.
+
+Hydra's own flags (--help, --cfg) are left to Hydra.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from hydra.utils import get_object
+from omegaconf import OmegaConf
+
+from launch.config_check import EvaluateConfig, Parameters, TrainConfig, check_config, plain
+from launch.errors import UserError, did_you_mean
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+SCHEMAS: dict[str, type] = {"train": TrainConfig, "evaluate": EvaluateConfig}
+
+
+def check_command_line(config_name: str, arguments: Sequence[str]) -> list[dict[str, Any]]:
+    """Compose and check the jobs that a command asks for; returns their configs.
+
+    Of a sweep, enough jobs to see each value once.
+    """
+    parsed = get_args_parser().parse_args(list(arguments))
+    if any(vars(parsed).get(flag) for flag in ("help", "hydra_help", "version", "cfg", "info", "shell_completion")):
+        return []
+    try:
+        overrides = OverridesParser.create().parse_overrides(parsed.overrides)
+    except HydraException as error:
+        raise UserError(f"The command line cannot be read: {str(error).splitlines()[0]}") from None
+    if not parsed.multirun and (swept := [it.input_line for it in overrides if it.is_sweep_override()]):
+        raise UserError(f"{swept[0]} gives several values: add -m to run a job for each, or quote it to mean a text.")
+    configs = [compose_job(config_name, choice) for choice in sweep_choices(overrides)]
+    for config in configs:
+        check_config(config, SCHEMAS[config_name])
+        check_writable(Path(config["paths"]["output_dir"]))
+    return configs
+
+
+def check_writable(folder: Path) -> None:
+    """Whether the folder, or what has to be made for it, can be written to."""
+    there = next(path for path in [folder, *folder.absolute().parents] if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise UserError(f"paths.output_dir={folder} cannot be written: {there} is no folder that you may write to.")
+
+
+def sweep_choices(overrides: list[Override]) -> Iterator[list[str]]:
+    """Enough jobs of a sweep to see each value of each key once: the first of all, then one key varied at a time."""
+    options = [
+        [f"{it.key_or_group}={value}" for value in it.sweep_string_iterator()] if it.is_sweep_override()
+        else [it.input_line or ""]
+        for it in overrides
+    ]  # fmt: skip
+    first = [values[0] for values in options]
+    yield first
+    for position, values in enumerate(options):
+        for value in values[1:]:
+            yield [*first[:position], value, *first[position + 1 :]]
+
+
+def compose_job(config_name: str, overrides: list[str], run_dir: str = "unknown") -> dict[str, Any]:
+    """A job's config as plain values, everything interpolated. Only Hydra knows the run folder of a job it starts."""
+    overrides = [*overrides, f"paths.run_dir={run_dir}"]
+    hydra = GlobalHydra.instance()
+    hydra.clear()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return plain(compose(config_name, overrides))
+    except HydraException as error:
+        raise UserError(explain(config_name, overrides, error)) from None
+    finally:
+        hydra.clear()
+
+
+def explain(config_name: str, overrides: list[str], error: HydraException) -> str:
+    """Why a command cannot be composed: the choice or the key that does not exist, and the nearest that does."""
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    choices = [it for it in parsed if (CONF / it.key_or_group).is_dir()]
+    for it in choices:
+        options = {path.stem for path in (CONF / it.key_or_group).glob("*.yaml")}
+        chosen: Any = it.value()
+        for option in chosen if isinstance(chosen, list) else [chosen]:
+            if isinstance(option, str) and option not in options:
+                return f"{it.key_or_group}={option}: there is no such choice; {did_you_mean(option, options)}"
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        try:
+            config: Any = compose(config_name, [it.input_line or "" for it in choices])
+        except HydraException:
+            return str(error).splitlines()[0]
+    for it in parsed:
+        if it not in choices and not it.is_add() and (problem := missing_key(config, it)):
+            return problem
+    return str(error).splitlines()[0]
+
+
+def missing_key(config: Any, override: Override) -> str | None:
+    """A sentence on the first part of the override's key that the config lacks; None where it has them all."""
+    node, seen = OmegaConf.to_container(config, resolve=False), ""
+    for part in override.key_or_group.split("."):
+        if not isinstance(node, dict):
+            return None
+        if part not in node:
+            where = f"{seen} has no key '{part}'" if seen else f"there is no key '{part}'"
+            target = node.get("_target_")
+            if target and part in Parameters.of(get_object(target)).hints:
+                return f"{override.input_line}: {where} yet, but {target} takes it: write +{override.input_line}"
+            groups = [] if seen else [path.name for path in CONF.iterdir() if path.is_dir()]
+            return f"{override.input_line}: {where}; {did_you_mean(part, [*map(str, node), *groups])}"
+        node, seen = node[part], f"{seen}.{part}" if seen else part
+    return None

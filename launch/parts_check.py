@@ -1,0 +1,83 @@
+"""Do the built parts of a job fit one another? Asked before anything is downloaded or trained."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from launch.errors import UserError, did_you_mean
+
+STAGES = ("train", "val", "test")
+
+
+def check_run(config: Mapping[str, Any], module: Any, datamodule: Any, callbacks: Sequence[Any], trainer: Any) -> None:
+    """Shapes, capabilities, watched metrics and batch sizes of the built parts of a job."""
+    problems = [
+        *unfit_shapes(module, datamodule),
+        *unfit_callbacks(config, module, callbacks),
+        *unfit_metrics(config, module, datamodule, callbacks),
+        *unfit_trainer(config, module, datamodule, trainer),
+    ]
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+def unfit_shapes(module: Any, datamodule: Any) -> Iterator[str]:
+    wanted, given = getattr(module, "image_shape", None), getattr(datamodule, "image_shape", None)
+    if wanted and given and tuple(wanted) != tuple(given):
+        yield (
+            f"The module is built for images of (channels, height, width) {tuple(wanted)}, but datamodule "
+            f"{datamodule.name} gives {tuple(given)}: choose another datamodule or change the networks' sizes."
+        )
+
+
+def unfit_callbacks(config: Mapping[str, Any], module: Any, callbacks: Sequence[Any]) -> Iterator[str]:
+    capabilities = module.capabilities() if hasattr(module, "capabilities") else set()
+    for name, callback in zip(config["callbacks"], callbacks, strict=True):
+        required = getattr(callback, "requires", None)
+        if required is not None and required not in capabilities:
+            yield (
+                f"callbacks.{name} needs a module that is {required.__name__}, which {type(module).__name__} is not "
+                f"as configured: remove it with ~callbacks.{name}"
+            )
+
+
+def declared_metrics(module: Any, datamodule: Any, callbacks: Sequence[Any]) -> set[str]:
+    """Every key that a run will log; none of ``val/`` where no validation data is set aside."""
+    stages = [stage for stage in STAGES if stage != "val" or getattr(datamodule, "val_size", 1) > 0]
+    speakers = [it for it in (module, *callbacks) if hasattr(it, "metrics")]
+    return set().union(*(speaker.metrics(stage) for speaker in speakers for stage in stages))
+
+
+def unfit_metrics(config: Mapping[str, Any], module: Any, datamodule: Any, callbacks: Sequence[Any]) -> Iterator[str]:
+    watched = {
+        "optimized_metric": config.get("optimized_metric"),
+        "paper.metric": (config.get("paper") or {}).get("metric"),
+    }
+    for name, callback in zip(config["callbacks"], callbacks, strict=True):
+        watched[f"callbacks.{name}.monitor"] = getattr(callback, "monitor", None)
+    declared = declared_metrics(module, datamodule, callbacks)
+    for key, metric in watched.items():
+        if metric is None or metric in declared:
+            continue
+        if metric.startswith("val/") and getattr(datamodule, "val_size", 1) == 0:
+            yield f"{key} is {metric}, but datamodule.val_size=0 leaves no validation: set datamodule.val_size above 0."
+        else:
+            yield f"{key} is {metric}, which nothing in this run logs; {did_you_mean(metric, declared)}"
+
+
+def unfit_trainer(config: Mapping[str, Any], module: Any, datamodule: Any, trainer: Any) -> Iterator[str]:
+    batch_size, ranks = getattr(datamodule, "batch_size", None), trainer.world_size
+    if batch_size is not None and batch_size % ranks:
+        near = max(batch_size // ranks, 1) * ranks
+        yield (
+            f"datamodule.batch_size={batch_size} is the global batch and cannot be cut among {ranks} ranks: "
+            f"choose a multiple of {ranks}, such as {near}."
+        )
+    if trainer.max_steps == -1 and trainer.max_epochs in (None, -1) and not config["trainer"].get("max_time"):
+        yield "Nothing says how long to train: set trainer.max_steps."
+    if trainer.overfit_batches:
+        yield "trainer.overfit_batches would replace the project's sampler: use trainer.limit_train_batches instead."
+    if not module.automatic_optimization:
+        if trainer.gradient_clip_val:
+            yield "trainer.gradient_clip_val has no effect on this module: set lightning_module.gradient_clip_norm."
+        if trainer.accumulate_grad_batches != 1:
+            yield "trainer.accumulate_grad_batches has no effect on this module: set datamodule.batch_size."

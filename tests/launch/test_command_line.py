@@ -1,0 +1,103 @@
+"""Mistakes a person makes on the command line or in a file, and the sentence that each gets before anything starts."""
+
+import pytest
+
+from launch import command_line
+from launch.command_line import check_command_line, sweep_choices
+from launch.errors import UserError
+
+MISTAKES = {
+    # a choice or a key that does not exist
+    "experiment=infogan_mnst": "experiment=infogan_mnst: there is no such choice; did you mean 'infogan_mnist'",
+    "trainer=gpus": "did you mean 'gpu'",
+    "callbacks=[default,image_grids]": "image_grids: there is no such choice; did you mean 'image_grid'",
+    "trianer.max_steps=3": "there is no key 'trianer'; did you mean 'trainer'",
+    "trainer.max_step=3": "trainer has no key 'max_step'; did you mean 'max_steps'",
+    "datamodule.batchsize=3": "datamodule has no key 'batchsize'; did you mean 'batch_size'",
+    "lightning_module.optimizer_g.lrr=1": "lightning_module.optimizer_g has no key 'lrr'; did you mean 'lr'",
+    "trainer.gradient_clip_val=1": r"trainer has no key 'gradient_clip_val' yet, but .* takes it: write \+trainer.gradient_clip_val=1",
+    # a key added by hand that the target does not take
+    "+trainer.max_stepz=3": r"trainer \(lightning.Trainer\) has no key 'max_stepz'; did you mean 'max_steps'",
+    "+lightning_module.noise=3": "lightning_module .* has no key 'noise'; did you mean 'noise_size'",
+    "+lightning_module.optimizer_g.momentum=1": r"optimizer_g \(torch.optim.Adam\) has no key 'momentum'",
+    "+sed=1": "The config has no key 'sed'; did you mean 'seed'",
+    "+paper.valu=1": "paper has no key 'valu'; did you mean 'value'",
+    # a value of another kind
+    "trainer.max_steps=many": "trainer.max_steps is 'many', which is not a whole number",
+    "datamodule.batch_size=1.5": "datamodule.batch_size is 1.5, which is not a whole number",
+    "lightning_module.q_optimizer=with_q": "is 'with_q', which is not one of with_d, with_g, own",
+    "trainer.precision=bf17": "trainer.precision is 'bf17', which is not one of .*bf16-mixed",
+    "lightning_module.optimizer_g=adam": r"lightning_module.optimizer_g is 'adam', which is not a node with a _target_",
+    "lightning_module.codes=[{kind:categorical,siez:10}]": r"lightning_module.codes\[0\] has no key 'siez'; did you mean 'size'",
+    "lightning_module.codes=[{kind:discrete,size:10}]": r"codes\[0\].kind is 'discrete', which is not one of categorical, continuous",
+    "lightning_module.codes=[{kind:categorical}]": r"codes\[0\] needs a value for 'size'",
+    # a target that is not there
+    "lightning_module._target_=lightning_modules.infogan.InfoGANN": "lightning_module._target_ is .*InfoGANN', which cannot be imported",
+    # several values without -m
+    "seed=0,1": "seed=0,1 gives several values: add -m",
+    "trainer.max_steps=[1": "The command line cannot be read",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_on_the_command_line_gets_its_sentence(mistake):
+    with pytest.raises(UserError, match=MISTAKES[mistake]):
+        check_command_line("train", [mistake])
+
+
+def test_a_right_command_passes():
+    check_command_line(
+        "train", ["experiment=infogan_mnist", "trainer=cpu", "trainer.max_steps=7", "+trainer.min_steps=1"]
+    )
+    assert len(check_command_line("train", ["-m", "seed=0,1", "lightning_module.noise_size=range(1,3)"])) == 3
+    check_command_line("train", ["--help"])
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        UserError, match=f"paths.output_dir={tmp_path}/file/runs cannot be written: {tmp_path}/file is no folder"
+    ):
+        check_command_line("train", [f"paths.output_dir={tmp_path}/file/runs"])
+
+
+def test_each_value_of_a_sweep_is_checked_before_the_first_job():
+    with pytest.raises(UserError, match="is 'with_q', which is not one of"):
+        check_command_line("train", ["-m", "seed=0,1", "lightning_module.q_optimizer=with_d,with_q"])
+
+
+def test_a_sweep_is_looked_at_one_key_at_a_time():
+    parse = command_line.OverridesParser.create().parse_overrides
+    assert list(sweep_choices(parse(["a=1,2,3", "b=x", "c=0,5"]))) == [
+        ["a=1", "b=x", "c=0"], ["a=2", "b=x", "c=0"], ["a=3", "b=x", "c=0"], ["a=1", "b=x", "c=5"]]  # fmt: skip
+
+
+def test_evaluate_needs_a_run():
+    with pytest.raises(UserError, match="run has no value yet: add run=..."):
+        check_command_line("evaluate", [])
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("trianer: {max_steps: 5}", "The config has no key 'trianer'; did you mean 'trainer'"),
+        ("trainer: {max_stps: 5}", r"trainer \(lightning.Trainer\) has no key 'max_stps'; did you mean 'max_steps'"),
+        ("datamodule: {val_sze: 5}", "datamodule .* has no key 'val_sze'; did you mean 'val_size'"),
+        ("callbacks: {image_grid: {every_n_step: 5}}", "callbacks.image_grid .* did you mean 'every_n_steps'"),
+        ("optimized_metric: ${lightning_module.nois}", "Interpolation key 'lightning_module.nois' not found"),
+    ],
+)
+def test_a_mistake_inside_an_experiment_file_gets_its_sentence(line, sentence, tmp_path, monkeypatch):
+    """Hydra merges such a key without a word."""
+    conf = tmp_path / "conf"
+    for path in command_line.CONF.rglob("*.yaml"):
+        target = conf / path.relative_to(command_line.CONF)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(path.read_text())
+    text = (conf / "experiment" / "infogan_digits.yaml").read_text()
+    key = line.partition(":")[0]
+    kept = [it for it in text.splitlines() if not it.startswith(f"{key}:")]
+    (conf / "experiment" / "infogan_digits.yaml").write_text("\n".join([*kept, line]) + "\n")
+    monkeypatch.setattr(command_line, "CONF", conf)
+    with pytest.raises(UserError, match=sentence):
+        check_command_line("train", [])

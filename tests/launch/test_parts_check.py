@@ -1,0 +1,42 @@
+"""Parts that are right by themselves and do not fit one another."""
+
+import pytest
+import torch
+
+from launch.command_line import compose_job
+from launch.errors import UserError
+from launch.runs import build
+
+MISFITS = {
+    "datamodule=mnist": r"built for images of .*\(1, 8, 8\), but datamodule mnist gives \(1, 28, 28\)",
+    "optimized_metric=test/cluster_acuracy": "which nothing in this run logs; did you mean 'test/cluster_accuracy'",
+    "optimized_metric=val/cluster_accuracy": "datamodule.val_size=0 leaves no validation: set datamodule.val_size above 0",
+    "paper.metric=test/accurracy": "paper.metric is test/accurracy, which nothing in this run logs",
+    "callbacks=[default,best_checkpoint,cluster_accuracy]": "monitor|nothing",
+    "trainer.max_steps=-1": "Nothing says how long to train: set trainer.max_steps",
+    "+trainer.overfit_batches=1": "trainer.overfit_batches would replace the project's sampler",
+    "+trainer.gradient_clip_val=1": "set lightning_module.gradient_clip_norm",
+    "+trainer.accumulate_grad_batches=2": "trainer.accumulate_grad_batches has no effect",
+    "lightning_module.noise_size=17": "takes 28: set lightning_module.generator.input_size=29",
+    "lightning_module.codes=[{kind:continuous,size:11}]": "callbacks.cluster_accuracy needs a module that is AssignsClusters",
+    "datamodule.batch_size=129 trainer=ddp_cpu": "cannot be cut among 2 ranks: choose a multiple of 2, such as 128",
+    "callbacks.image_grid.samples=0": "callbacks.image_grid.samples is 0: give 1 or more",
+    "lightning_module.q_optimizer=own": "teaches Q in D's turn, but with q_optimizer=own Q does not move there",
+    "trainer=gpu": "Trainer: No supported gpu backend found",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISFITS)
+def test_parts_that_do_not_fit_are_refused_when_built(mistake, tmp_path):
+    if mistake == "trainer=gpu" and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    extra = (
+        ["lightning_module.discriminator.posterior_size=22", "lightning_module.generator.input_size=27"]
+        if "continuous" in mistake
+        else []
+    )
+    if mistake.startswith("callbacks="):
+        extra.append("optimized_metric=test/nothing")
+    config = compose_job("train", [*mistake.split(), *extra, "logger=none"], str(tmp_path))
+    with pytest.raises(UserError, match=MISFITS[mistake]):
+        build(config)
