@@ -75,7 +75,7 @@ def plain(config: Any) -> dict[str, Any]:
 
 def check_config(config: Mapping[str, Any], schema: type) -> None:
     """Hold a plain config against the schema and against the signature of every target in it."""
-    if problems := list(unfit_keys(config, schema, "")):
+    if problems := [*unfit_keys(config, schema, ""), *unchosen_parts(config)]:
         raise UserError("\n".join(problems))
 
 
@@ -139,6 +139,17 @@ def unfit_keys(value: Any, hint: Any, path: str) -> Iterator[str]:
     elif isinstance(value, list):
         for position, below in enumerate(value):
             yield from unfit_keys(below, element_of(hint), f"{path}[{position}]")
+
+
+def unchosen_parts(config: Mapping[str, Any]) -> Iterator[str]:
+    """Settings of a callback or logger that was not chosen, which would be built as nothing."""
+    for group in ("callbacks", "logger"):
+        for name, node in (config.get(group) or {}).items():
+            if not isinstance(node, Mapping) or "_target_" not in node:
+                yield (
+                    f"{group}.{name} has settings but was not chosen: add {name} to {group}=[...], "
+                    f"or leave them out with ~{group}.{name}"
+                )
 
 
 def unfit_call(node: Mapping[str, Any], path: str) -> Iterator[str]:

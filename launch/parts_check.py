@@ -61,7 +61,8 @@ def unfit_metrics(config: Mapping[str, Any], module: Any, datamodule: Any, callb
         if metric.startswith("val/") and getattr(datamodule, "val_size", 1) == 0:
             yield f"{key} is {metric}, but datamodule.val_size=0 leaves no validation: set datamodule.val_size above 0."
         else:
-            yield f"{key} is {metric}, which nothing in this run logs; {did_you_mean(metric, declared)}"
+            hint = did_you_mean(metric, declared)
+            yield f"{key} is {metric}, which nothing in this run logs: name another or set {key}=null; {hint}"
 
 
 def unfit_trainer(config: Mapping[str, Any], module: Any, datamodule: Any, trainer: Any) -> Iterator[str]:

@@ -31,6 +31,8 @@ MISTAKES = {
     "lightning_module.codes=[{kind:categorical,siez:10}]": r"lightning_module.codes\[0\] has no key 'siez'; did you mean 'size'",
     "lightning_module.codes=[{kind:discrete,size:10}]": r"codes\[0\].kind is 'discrete', which is not one of categorical, continuous",
     "lightning_module.codes=[{kind:categorical}]": r"codes\[0\] needs a value for 'size'",
+    # settings of something that was not chosen
+    "callbacks=[default,image_grid]": "callbacks.cluster_accuracy has settings but was not chosen: add cluster_accuracy to callbacks=",
     # a target that is not there
     "lightning_module._target_=lightning_modules.infogan.InfoGANN": "lightning_module._target_ is .*InfoGANN', which cannot be imported",
     # several values without -m

@@ -9,7 +9,7 @@ from launch.runs import build
 
 MISFITS = {
     "datamodule=mnist": r"built for images of .*\(1, 8, 8\), but datamodule mnist gives \(1, 28, 28\)",
-    "optimized_metric=test/cluster_acuracy": "which nothing in this run logs; did you mean 'test/cluster_accuracy'",
+    "optimized_metric=test/cluster_acuracy": "which nothing in this run logs: name another or set optimized_metric=null; did you mean 'test/cluster_accuracy'",
     "optimized_metric=val/cluster_accuracy": "datamodule.val_size=0 leaves no validation: set datamodule.val_size above 0",
     "paper.metric=test/accurracy": "paper.metric is test/accurracy, which nothing in this run logs",
     "callbacks=[default,best_checkpoint,cluster_accuracy]": "monitor|nothing",
