@@ -20,13 +20,13 @@ STEPS, SAVED_EVERY = 12, 4
 
 
 class SignalAt(Callback):
-    """Sends this process a signal in the middle of an iteration, after D has moved and before G does."""
+    """Sends this process a signal in the middle of an iteration: before player ``turn`` (0: D, 1: G) moves."""
 
-    def __init__(self, iteration: int, signum: int) -> None:
-        self.iteration, self.signum = iteration, signum
+    def __init__(self, iteration: int, turn: int, signum: int) -> None:
+        self.iteration, self.turn, self.signum = iteration, turn, signum
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-        if trainer.global_step == self.iteration and optimizer is trainer.optimizers[-1]:
+        if trainer.global_step == self.iteration and optimizer is trainer.optimizers[self.turn]:
             os.kill(os.getpid(), self.signum)
 
 
@@ -55,21 +55,21 @@ def in_a_fork(function: Any, *arguments: Any) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def main(folder: Path, cases: list[tuple[str, int]]) -> None:
+def main(folder: Path, cases: list[str]) -> None:
     torch.set_num_threads(1)
     assert in_a_fork(train, folder / "whole", folder / "whole.pt") == 0
     assert in_a_fork(train, folder / "again", folder / "again.pt") == 0
-    for name, iteration in cases:
-        signum = getattr(signal, name)
-        run, checkpoint = folder / f"{name}{iteration}", folder / f"{name}{iteration}" / "checkpoints" / "last.ckpt"
-        status = in_a_fork(train, run, folder / "never.pt", None, SignalAt(iteration, signum))
+    for case in cases:
+        name, iteration, turn = case.split("-")
+        run, step, signum = folder / case, int(iteration), getattr(signal, name)
+        status = in_a_fork(train, run, folder / "never.pt", None, SignalAt(step, int(turn), signum))
         assert status == (-9 if name == "SIGKILL" else 128 + signum), status
+        checkpoint = run / "checkpoints" / "last.ckpt"
         start = checkpoint if checkpoint.exists() else None
         saved = torch.load(checkpoint, weights_only=True)["global_step"] if start else 0
-        print(name, iteration, "resumes from", saved, flush=True)
-        assert saved == (iteration // SAVED_EVERY * SAVED_EVERY if name == "SIGKILL" else iteration + 1)
-        assert in_a_fork(train, run, folder / f"{name}{iteration}.pt", start) == 0
+        assert saved == (step // SAVED_EVERY * SAVED_EVERY if name == "SIGKILL" else step + 1)
+        assert in_a_fork(train, run, folder / f"{case}.pt", start) == 0
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), [(name, int(step)) for name, step in (case.split(":") for case in sys.argv[2:])])
+    main(Path(sys.argv[1]), sys.argv[2:])
