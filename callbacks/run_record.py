@@ -130,7 +130,7 @@ def describe_run(folder: Path) -> dict[str, Any]:
         (folder / "diff.patch").write_text(git("diff", "HEAD") or "")
     return {
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "overrides": list(OmegaConf.load(overrides)) if overrides.exists() else [],
+        "overrides": OmegaConf.to_container(OmegaConf.load(overrides), resolve=False) if overrides.exists() else [],
         "config": OmegaConf.to_container(OmegaConf.load(config)) if config.exists() else {},
         "commit": commit,
         "clean": changes == "" if commit else None,

@@ -20,6 +20,7 @@ from launch.config_check import TrainConfig, check_config, plain
 from launch.errors import UserError
 from launch.processes import is_first_process
 from launch.runs import run_config
+from launch.security import check_targets
 
 MISSING = object()
 
@@ -42,6 +43,7 @@ def prepare(asked: str, overrides: list[str]) -> tuple[dict[str, Any], Path]:
         overrides = [it for it in overrides if not it.startswith("experiment=")]
     saved = run_config(folder)
     config = plain(with_overrides(saved, first_overrides(folder), overrides, folder))
+    check_targets(config, f"{folder} with its first command")  # that command comes from the folder, too
     check_config(config, TrainConfig)
     path = checkpoint_path(folder)
     if is_first_process():
@@ -82,7 +84,8 @@ def apply_difference(target: Any, before: Mapping[str, Any], after: Mapping[str,
 
 def first_overrides(folder: Path) -> list[str]:
     path = folder / ".hydra" / "overrides.yaml"
-    return [str(it) for it in OmegaConf.load(path)] if path.exists() else []
+    overrides: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False) if path.exists() else []
+    return overrides  # their interpolations are the config's
 
 
 def newest_unfinished(overrides: list[str]) -> Path:

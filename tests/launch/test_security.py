@@ -1,7 +1,9 @@
 import pytest
 from omegaconf import OmegaConf
 
+from launch.command_line import compose_job
 from launch.errors import UserError
+from launch.resume import prepare
 from launch.runs import saved_config
 from launch.security import check_targets, is_allowed
 
@@ -40,6 +42,18 @@ def test_a_target_nested_in_arguments_is_found():
         UserError, match=r"here: module.inner\[0\].deep._target_ is 'torch.hub.load', which a run's config may not"
     ):
         check_targets(config, "here")
+
+
+def test_a_first_command_cannot_bring_in_a_target(tmp_path):
+    """overrides.yaml is composed again where a resume has overrides of its own."""
+    (tmp_path / ".hydra").mkdir()
+    OmegaConf.save(OmegaConf.create(compose_job("train", [])), tmp_path / ".hydra" / "config.yaml")
+    trace = tmp_path / "executed"
+    harm = f"+callbacks.harm={{_target_: os.mkdir, path: {trace}, mode: '${{seed}}'}}"
+    OmegaConf.save(OmegaConf.create([harm]), tmp_path / ".hydra" / "overrides.yaml")
+    with pytest.raises(UserError, match="callbacks.harm._target_ is 'os.mkdir'"):
+        prepare(str(tmp_path), ["seed=7"])
+    assert not trace.exists()
 
 
 def test_a_run_folder_with_a_foreign_target_is_refused_before_anything_is_called(tmp_path):

@@ -1,0 +1,79 @@
+"""What a resume makes of its words; that the numbers go on is tests/test_resume.py's."""
+
+import json
+
+import pytest
+from omegaconf import OmegaConf
+
+from launch.command_line import compose_job
+from launch.errors import UserError
+from launch.resume import newest_unfinished, prepare, split_arguments
+
+
+def write_run(folder, status="interrupted", started_at="2026-01-01", checkpoint=True, overrides=()):
+    (folder / ".hydra").mkdir(parents=True)
+    config = compose_job("train", list(overrides), str(folder))
+    OmegaConf.save(OmegaConf.create(config), folder / ".hydra" / "config.yaml")
+    OmegaConf.save(OmegaConf.create(list(overrides)), folder / ".hydra" / "overrides.yaml")
+    (folder / "record.json").write_text(json.dumps({"status": status, "started_at": started_at}))
+    (folder / "checkpoints").mkdir()
+    if checkpoint:
+        (folder / "checkpoints" / "last.ckpt").touch()
+    return folder
+
+
+def test_resume_is_taken_out_of_the_words():
+    assert split_arguments(["seed=1", "resume=a/b", "x=y"]) == ("a/b", ["seed=1", "x=y"])
+    assert split_arguments(["seed=1"]) == (None, ["seed=1"])
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["resume=a", "-m"], "leave out -m"),
+        (["resume="], "names one folder"),
+        (["resume=a", "resume=b"], "names one folder"),
+    ],
+)
+def test_words_that_make_no_sense_are_told(words, sentence):
+    with pytest.raises(UserError, match=sentence):
+        split_arguments(words)
+
+
+def test_the_run_s_own_config_has_its_way_but_for_what_is_overridden_now(tmp_path):
+    run = write_run(tmp_path / "run", overrides=["datamodule.batch_size=32", "seed=3"])
+    saved = OmegaConf.load(run / ".hydra" / "config.yaml")
+    saved.lightning_module.noise_size = 17  # as if the defaults had changed since
+    OmegaConf.save(saved, run / ".hydra" / "config.yaml")
+    config, _ = prepare(str(run), ["trainer=ddp_cpu", "datamodule.eval_batch_size=7"])
+    assert config["datamodule"]["batch_size"] == 32
+    assert config["datamodule"]["eval_batch_size"] == 7
+    assert config["seed"] == config["datamodule"]["seed"] == 3
+    assert config["lightning_module"]["noise_size"] == 17
+    assert config["trainer"]["strategy"]["process_group_backend"] == "gloo"
+    assert config["trainer"]["devices"] == 2
+    assert config["paths"]["run_dir"] == str(run)
+    assert "trainer=ddp_cpu" in (run / "resumes" / "001.yaml").read_text()
+
+
+def test_a_key_overridden_before_can_be_overridden_again(tmp_path):
+    run = write_run(tmp_path / "run", overrides=["trainer.max_steps=50"])
+    assert prepare(str(run), [])[0]["trainer"]["max_steps"] == 50
+    assert prepare(str(run), ["trainer.max_steps=70"])[0]["trainer"]["max_steps"] == 70
+
+
+def test_latest_is_the_newest_that_did_not_finish(tmp_path):
+    folder = tmp_path / "infogan_digits"
+    write_run(folder / "a", started_at="2026-01-01")
+    write_run(folder / "b", started_at="2026-01-03", status="running")
+    write_run(folder / "c", started_at="2026-01-04", status="finished")
+    write_run(folder / "d", started_at="2026-01-05", checkpoint=False)
+    assert newest_unfinished([f"paths.output_dir={tmp_path}"]) == folder / "b"
+    with pytest.raises(UserError, match="holds no unfinished run of infogan_mnist"):
+        newest_unfinished([f"paths.output_dir={tmp_path}", "experiment=infogan_mnist"])
+
+
+def test_a_run_without_a_checkpoint_is_told(tmp_path):
+    run = write_run(tmp_path / "run", checkpoint=False)
+    with pytest.raises(UserError, match="has no checkpoint 'last'"):
+        prepare(str(run), [])
