@@ -26,8 +26,9 @@ from launch.resume import prepare, split_arguments
 def train(config: dict[str, Any], checkpoint: Path | None = None) -> float | None:
     """Check, build, fit (from a checkpoint where a run is resumed), test; returns the metric that a sweep optimises."""
     check_config(config, TrainConfig)
-    from callbacks.run_record import mark_failed
+    from callbacks.run_record import RunRecord, mark_failed
     from launch.checkpoints import check_fits, read_checkpoint
+    from launch.loggers import MetricsFile
     from launch.runs import build  # after the check, since importing torch and lightning takes seconds
 
     run = build(config)
@@ -38,6 +39,11 @@ def train(config: dict[str, Any], checkpoint: Path | None = None) -> float | Non
     if checkpoint is not None:
         saved = read_checkpoint(checkpoint)
         check_fits(run.module, saved["state_dict"], checkpoint)
+        for part in (*run.trainer.loggers, *run.callbacks):
+            if isinstance(part, MetricsFile):
+                part.go_on_from(saved["global_step"])
+            elif isinstance(part, RunRecord):
+                part.take_up_former()
         warn_of_other_ranks(run.trainer, len(saved.get("random_states", [])))
     if run.trainer.is_global_zero:
         print(heading(config, run), flush=True)

@@ -11,6 +11,8 @@ import torch.distributed as dist
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from launch.errors import UserError
+
 RANKS_ASK_EVERY = 10  # iterations between two times that ranks tell one another of a signal
 
 
@@ -32,6 +34,8 @@ class Checkpoint(ModelCheckpoint):
     """
 
     def __init__(self, folder: str, every_n_train_steps: int = 1000) -> None:
+        if every_n_train_steps < 1:
+            raise UserError(f"callbacks.checkpoint.every_n_train_steps is {every_n_train_steps}: give 1 or more.")
         super().__init__(
             dirpath=folder,
             filename="last",

@@ -15,6 +15,7 @@ from torchmetrics import Metric
 
 from callbacks.pictures import log_picture, save_figure
 from callbacks.protocols import AssignsClusters
+from launch.errors import UserError
 
 
 class ClusterAccuracyMetric(Metric):
@@ -72,6 +73,11 @@ class ClusterAccuracy(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         assert isinstance(pl_module, AssignsClusters)
+        if not 0 <= self.code < len(pl_module.num_clusters):
+            raise UserError(
+                f"callbacks.cluster_accuracy.code is {self.code}, but the module has {len(pl_module.num_clusters)} "
+                "categorical code(s), counted from 0."
+            )
         self.metric = ClusterAccuracyMetric(pl_module.num_clusters[self.code], datamodule_of(trainer).num_classes)
         self.metric.to(trainer.strategy.root_device)
 

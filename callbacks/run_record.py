@@ -16,8 +16,6 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
-from launch.loggers import MetricsFile
-
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "omegaconf", "wandb", "torchmetrics", "numpy",
             "scipy", "scikit-learn")  # fmt: skip
@@ -45,14 +43,19 @@ class RunRecord(Callback):
     def metrics(self, stage: str) -> set[str]:
         return set()
 
+    def take_up_former(self) -> None:
+        """Go on with the record of a run that is resumed, where it left one."""
+        former = self.folder / "record.json"
+        if former.exists():
+            self.record = json.loads(former.read_text())
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.stage, self.started = stage, time.monotonic()
 
     @rank_zero_only
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        former = self.folder / "record.json"
-        if former.exists() and trainer.global_step > 0:  # a resumed run
-            self._go_on(json.loads(former.read_text()), trainer)
+        if trainer.global_step > 0:
+            self._go_on(trainer)
             return
         self.record |= describe_run(self.folder) | {
             "precision": trainer.precision,
@@ -63,19 +66,18 @@ class RunRecord(Callback):
         }
         self._write()
 
-    def _go_on(self, former: dict[str, Any], trainer: Trainer) -> None:
-        now = describe_run(self.folder)
+    def _go_on(self, trainer: Trainer) -> None:
+        now, before = describe_run(self.folder), self.record
         segment = {key: now[key] for key in ("command", "commit", "started_at")} | {
             "from_iteration": trainer.global_step
         }
-        former["resumes"] = [*former.get("resumes", []), segment | {"world_size": trainer.world_size}]
+        before["resumes"] = [*before.get("resumes", []), segment | {"world_size": trainer.world_size}]
         # Two commits, or changes that no commit holds, leave no one commit that stands for the numbers.
-        for logger in trainer.loggers:
-            if isinstance(logger, MetricsFile):
-                logger.go_on_from(trainer.global_step)
-        former["clean"] = former["clean"] and now["clean"] and former["commit"] == now["commit"]
-        former.pop("error", None)
-        self.record = former | {"status": "running"}
+        same_commit = before.get("commit") == now["commit"] is not None
+        before["clean"] = bool(before.get("clean") and now["clean"] and same_commit)
+        before["overrides"] = [*before.get("overrides", []), *newest_resume(self.folder)]
+        before |= {"status": "running", "config": now["config"], "pid": now["pid"], "host": now["host"]}
+        before.pop("error", None)
         self._write()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -129,6 +131,8 @@ def describe_run(folder: Path) -> dict[str, Any]:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "diff.patch").write_text(git("diff", "HEAD") or "")
     return {
+        "pid": os.getpid(),
+        "host": platform.node(),
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "overrides": OmegaConf.to_container(OmegaConf.load(overrides), resolve=False) if overrides.exists() else [],
         "config": OmegaConf.to_container(OmegaConf.load(config)) if config.exists() else {},
@@ -138,6 +142,13 @@ def describe_run(folder: Path) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
+
+
+def newest_resume(folder: Path) -> list[str]:
+    """The overrides that the latest ``resume=`` of a run was given."""
+    notes = sorted((folder / "resumes").glob("*.yaml"))
+    note: Any = OmegaConf.to_container(OmegaConf.load(notes[-1]), resolve=False) if notes else {"overrides": []}
+    return note["overrides"]
 
 
 def describe_hardware(trainer: Trainer) -> dict[str, Any]:

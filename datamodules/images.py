@@ -68,6 +68,9 @@ class ImageDataModule(LightningDataModule):
         eval_batch_size: int = 1000,
     ) -> None:
         super().__init__()
+        for key, size in {"batch_size": batch_size, "eval_batch_size": eval_batch_size}.items():
+            if size < 1:
+                raise UserError(f"datamodule.{key} is {size}: give a number of examples, 1 or more.")
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.val_size, self.seed, self.split_seed = val_size, seed, split_seed
         self.tables: dict[str, ImageTable] = {}

@@ -73,7 +73,12 @@ def read_idx(path: Path) -> Tensor:
 
 def download(name: str, md5: str, folder: Path) -> None:
     """Fetch one archive whole or not at all: it gets its name only once its checksum is right."""
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be made ({error}): set DATA_DIR or paths.data_dir to another place."
+        ) from None
     reasons = []
     for mirror in MNIST.mirrors:
         with tempfile.TemporaryDirectory(dir=folder) as unfinished:

@@ -44,8 +44,11 @@ def checkpoint_path(folder: str | Path, checkpoint: str = "last") -> Path:
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """The checkpoint of a training run; any other file is refused."""
     checkpoint = load_plain(path)
-    if not isinstance(checkpoint, dict) or not {"state_dict", "loops"} <= checkpoint.keys():
-        raise UserError(f"{path} is no checkpoint of a training run: it holds no state_dict and loops.")
+    needed = {"state_dict", "loops", "optimizer_states", "global_step"}
+    if not isinstance(checkpoint, dict) or not needed <= checkpoint.keys():
+        raise UserError(f"{path} is no checkpoint of a training run: it lacks {', '.join(sorted(needed))}.")
+    if not isinstance(checkpoint["state_dict"], dict):
+        raise UserError(f"{path} is no checkpoint of a training run: its state_dict is no mapping.")
     return checkpoint
 
 
@@ -59,9 +62,8 @@ def load_plain(path: Path, map_location: Any = "cpu") -> Any:
             f"when loaded ({str(error).splitlines()[0]})."
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise UserError(
-            f"{path} cannot be read ({str(error).splitlines()[0]}): the file is truncated or no checkpoint."
-        ) from None
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path} cannot be read ({reason}): the file is truncated or no checkpoint.") from None
 
 
 def check_fits(module: LightningModule, state: dict[str, Any], path: Path) -> None:

@@ -41,6 +41,10 @@ def check_command_line(config_name: str, arguments: Sequence[str]) -> list[dict[
     configs = [compose_job(config_name, choice) for choice in sweep_choices(overrides)]
     for config in configs:
         check_config(config, SCHEMAS[config_name])
+        if parsed.multirun and config_name == "train" and config["trainer"]["strategy"] != "auto":
+            raise UserError(
+                "A sweep runs one process a job: leave out -m with trainer=ddp, or start the jobs one by one."
+            )
         check_writable(Path(config["paths"]["output_dir"]))
     return configs
 

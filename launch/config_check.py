@@ -70,12 +70,26 @@ def plain(config: Any) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}.") from None
     assert isinstance(container, dict)
+    if left := next(interpolations_left(container, ""), None):
+        raise UserError(f"{left} holds an escaped interpolation, which no config here needs: write the value itself.")
     return typing.cast(dict[str, Any], container)
+
+
+def interpolations_left(node: Any, path: str) -> Iterator[str]:
+    """Keys whose resolved text could be resolved once more, into something that nobody has checked."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from interpolations_left(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, list):
+        for position, value in enumerate(node):
+            yield from interpolations_left(value, f"{path}[{position}]")
+    elif isinstance(node, str) and "${" in node:
+        yield path
 
 
 def check_config(config: Mapping[str, Any], schema: type) -> None:
     """Hold a plain config against the schema and against the signature of every target in it."""
-    if problems := [*unfit_keys(config, schema, ""), *unchosen_parts(config)]:
+    if problems := [*unfit_keys(config, schema, ""), *unchosen_parts(config), *unfit_seeds(config)]:
         raise UserError("\n".join(problems))
 
 
@@ -139,6 +153,13 @@ def unfit_keys(value: Any, hint: Any, path: str) -> Iterator[str]:
     elif isinstance(value, list):
         for position, below in enumerate(value):
             yield from unfit_keys(below, element_of(hint), f"{path}[{position}]")
+
+
+def unfit_seeds(config: Mapping[str, Any]) -> Iterator[str]:
+    split_seed = (config.get("datamodule") or {}).get("split_seed")
+    for key, seed in {"seed": config.get("seed"), "datamodule.split_seed": split_seed}.items():
+        if isinstance(seed, int) and not 0 <= seed < 2**32:
+            yield f"{key} is {seed}: give a whole number from 0 to {2**32 - 1}."
 
 
 def unchosen_parts(config: Mapping[str, Any]) -> Iterator[str]:

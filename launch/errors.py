@@ -16,7 +16,7 @@ class UserError(ValueError):
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A hint to end a sentence with: the nearest known word, else the whole list."""
-    known = sorted(known)
+    known = sorted(set(known))
     near = get_close_matches(word, known, n=1, cutoff=0.6)
     if near:
         return f"did you mean '{near[0]}'?"

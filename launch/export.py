@@ -26,7 +26,7 @@ from launch.errors import UserError, told_as_sentences
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = re.compile(r"(<!-- table: ([\w/ ]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 EXPORTED = ("experiment", "seed", "overrides", "commit", "data", "hardware", "precision", "world_size", "iterations",
-            "wall_time_s", "versions", "metrics")  # fmt: skip
+            "wall_time_s", "versions", "resumes", "metrics")  # fmt: skip
 
 
 # --- make record ---------------------------------------------------------------------------------------------
@@ -45,7 +45,7 @@ def record(run: Path, results: Path) -> Path:
         raise UserError(f"{run} was started {reason}, so no commit stands for it: commit, and run it again.")
     # Where a person keeps data and runs is nobody's business and changes no number.
     found["overrides"] = [it for it in found["overrides"] if not it.lstrip("+").startswith(("paths.", "hydra."))]
-    content = json.dumps({key: found[key] for key in EXPORTED}, indent=2) + "\n"
+    content = json.dumps({key: found[key] for key in EXPORTED if key in found}, indent=2) + "\n"
     changes = changed(found["overrides"])
     variant = "-" + hashlib.sha256(" ".join(changes).encode()).hexdigest()[:6] if changes else ""
     target = results / f"{found['experiment']}-{found['seed']}-{found['commit'][:7]}{variant}.json"

@@ -22,7 +22,8 @@ class MetricsFile(CSVLogger):
     def go_on_from(self, iteration: int) -> None:
         """Take up the former rows up to an iteration. Lightning counts a row's step from 0."""
         for row in self.former:
-            if int(row["step"]) < iteration:
+            complete = None not in row.values() and row["step"].isdigit()  # a kill may leave half a line
+            if complete and int(row["step"]) < iteration:
                 known = {key: float(value) for key, value in row.items() if value and key not in ("step", "epoch")}
                 self.experiment.log_metrics({"epoch": int(row["epoch"]), **known}, int(row["step"]))
         self.former = []

@@ -15,6 +15,7 @@ def check_run(config: Mapping[str, Any], module: Any, datamodule: Any, callbacks
         *unfit_callbacks(config, module, callbacks),
         *unfit_metrics(config, module, datamodule, callbacks),
         *unfit_trainer(config, module, datamodule, trainer),
+        *unfit_optimizers(module),
     ]
     if problems:
         raise UserError("\n".join(problems))
@@ -75,6 +76,8 @@ def unfit_trainer(config: Mapping[str, Any], module: Any, datamodule: Any, train
         )
     if trainer.max_steps == -1 and trainer.max_epochs in (None, -1) and not config["trainer"].get("max_time"):
         yield "Nothing says how long to train: set trainer.max_steps."
+    if trainer.log_every_n_steps < 1:
+        yield f"trainer.log_every_n_steps is {trainer.log_every_n_steps}: give 1 or more."
     if trainer.overfit_batches:
         yield "trainer.overfit_batches would replace the project's sampler: use trainer.limit_train_batches instead."
     if not module.automatic_optimization:
@@ -82,3 +85,11 @@ def unfit_trainer(config: Mapping[str, Any], module: Any, datamodule: Any, train
             yield "trainer.gradient_clip_val has no effect on this module: set lightning_module.gradient_clip_norm."
         if trainer.accumulate_grad_batches != 1:
             yield "trainer.accumulate_grad_batches has no effect on this module: set datamodule.batch_size."
+
+
+def unfit_optimizers(module: Any) -> Iterator[str]:
+    """Optimisers and schedules are partial nodes, whose values only their making judges."""
+    try:
+        module.configure_optimizers()
+    except (ValueError, TypeError) as error:
+        yield f"lightning_module's optimisers or schedule cannot be made: {error}."

@@ -5,6 +5,8 @@ and each resume leaves its command beside it in ``resumes/``.
 """
 
 import json
+import os
+import platform
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -12,15 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from launch.checkpoints import checkpoint_path
+from launch.checkpoints import checkpoint_path, read_checkpoint
 from launch.command_line import compose_job
 from launch.config_check import TrainConfig, check_config, plain
 from launch.errors import UserError
 from launch.processes import is_first_process
 from launch.runs import run_config
-from launch.security import check_targets
+from launch.security import check_foreign
 
 MISSING = object()
 
@@ -41,11 +44,14 @@ def prepare(asked: str, overrides: list[str]) -> tuple[dict[str, Any], Path]:
     folder = Path(newest_unfinished(overrides) if asked == "latest" else asked)
     if asked == "latest":
         overrides = [it for it in overrides if not it.startswith("experiment=")]
+    if fixed := [it for it in overrides if it.startswith(("seed=", "experiment="))]:
+        raise UserError(f"{fixed[0]}: a resumed run keeps its seed and experiment; start a new run for another.")
     saved = run_config(folder)
     config = plain(with_overrides(saved, first_overrides(folder), overrides, folder))
-    check_targets(config, f"{folder} with its first command")  # that command comes from the folder, too
+    check_foreign(config, f"{folder} with its first command")  # that command comes from the folder, too
     check_config(config, TrainConfig)
     path = checkpoint_path(folder)
+    refuse_what_cannot_go_on(folder, read_checkpoint(path)["global_step"], config)
     if is_first_process():
         note_command(folder, overrides)
         sys.argv = [sys.argv[0], f"resume={folder}", *overrides]  # what Lightning starts the other ranks with
@@ -60,7 +66,10 @@ def with_overrides(saved: Any, first: list[str], now: list[str], folder: Path) -
     """
     if not now:
         return saved
-    replaced = {it.key_or_group for it in OverridesParser.create().parse_overrides(now)}
+    try:
+        replaced = {it.key_or_group for it in OverridesParser.create().parse_overrides(now)}
+    except HydraException as error:
+        raise UserError(f"The command line cannot be read: {str(error).splitlines()[0]}") from None
     kept = [it for it in first if it.lstrip("+~").partition("=")[0] not in replaced]
     before, after = compose_job("train", first, str(folder)), compose_job("train", [*kept, *now], str(folder))
     changed = OmegaConf.to_container(saved, resolve=False)
@@ -82,6 +91,32 @@ def apply_difference(target: Any, before: Mapping[str, Any], after: Mapping[str,
             target[key] = new
 
 
+def refuse_what_cannot_go_on(folder: Path, iteration: int, config: dict[str, Any]) -> None:
+    record = read_record(folder)
+    if is_training(record):
+        raise UserError(f"{folder} is being trained by process {record['pid']}: stop it first, or wait for its end.")
+    if record.get("status") == "finished" and iteration >= config["trainer"]["max_steps"] > 0:
+        raise UserError(f"{folder} is finished after {iteration} iterations: set trainer.max_steps above {iteration}.")
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    path = folder / "record.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def is_training(record: dict[str, Any]) -> bool:
+    """Whether the process that wrote the record is alive on this machine. A killed one leaves ``running`` behind."""
+    if record.get("status") != "running" or record.get("host") != platform.node():
+        return False
+    try:
+        os.kill(record["pid"], 0)
+    except (ProcessLookupError, KeyError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 def first_overrides(folder: Path) -> list[str]:
     path = folder / ".hydra" / "overrides.yaml"
     overrides: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False) if path.exists() else []
@@ -94,8 +129,9 @@ def newest_unfinished(overrides: list[str]) -> Path:
     folder = Path(config["paths"]["output_dir"]) / config["name"]
     unfinished = []
     for path in folder.glob("*/record.json"):
-        record = json.loads(path.read_text())
-        if record["status"] != "finished" and (path.parent / "checkpoints" / "last.ckpt").exists():
+        record = read_record(path.parent)
+        unfinished_status = record["status"] != "finished" and not is_training(record)
+        if unfinished_status and (path.parent / "checkpoints" / "last.ckpt").exists():
             unfinished.append((record.get("started_at", ""), path.parent))
     if not unfinished:
         raise UserError(f"{folder} holds no unfinished run of {config['name']} with a checkpoint: name a folder.")

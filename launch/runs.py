@@ -13,12 +13,14 @@ from lightning import Callback, LightningDataModule, LightningModule, Trainer, s
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from launch.checkpoints import WholeCheckpoints, check_fits, checkpoint_path, read_checkpoint
-from launch.config_check import TrainConfig, check_config, plain
+from launch.config_check import OWN_PACKAGES, TrainConfig, check_config, plain
 from launch.errors import UserError
 from launch.parts_check import check_run
-from launch.security import check_targets
+from launch.security import check_foreign
 
 # Callbacks that make a run, not a measurement.
 NOT_FOR_MEASURING = {"checkpoint", "best_checkpoint", "progress", "run_record"}
@@ -93,13 +95,14 @@ def instantiate(node: dict[str, Any], **arguments: Any) -> Any:
     except InstantiationException as error:
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from None
-        if isinstance(error.__cause__, MisconfigurationException):  # such as trainer=gpu without a GPU
-            raise UserError(f"{node['_target_']}: {error.__cause__}") from None
+        foreign = node["_target_"].partition(".")[0] not in OWN_PACKAGES
+        if foreign and isinstance(error.__cause__, MisconfigurationException | ValueError | TypeError):
+            raise UserError(f"{node['_target_']}: {error.__cause__}") from None  # such as trainer=gpu without a GPU
         raise
 
 
 def run_config(folder: str | Path, run_dir: str | Path | None = None) -> DictConfig:
-    """The config a run was started with, as saved before anything was resolved, held to what a config may name.
+    """The config a run was started with, as saved before anything was resolved. Check what is made of it.
 
     Args:
         run_dir: where the callbacks of a new measurement write; the run's folder unless given.
@@ -107,16 +110,20 @@ def run_config(folder: str | Path, run_dir: str | Path | None = None) -> DictCon
     path = Path(folder) / ".hydra" / "config.yaml"
     if not path.exists():
         raise UserError(f"{folder} is not a run: it has no .hydra/config.yaml. Give the folder that train.py printed.")
-    config = OmegaConf.load(path)
-    assert isinstance(config, DictConfig)
+    try:
+        config = OmegaConf.load(path)
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}.") from None
+    if not isinstance(config, DictConfig) or not isinstance(config.get("paths"), DictConfig):
+        raise UserError(f"{path} is no config of a training run: it has no paths.")
     config.paths.run_dir = str(run_dir or folder)
-    check_targets(plain(config), str(path))
     return config
 
 
 def saved_config(folder: str | Path, run_dir: str | Path | None = None) -> dict[str, Any]:
     """The same as plain values, checked; places such as DATA_DIR are this machine's."""
     config = plain(run_config(folder, run_dir))
+    check_foreign(config, str(folder))
     check_config(config, TrainConfig)
     return config
 

@@ -4,7 +4,9 @@ A config decides which Python objects are called with which arguments, so a run 
 run anything. Such a config is held to what configs are for; each target is judged by what it is, not by its name.
 """
 
+import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,6 +44,25 @@ def check_targets(config: Mapping[str, Any], source: str) -> None:
                 "optimisers, schedulers, DataModules, callbacks, loggers, metrics, trainers and strategies of this "
                 "project, torch, torchvision, torchmetrics and lightning."
             )
+
+
+PLACES = ("folder", "dirpath", "save_dir", "default_root_dir")
+
+
+def check_foreign(config: Mapping[str, Any], source: str) -> None:
+    """Targets, and places: what a saved config has written lies in the run folder or in that of its measurement."""
+    check_targets(config, source)
+    run_dir = Path(config["paths"]["run_dir"]).absolute()
+    parts = {"trainer": config.get("trainer") or {}}
+    for group in ("callbacks", "logger"):
+        parts |= {f"{group}.{name}": node or {} for name, node in (config.get(group) or {}).items()}
+    for name, node in parts.items():
+        for key in PLACES:
+            place = os.path.abspath(node.get(key) or run_dir)
+            if not Path(place).is_relative_to(os.path.abspath(run_dir)):
+                raise UserError(
+                    f"{source}: {name}.{key} is {node[key]}, which lies outside the run's folder {run_dir}."
+                )
 
 
 def targets_in(node: Any, path: str) -> Iterator[tuple[str, Any]]:

@@ -8,8 +8,11 @@ import sys
 from pathlib import Path
 
 import torch
-from torch import nn
+import torch.distributed as dist
+from torch import multiprocessing, nn
 
+from callbacks.cluster_accuracy import ClusterAccuracyMetric
+from datamodules.batches import GlobalBatches
 from launch.command_line import compose_job
 from launch.runs import build
 from tests.lightning_modules.test_infogan import TINY
@@ -50,8 +53,25 @@ def samples_on(world_size: int) -> list[float]:
     return torch.cat([module.sample(share) for share in shares]).flatten(1).sum(1).tolist()  # type: ignore
 
 
+def count_on_rank(rank: int, world_size: int, folder: Path, size: int) -> None:
+    """The metric alone, on this rank's share of random clusters and labels."""
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet{size}x{world_size}", rank=rank, world_size=world_size
+    )
+    clusters, labels = torch.randint(3, (2, size), generator=torch.Generator().manual_seed(0))
+    metric = ClusterAccuracyMetric(3, 3)
+    for share in GlobalBatches(size, 4, seed=None, rank=rank, world_size=world_size):
+        metric.update(clusters[share], labels[share])
+    found = {"values": metric.compute(), "own": int(metric.confusion.sum())}
+    (folder / f"metric{size}x{world_size}r{rank}.json").write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
+    for size in (41, 2):
+        for world_size in (1, 2, 3):
+            multiprocessing.start_processes(count_on_rank, (world_size, folder, size), world_size, start_method="fork")
     found = {}
     for world_size in (1, 2, 3):
         run = run_on(world_size, folder)

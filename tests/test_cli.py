@@ -128,6 +128,9 @@ def test_a_resumed_run_is_one_run(resumed):
     assert (record["status"], record["iterations"]) == ("finished", 200)
     assert [it["from_iteration"] for it in record["resumes"]] == [int(said.split()[2])]
     assert "datamodule.batch_size=32" in record["overrides"]
+    assert "datamodule.eval_batch_size=100" in record["overrides"]  # of the resume
+    assert record["config"]["datamodule"]["eval_batch_size"] == 100
+    assert record["data"]["test"] == 360
     header, *rows = (run / "metrics.csv").read_text().splitlines()
     steps = [int(row.split(",")[header.split(",").index("step")]) for row in rows]
     assert steps == [*range(4, 200, 5), 200]

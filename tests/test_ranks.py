@@ -34,6 +34,18 @@ def test_cluster_accuracy_is_exactly_the_same(ranks):
     assert found[3]["metrics"] == found[1]["metrics"]
 
 
+@pytest.mark.parametrize("size", [41, 2])
+def test_the_metric_meets_once_and_keeps_each_rank_s_own_counts(ranks, size):
+    """41 is divided by neither 2 nor 3; with 2 examples the third rank has none."""
+    folder, _ = ranks
+    (alone,) = (json.loads(path.read_text()) for path in folder.glob(f"metric{size}x1r*.json"))
+    assert alone["own"] == size
+    for world_size in (2, 3):
+        shares = [json.loads(path.read_text()) for path in folder.glob(f"metric{size}x{world_size}r*.json")]
+        assert [share["values"] for share in shares] == [alone["values"]] * world_size
+        assert sum(share["own"] for share in shares) == size
+
+
 def test_a_rank_without_an_example_changes_nothing(ranks):
     _, found = ranks
     assert found[1]["few"].keys() == {"test/cluster_accuracy", "test/cluster_purity"}

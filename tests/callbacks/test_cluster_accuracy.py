@@ -1,16 +1,13 @@
-"""Cluster accuracy by hand, against every matching, and on 1, 2 and 3 processes."""
+"""Cluster accuracy by hand and against every matching; tests/test_ranks.py has it on 1, 2 and 3 processes."""
 
 from itertools import permutations
 
 import pytest
 import torch
-import torch.distributed as dist
 from lightning import LightningModule, Trainer
-from torch import multiprocessing
 
 from callbacks.cluster_accuracy import ClusterAccuracy, ClusterAccuracyMetric, kmeans_accuracy
 from callbacks.protocols import AssignsClusters
-from datamodules.batches import GlobalBatches
 from datamodules.digits import DigitsDataModule
 
 
@@ -48,32 +45,6 @@ def test_does_not_depend_on_batches_or_order():
     for part in torch.randperm(50, generator=generator).split(7):
         metric.update(clusters[part], labels[part])
     assert metric.compute() == measure(clusters.tolist(), labels.tolist())
-
-
-def compute_on_rank(rank, world_size, address, clusters, labels, found):
-    dist.init_process_group("gloo", init_method=f"file://{address}", rank=rank, world_size=world_size)
-    metric = ClusterAccuracyMetric(3, 3)
-    for share in GlobalBatches(len(labels), 4, seed=None, rank=rank, world_size=world_size):
-        metric.update(clusters[share], labels[share])
-    found[rank] = (metric.compute(), metric.confusion.sum().item())
-    dist.destroy_process_group()
-
-
-@pytest.mark.parametrize("size", [41, 2])
-def test_is_the_same_on_1_2_and_3_processes(tmp_path, size):
-    """41 is divided by neither; with 2 examples the third rank has none."""
-    clusters, labels = torch.randint(3, (2, size), generator=torch.Generator().manual_seed(0))
-    expected = measure(clusters.tolist(), labels.tolist())
-    for world_size in (2, 3):
-        context = multiprocessing.get_context("fork")
-        with context.Manager() as manager:
-            found = manager.dict()
-            arguments = (world_size, tmp_path / str(world_size), clusters, labels, found)
-            multiprocessing.start_processes(compute_on_rank, arguments, nprocs=world_size, start_method="fork")
-            computed = [found[rank][0] for rank in range(world_size)]
-            seen = sum(found[rank][1] for rank in range(world_size))
-        assert computed == [expected] * world_size
-        assert seen == size  # after the meeting each rank has its own counts again
 
 
 def test_kmeans_finds_what_the_literature_finds():

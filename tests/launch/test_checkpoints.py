@@ -9,7 +9,7 @@ from torch import nn
 from launch.checkpoints import WholeCheckpoints, check_fits, checkpoint_path, read_checkpoint
 from launch.errors import UserError
 
-CHECKPOINT = {"state_dict": {"weight": torch.arange(3.0)}, "loops": {}, "global_step": 1}
+CHECKPOINT = {"state_dict": {"weight": torch.arange(3.0)}, "loops": {}, "optimizer_states": [], "global_step": 1}
 
 
 class Executes:
@@ -55,7 +55,9 @@ def test_a_truncated_checkpoint_is_named(tmp_path):
         read_checkpoint(path)
 
 
-@pytest.mark.parametrize("content", [{"weight": torch.zeros(2)}, torch.zeros(2), {"state_dict": {}}])
+@pytest.mark.parametrize(
+    "content", [{"weight": torch.zeros(2)}, torch.zeros(2), {"state_dict": {}}, CHECKPOINT | {"state_dict": 3}]
+)
 def test_a_file_of_something_else_is_named(tmp_path, content):
     torch.save(content, tmp_path / "last.ckpt")
     with pytest.raises(UserError, match="is no checkpoint of a training run"):

@@ -31,6 +31,7 @@ MISTAKES = {
     "lightning_module.codes=[{kind:categorical,siez:10}]": r"lightning_module.codes\[0\] has no key 'siez'; did you mean 'size'",
     "lightning_module.codes=[{kind:discrete,size:10}]": r"codes\[0\].kind is 'discrete', which is not one of categorical, continuous",
     "lightning_module.codes=[{kind:categorical}]": r"codes\[0\] needs a value for 'size'",
+    "seed=-1": "seed is -1: give a whole number from 0 to 4294967295",
     # settings of something that was not chosen
     "callbacks=[default,image_grid]": "callbacks.cluster_accuracy has settings but was not chosen: add cluster_accuracy to callbacks=",
     # a target that is not there
@@ -45,6 +46,11 @@ MISTAKES = {
 def test_a_mistake_on_the_command_line_gets_its_sentence(mistake):
     with pytest.raises(UserError, match=MISTAKES[mistake]):
         check_command_line("train", [mistake])
+
+
+def test_a_sweep_on_several_processes_is_refused():
+    with pytest.raises(UserError, match="A sweep runs one process a job"):
+        check_command_line("train", ["-m", "seed=0,1", "trainer=ddp_cpu"])
 
 
 def test_a_right_command_passes():

@@ -1,8 +1,11 @@
 """What a resume makes of its words; that the numbers go on is tests/test_resume.py's."""
 
 import json
+import os
+import platform
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 
 from launch.command_line import compose_job
@@ -10,15 +13,22 @@ from launch.errors import UserError
 from launch.resume import newest_unfinished, prepare, split_arguments
 
 
-def write_run(folder, status="interrupted", started_at="2026-01-01", checkpoint=True, overrides=()):
+def write_run(folder, status="interrupted", started_at="2026-01-01", checkpoint=True, overrides=(), alive=False):
     (folder / ".hydra").mkdir(parents=True)
     config = compose_job("train", list(overrides), str(folder))
     OmegaConf.save(OmegaConf.create(config), folder / ".hydra" / "config.yaml")
     OmegaConf.save(OmegaConf.create(list(overrides)), folder / ".hydra" / "overrides.yaml")
-    (folder / "record.json").write_text(json.dumps({"status": status, "started_at": started_at}))
+    record = {
+        "status": status,
+        "started_at": started_at,
+        "pid": os.getpid(),
+        "host": platform.node() if alive else "elsewhere",
+    }
+    (folder / "record.json").write_text(json.dumps(record))
     (folder / "checkpoints").mkdir()
     if checkpoint:
-        (folder / "checkpoints" / "last.ckpt").touch()
+        state = {"state_dict": {}, "loops": {}, "optimizer_states": [], "global_step": 50}
+        torch.save(state, folder / "checkpoints" / "last.ckpt")
     return folder
 
 
@@ -68,6 +78,7 @@ def test_latest_is_the_newest_that_did_not_finish(tmp_path):
     write_run(folder / "b", started_at="2026-01-03", status="running")
     write_run(folder / "c", started_at="2026-01-04", status="finished")
     write_run(folder / "d", started_at="2026-01-05", checkpoint=False)
+    write_run(folder / "e", started_at="2026-01-06", status="running", alive=True)
     assert newest_unfinished([f"paths.output_dir={tmp_path}"]) == folder / "b"
     with pytest.raises(UserError, match="holds no unfinished run of infogan_mnist"):
         newest_unfinished([f"paths.output_dir={tmp_path}", "experiment=infogan_mnist"])
@@ -77,3 +88,19 @@ def test_a_run_without_a_checkpoint_is_told(tmp_path):
     run = write_run(tmp_path / "run", checkpoint=False)
     with pytest.raises(UserError, match="has no checkpoint 'last'"):
         prepare(str(run), [])
+
+
+def test_what_cannot_go_on_is_told(tmp_path):
+    finished = write_run(tmp_path / "finished", status="finished", overrides=["trainer.max_steps=50"])
+    with pytest.raises(UserError, match="is finished after 50 iterations: set trainer.max_steps above 50"):
+        prepare(str(finished), [])
+    assert prepare(str(finished), ["trainer.max_steps=60"])[0]["trainer"]["max_steps"] == 60
+    running = write_run(tmp_path / "running", status="running", alive=True)
+    with pytest.raises(UserError, match=f"is being trained by process {os.getpid()}"):
+        prepare(str(running), [])
+    stopped = write_run(tmp_path / "stopped")
+    for fixed in ("seed=3", "experiment=infogan_mnist"):
+        with pytest.raises(UserError, match="keeps its seed and experiment"):
+            prepare(str(stopped), [fixed])
+    with pytest.raises(UserError, match="The command line cannot be read"):
+        prepare(str(stopped), ["trainer.max_steps=[3"])

@@ -49,10 +49,10 @@ def test_a_first_command_cannot_bring_in_a_target(tmp_path):
     (tmp_path / ".hydra").mkdir()
     OmegaConf.save(OmegaConf.create(compose_job("train", [])), tmp_path / ".hydra" / "config.yaml")
     trace = tmp_path / "executed"
-    harm = f"+callbacks.harm={{_target_: os.mkdir, path: {trace}, mode: '${{seed}}'}}"
+    harm = f"+callbacks.harm={{_target_: os.mkdir, path: {trace}, mode: '${{trainer.max_steps}}'}}"
     OmegaConf.save(OmegaConf.create([harm]), tmp_path / ".hydra" / "overrides.yaml")
     with pytest.raises(UserError, match="callbacks.harm._target_ is 'os.mkdir'"):
-        prepare(str(tmp_path), ["seed=7"])
+        prepare(str(tmp_path), ["trainer.max_steps=7"])
     assert not trace.exists()
 
 
@@ -61,6 +61,49 @@ def test_a_run_folder_with_a_foreign_target_is_refused_before_anything_is_called
     trace = tmp_path / "executed"
     harm = {"_target_": "os.mkdir", "path": str(trace)}
     OmegaConf.save({"paths": {"run_dir": "x"}, "callbacks": {"harm": harm}}, tmp_path / ".hydra" / "config.yaml")
-    with pytest.raises(UserError, match="config.yaml: callbacks.harm._target_ is 'os.mkdir'"):
+    with pytest.raises(UserError, match="callbacks.harm._target_ is 'os.mkdir'"):
         saved_config(tmp_path)
     assert not trace.exists()
+
+
+def write_config(folder, **changes):
+    (folder / ".hydra").mkdir()
+    config = OmegaConf.merge(OmegaConf.create(compose_job("train", [])), {"paths": {"run_dir": "."}}, changes)
+    text = OmegaConf.to_yaml(config).replace("unknown", "${paths.run_dir}")
+    (folder / ".hydra" / "config.yaml").write_text(text)
+
+
+def test_a_text_that_would_be_resolved_a_second_time_is_refused(tmp_path):
+    write_config(tmp_path)
+    path = tmp_path / ".hydra" / "config.yaml"
+    harm = "callbacks:\n  harm: {_target_: torch.nn.Identity, a: '\\${oc.create:{_target_:os.mkdir,path:x}}'}\n"
+    path.write_text(path.read_text().replace("callbacks:\n", harm, 1))
+    with pytest.raises(UserError, match="callbacks.harm.a holds an escaped interpolation"):
+        saved_config(tmp_path)
+
+
+def test_a_target_that_an_override_makes_harmful_is_refused(tmp_path):
+    """The allow-list looks at the very config that is built."""
+    target = "${oc.select:callbacks.y.n${trainer.max_steps},os.mkdir}"
+    harm = {
+        "_target_": "torch.nn.Identity",
+        "n3000": "torch.nn.Identity",
+        "inner": {"_target_": target, "path": str(tmp_path / "x")},
+    }
+    write_config(tmp_path, callbacks={"y": harm})
+    with pytest.raises(UserError, match=r"callbacks.y.inner._target_ is 'os.mkdir'"):
+        prepare(str(tmp_path), ["trainer.max_steps=14"])
+
+
+def test_a_place_outside_the_run_folder_is_refused(tmp_path):
+    write_config(tmp_path, callbacks={"image_grid": {"folder": "/somewhere/else"}})
+    with pytest.raises(UserError, match="callbacks.image_grid.folder is /somewhere/else, which lies outside"):
+        saved_config(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["- a list", "", "{}", "a: [unclosed"])
+def test_a_config_that_is_none_is_named(tmp_path, text):
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "config.yaml").write_text(text)
+    with pytest.raises(UserError, match="config.yaml"):
+        saved_config(tmp_path)
