@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader
 
-from lightning_modules.two_player import TwoPlayer
+from launch.errors import UserError
+from lightning_modules.two_player import Player, TwoPlayer
 
 
 class Scalars(TwoPlayer):
@@ -74,6 +76,36 @@ def test_each_player_moves_in_its_turn_alone(tmp_path):
     assert module.generator.weight.item() == pytest.approx(0.5)
     assert module.generator.weight.requires_grad
     assert module.discriminator.weight.requires_grad
+
+
+class SharedNetwork(Scalars):
+    """D's network moves in both turns; each time its output, 1 times the weight, is wanted at 1."""
+
+    def players(self):
+        weights = list(self.discriminator.parameters())
+        return {
+            "d": Player(weights, self.optimizer_d, self.squared_error),
+            "q": Player(weights, self.optimizer_d, self.squared_error),
+        }
+
+    def squared_error(self, batch):
+        return (self.discriminator(torch.ones(1, 1)) - 1).square().sum().float()
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_later_turn_sees_what_an_earlier_one_moved(tmp_path, precision):
+    module = SharedNetwork()
+    fit(module, 1, tmp_path, enable_checkpointing=False, precision=precision)
+    # lr 0.25 on (w - 1)^2 halves the distance: 0, 1/2, 3/4. With the first turn's weight again it would be 0, 1/2, 1.
+    assert module.discriminator.weight.item() == 0.75
+
+
+def test_a_fused_optimizer_is_not_clipped_before_its_gradients_are_unscaled():
+    module = Scalars(gradient_clip_norm=1.0)
+    module.optimizer_d = partial(torch.optim.Adam, fused=True)
+    module._trainer = SimpleNamespace(precision="16-mixed")  # type: ignore
+    with pytest.raises(UserError, match="fused"):
+        module.configure_optimizers()
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("32-true", 1e-6), ("bf16-mixed", 1e-6)])
