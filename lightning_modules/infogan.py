@@ -88,6 +88,7 @@ class InfoGAN(TwoPlayer):
             widely re-implemented); its optimiser is made like D's.
         real_images: terms on Q's categories of real images that stand in D's loss beside the bound; not in the
             paper, where Q learns from generated images alone. Needs ``with_d``.
+        mutual_information_warmup: iterations over which every lambda rises linearly from 0; not in the paper.
     """
 
     generator: Generator
@@ -105,12 +106,14 @@ class InfoGAN(TwoPlayer):
         learned_variance: bool = False,
         q_optimizer: Literal["with_d", "with_g", "own"] = "with_d",
         real_images: RealImageTerms | Mapping[str, Any] | None = None,
+        mutual_information_warmup: int = 0,
         **base: Any,
     ) -> None:
         super().__init__(generator, discriminator, optimizer_g=optimizer_g, optimizer_d=optimizer_d, **base)
         self.codes = [code if isinstance(code, Code) else Code(**code) for code in codes]
         self.noise_size, self.learned_variance, self.q_optimizer = noise_size, learned_variance, q_optimizer
         self.real_images = RealImageTerms(**real_images) if isinstance(real_images, Mapping) else real_images
+        self.mutual_information_warmup = mutual_information_warmup
         self.num_clusters = [code.size for code in self.codes if code.kind == "categorical"]
         self.image_shape = tuple(generator.image_shape)
         self._check_sizes()
@@ -191,11 +194,12 @@ class InfoGAN(TwoPlayer):
     def weighted_bound(self, posterior: Tensor, codes: list[Tensor], log: bool = False) -> Tensor:
         """The sum of lambda L_I over the codes, in nats. posterior: Q's outputs [B, posterior_size]."""
         outputs = self.split(out_of_autocast(posterior))
+        share = min(1.0, self.iteration / self.mutual_information_warmup) if self.mutual_information_warmup else 1.0
         weighted = torch.zeros_like(outputs[0][0, 0])
         bounds: dict[str, Tensor] = {}
         for code, output, value in zip(self.codes, outputs, codes, strict=True):
             bound = mutual_information_lower_bound(self.log_likelihood(code, output, value), code.entropy)
-            weighted = weighted + code.mutual_information_weight * bound
+            weighted = weighted + share * code.mutual_information_weight * bound
             bounds[code.kind] = bounds.get(code.kind, 0) + bound
         if log:
             for kind, bound in bounds.items():

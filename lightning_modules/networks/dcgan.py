@@ -6,26 +6,46 @@ batch-norm scales at N(1, 0.02), everything else at 0 (openai/InfoGAN).
 
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
+
+from launch.errors import UserError
+
+T = TypeVar("T")
 
 
 class Generator(nn.Module):
-    """Fully connected layers, a reshape, then up-convolutions that each double the side.
+    """Fully connected layers, a reshape, then up-convolutions.
 
-    Batch norm and ReLU follow every layer but the last, which a sigmoid ends. As in the original, batch norm
-    after a fully connected layer is over its features: ``base`` is normalised feature by feature, not by channel.
+    ReLU follows every layer but the last, which a sigmoid ends. As in the original, batch norm after a fully
+    connected layer is over its features: ``base`` is normalised feature by feature, not by channel.
 
     Args:
         input_size: length of the vector of noise and codes.
         hidden: widths of the fully connected layers before the reshape.
         base: channels, height and width of the first feature map.
-        channels: output channels of the up-convolutions (4x4, stride 2), the last ones being the image's.
+        channels: output channels of the up-convolutions (4x4), the last ones being the image's.
+        strides: by how much each up-convolution multiplies the side, 1 or 2.
+        batch_norm: whether each up-convolution but the last has batch norm.
+        signed: the last layer is a tanh brought to [0, 1] instead of a sigmoid; the gradient at 0 is twice as large.
     """
 
-    def __init__(self, input_size: int, hidden: Sequence[int], base: Sequence[int], channels: Sequence[int]) -> None:
+    def __init__(
+        self,
+        input_size: int,
+        hidden: Sequence[int],
+        base: Sequence[int],
+        channels: Sequence[int],
+        strides: int | Sequence[int] = 2,
+        batch_norm: bool | Sequence[bool] = True,
+        signed: bool = False,
+    ) -> None:
         super().__init__()
-        self.input_size = input_size
+        self.input_size, self.signed = input_size, signed
+        strides = one_for_each("strides", strides, len(channels))
+        batch_norm = [*one_for_each("batch_norm", batch_norm, len(channels) - 1), False]
         layers: list[nn.Module] = []
         width = input_size
         for size in [*hidden, math.prod(base)]:
@@ -33,18 +53,20 @@ class Generator(nn.Module):
             width = size
         layers.append(nn.Unflatten(1, tuple(base)))
         width = base[0]
-        for size in channels:
-            layers += [nn.ConvTranspose2d(width, size, 4, stride=2, padding=1), nn.BatchNorm2d(size), nn.ReLU(True)]
+        for size, stride, normalized in zip(channels, strides, batch_norm, strict=True):
+            layers += up_convolution(width, size, stride)
+            layers += [nn.BatchNorm2d(size)] if normalized else []
+            layers.append(nn.ReLU(inplace=True))
             width = size
-        layers[-2:] = [nn.Sigmoid()]
-        self.layers = nn.Sequential(*layers)
-        side = 2 ** len(channels)
+        self.layers = nn.Sequential(*layers[:-1])
+        side = math.prod(strides)
         self.image_shape = (channels[-1], base[1] * side, base[2] * side)
         initialize(self)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """inputs: [B, input_size] -> images [B, C, H, W] in (0, 1)."""
-        return self.layers(inputs)
+        pixels = self.layers(inputs)
+        return torch.sigmoid(2 * pixels if self.signed else pixels)  # (tanh(x) + 1) / 2 = sigmoid(2 x)
 
 
 class Discriminator(nn.Module):
@@ -52,11 +74,13 @@ class Discriminator(nn.Module):
 
     Args:
         image_shape: channels, height and width of an image in [0, 1].
-        channels: output channels of the trunk's convolutions (4x4, stride 2); all but the first have batch norm.
+        channels: output channels of the trunk's convolutions (4x4); all but the first have batch norm.
         hidden: widths of the trunk's fully connected layers.
-        posterior_hidden: width of Q's hidden layer.
+        posterior_hidden: width of Q's hidden layer; None leaves Q one linear layer on the trunk.
         posterior_size: outputs of Q.
         leak: slope of the leaky ReLU.
+        strides: by how much each convolution divides the side, 1 or 2.
+        signed: the trunk sees pixels as [-1, 1], so that its zero padding is grey and not black.
     """
 
     def __init__(
@@ -64,19 +88,22 @@ class Discriminator(nn.Module):
         image_shape: Sequence[int],
         channels: Sequence[int],
         hidden: Sequence[int],
-        posterior_hidden: int,
+        posterior_hidden: int | None,
         posterior_size: int,
         leak: float = 0.1,
+        strides: int | Sequence[int] = 2,
+        signed: bool = False,
     ) -> None:
         super().__init__()
-        self.image_shape, self.posterior_size = tuple(image_shape), posterior_size
+        self.image_shape, self.posterior_size, self.signed = tuple(image_shape), posterior_size, signed
+        strides = one_for_each("strides", strides, len(channels))
         width, height, breadth = image_shape
         layers: list[nn.Module] = []
-        for depth, size in enumerate(channels):
-            layers.append(nn.Conv2d(width, size, 4, stride=2, padding=1))
+        for depth, (size, stride) in enumerate(zip(channels, strides, strict=True)):
+            layers += convolution(width, size, stride)
             layers += [nn.BatchNorm2d(size)] if depth else []
             layers.append(nn.LeakyReLU(leak, inplace=True))
-            width, height, breadth = size, height // 2, breadth // 2
+            width, height, breadth = size, height // stride, breadth // stride
         layers.append(nn.Flatten())
         width *= height * breadth
         for size in hidden:
@@ -84,26 +111,56 @@ class Discriminator(nn.Module):
             width = size
         self.trunk = nn.Sequential(*layers)
         self.head = nn.Linear(width, 1)
-        self.posterior = nn.Sequential(
-            nn.Linear(width, posterior_hidden),
-            nn.BatchNorm1d(posterior_hidden),
-            nn.LeakyReLU(leak, inplace=True),
-            nn.Linear(posterior_hidden, posterior_size),
-        )
+        posterior: list[nn.Module] = []
+        if posterior_hidden is not None:
+            posterior += [nn.Linear(width, posterior_hidden), nn.BatchNorm1d(posterior_hidden)]
+            posterior.append(nn.LeakyReLU(leak, inplace=True))
+            width = posterior_hidden
+        self.posterior = nn.Sequential(*posterior, nn.Linear(width, posterior_size))
         initialize(self)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """images: [B, C, H, W] in [0, 1] -> D's logit [B] (positive: real) and Q's outputs [B, posterior_size]."""
-        features = self.trunk(images)
+        features = self.features(images)
         return self.head(features).squeeze(1), self.posterior(features)
 
     def real_logit(self, images: Tensor) -> Tensor:
         """D's logit alone, [B]."""
-        return self.head(self.trunk(images)).squeeze(1)
+        return self.head(self.features(images)).squeeze(1)
 
     def code_posterior(self, images: Tensor) -> Tensor:
         """Q's outputs alone, [B, posterior_size]."""
-        return self.posterior(self.trunk(images))
+        return self.posterior(self.features(images))
+
+    def features(self, images: Tensor) -> Tensor:
+        """What D and Q share, [B, width]."""
+        return self.trunk(self.prepare(images))
+
+    def prepare(self, images: Tensor) -> Tensor:
+        return images * 2 - 1 if self.signed else images
+
+
+def convolution(channels_in: int, channels_out: int, stride: int) -> list[nn.Module]:
+    """A 4x4 convolution with TensorFlow's SAME padding: at stride 1 the even kernel reaches one pixel further after."""
+    if stride == 2:
+        return [nn.Conv2d(channels_in, channels_out, 4, stride=2, padding=1)]
+    return [nn.ZeroPad2d((1, 2, 1, 2)), nn.Conv2d(channels_in, channels_out, 4)]
+
+
+def up_convolution(channels_in: int, channels_out: int, stride: int) -> list[nn.Module]:
+    """The transpose of ``convolution``."""
+    if stride == 2:
+        return [nn.ConvTranspose2d(channels_in, channels_out, 4, stride=2, padding=1)]
+    return [nn.ConvTranspose2d(channels_in, channels_out, 4, padding=1), nn.ZeroPad2d((0, -1, 0, -1))]
+
+
+def one_for_each(name: str, value: T | Sequence[T], count: int) -> Sequence[T]:
+    """One value for every layer, or a list that must have one for each."""
+    if not isinstance(value, Sequence):
+        return [value] * count
+    if len(value) != count:
+        raise UserError(f"{name} has {len(value)} entries for {count} layers: give one for each, or one for all.")
+    return value
 
 
 def initialize(network: nn.Module) -> None:

@@ -25,11 +25,20 @@ from lightning_modules.networks.dcgan import Discriminator, Generator
 # Overrides with which each experiment of this method runs in seconds (tests/contract).
 SMALL = ["datamodule.batch_size=8", "lightning_module.discriminator.hidden=[16]", "callbacks.image_grid.samples=4",
          "callbacks.image_grid.rows=2", "trainer.precision=32-true"]  # fmt: skip
+SMALL_32 = ["lightning_module.generator.base=[8,2,2]", "lightning_module.generator.channels=[8,8,4,3]",
+            "lightning_module.discriminator.channels=[4,8,8]"]  # fmt: skip
 TINY = {
     "infogan_mnist": [*SMALL, "lightning_module.generator.hidden=[16]", "lightning_module.generator.base=[4,7,7]",
                       "lightning_module.generator.channels=[4,1]", "lightning_module.discriminator.channels=[4,8]",
                       "datamodule.val_size=8"],
     "infogan_digits": SMALL,
+    "infogan_svhn": [*SMALL[:1], *SMALL[2:], *SMALL_32],
+    "infogan_celeba": [*SMALL[:1], *SMALL[2:], *SMALL_32],
+    "infogan_faces": [*SMALL, "lightning_module.generator.hidden=[16]", "lightning_module.generator.base=[4,8,8]",
+                      "lightning_module.generator.channels=[4,1]", "lightning_module.discriminator.channels=[4,8]"],
+    "infogan_chairs": [*SMALL, "lightning_module.generator.hidden=[16]", "lightning_module.generator.base=[4,8,8]",
+                       "lightning_module.generator.channels=[4,4,4,4,1]",
+                       "lightning_module.discriminator.channels=[4,4,4,4,4]"],
 }  # fmt: skip
 
 TERMS = {
@@ -66,6 +75,18 @@ def batch(size=6):
 
 def has_gradient(part: nn.Module) -> bool:
     return any(it.grad is not None and bool(it.grad.abs().sum() > 0) for it in part.parameters())
+
+
+def test_the_weights_of_the_bound_rise_from_zero():
+    module = infogan(mutual_information_warmup=10)
+    whole = infogan()
+    _, codes = module.draw(6, "codes of g")
+    posterior = torch.randn(6, module.discriminator.posterior_size)
+    for iteration, share in {0: 0.0, 5: 0.5, 10: 1.0, 20: 1.0}.items():
+        module.iteration = iteration
+        torch.testing.assert_close(
+            module.weighted_bound(posterior, codes), share * whole.weighted_bound(posterior, codes)
+        )
 
 
 # --- equations -------------------------------------------------------------------------------------------------
@@ -228,7 +249,7 @@ def test_d_and_g_see_different_codes_and_each_iteration_new_ones():
 
 def test_inputs_are_noise_then_codes_in_order():
     module = infogan()
-    module.generator.layers = nn.Identity()  # type: ignore
+    module.generator.forward = lambda inputs: inputs  # type: ignore
     inputs = module.generate(torch.full((2, 4), 0.3), [torch.tensor([2, 0]), torch.tensor([[0.1, 0.2], [-1, 1]])])
     expected = [[0.3] * 4 + [0, 0, 1] + [0.1, 0.2], [0.3] * 4 + [1, 0, 0] + [-1, 1]]
     torch.testing.assert_close(inputs, torch.tensor(expected))

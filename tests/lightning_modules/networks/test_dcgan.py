@@ -1,9 +1,13 @@
 """Sizes of the paper's networks: the specification's parameter counts, computed by hand from its tables."""
 
+import pytest
 import torch
 from torch import nn
 
-from lightning_modules.networks.dcgan import Discriminator, Generator
+from launch.command_line import compose_job
+from launch.errors import UserError
+from launch.runs import instantiate
+from lightning_modules.networks.dcgan import Discriminator, Generator, convolution, up_convolution
 
 
 def count(module: nn.Module) -> int:
@@ -18,6 +22,82 @@ def test_mnist_networks_have_the_paper_s_parameters():
     assert count(discriminator.trunk) == 6_558_144
     assert count(discriminator.head) == 1_025
     assert count(discriminator.posterior) == 133_262
+
+
+@pytest.mark.parametrize(
+    ("data", "generator", "trunk", "head", "posterior", "input_size", "image_shape"),
+    [
+        # SVHN and CelebA by the specification. Faces: trunk 64*17 + (64*16*128 + 3*128) + (8*8*128*1024 + 3*1024),
+        # G (133*1024 + 3*1024) + (1024*8192 + 3*8192) + (128*16*64 + 3*64) + (64*16 + 1).
+        ("svhn", 2_800_835, 659_648, 4_097, 530_864, 168, (3, 32, 32)),
+        ("celeba", 2_908_355, 659_648, 4_097, 537_572, 228, (3, 32, 32)),
+        ("faces", 8_684_737, 8_524_224, 1_025, 10_250, 133, (1, 32, 32)),
+        # Chairs: trunk 64*17 + (64*16*128 + 3*128) + (128*16*256 + 3*256) + 2 (256*16*256 + 3*256)
+        # + (8*8*256*1024 + 3*1024); G (189*1024 + 3*1024) + (1024*16384 + 3*16384) + 2 (256*16*256 + 3*256)
+        # + (256*16*128 + 3*128) + (128*16*64 + 3*64) + (64*16 + 1).
+        ("chairs", 19_778_625, 19_536_576, 1_025, 63_550, 189, (1, 64, 64)),
+    ],
+)
+def test_the_other_networks_have_the_paper_s_parameters(
+    tmp_path, data, generator, trunk, head, posterior, input_size, image_shape
+):
+    node = compose_job("train", [f"lightning_module=infogan_{data}"], tmp_path)["lightning_module"]
+    with torch.device("meta"):
+        module = instantiate(node)
+    d = module.discriminator
+    assert module.generator.input_size == input_size
+    assert module.image_shape == tuple(d.image_shape) == image_shape
+    assert [count(part) for part in (module.generator, d.trunk, d.head, d.posterior)] == [
+        generator, trunk, head, posterior
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_up_convolution_is_the_transpose_of_convolution(stride):
+    down = nn.Sequential(*convolution(2, 3, stride)).double()
+    up = nn.Sequential(*up_convolution(3, 2, stride)).double()
+    weight = torch.rand(3, 2, 4, 4, dtype=torch.float64)
+    for layer in (*down, *up):
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            layer.weight.data, layer.bias = weight, None
+    image = torch.rand(1, 2, 8, 8, dtype=torch.float64)
+    features = torch.rand(1, 3, 8 // stride, 8 // stride, dtype=torch.float64)
+    assert down(image).shape == features.shape
+    torch.testing.assert_close((down(image) * features).sum(), (image * up(features)).sum())
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_convolution_pads_as_tensorflow_s_same(stride):
+    """An impulse at the origin: the padding before it is one pixel at either stride."""
+    network = nn.Sequential(*convolution(1, 1, stride))
+    kernel = torch.arange(16.0).reshape(4, 4)
+    for layer in network:
+        if isinstance(layer, nn.Conv2d):
+            layer.weight.data, layer.bias = kernel[None, None], None
+    impulse = torch.zeros(1, 1, 8, 8)
+    impulse[..., 0, 0] = 1
+    assert float(network(impulse)[0, 0, 0, 0].detach()) == kernel[1, 1]
+
+
+def test_signed_pixels():
+    """(tanh(x) + 1) / 2 for G, [-1, 1] for D: on a grey image the trunk's first convolution sees zeros."""
+    plain, signed = (Generator(5, hidden=[], base=[4, 2, 2], channels=[1], signed=it) for it in (False, True))
+    signed.load_state_dict(plain.state_dict())
+    inputs = torch.rand(6, 5)
+    before = torch.logit(plain(inputs))
+    torch.testing.assert_close(signed(inputs), (torch.tanh(before) + 1) / 2)
+    discriminator = Discriminator([1, 8, 8], [3], [], posterior_hidden=None, posterior_size=2, signed=True)
+    assert not discriminator.trunk[0](discriminator.prepare(torch.full((1, 1, 8, 8), 0.5))).any()
+
+
+def test_q_may_be_one_layer_on_the_trunk():
+    discriminator = Discriminator([1, 8, 8], [3], [6], posterior_hidden=None, posterior_size=2)
+    assert count(discriminator.posterior) == 6 * 2 + 2
+
+
+def test_a_list_that_does_not_fit_the_layers_is_told():
+    with pytest.raises(UserError, match="strides has 2 entries for 3 layers"):
+        Generator(5, hidden=[8], base=[4, 2, 2], channels=[3, 2, 1], strides=[2, 2])
 
 
 def test_shapes_and_ranges():
@@ -42,7 +122,7 @@ def test_parts_agree_with_the_whole():
 
 def test_the_first_convolution_has_no_batch_norm_and_the_output_neither():
     generator = Generator(5, hidden=[8], base=[4, 2, 2], channels=[3, 2])
-    assert [type(layer) for layer in list(generator.layers)[-2:]] == [nn.ConvTranspose2d, nn.Sigmoid]
+    assert isinstance(generator.layers[-1], nn.ConvTranspose2d)
     trunk = Discriminator([1, 8, 8], [3, 4], [7], posterior_hidden=5, posterior_size=9, leak=0.1).trunk
     kinds = [type(layer) for layer in trunk]
     assert kinds[:5] == [nn.Conv2d, nn.LeakyReLU, nn.Conv2d, nn.BatchNorm2d, nn.LeakyReLU]
