@@ -15,7 +15,7 @@ def check_run(config: Mapping[str, Any], module: Any, datamodule: Any, callbacks
         *unfit_callbacks(config, module, callbacks),
         *unfit_metrics(config, module, datamodule, callbacks),
         *unfit_trainer(config, module, datamodule, trainer),
-        *unfit_optimizers(module),
+        *unfit_optimizers(module, trainer),
     ]
     if problems:
         raise UserError("\n".join(problems))
@@ -87,9 +87,18 @@ def unfit_trainer(config: Mapping[str, Any], module: Any, datamodule: Any, train
             yield "trainer.accumulate_grad_batches has no effect on this module: set datamodule.batch_size."
 
 
-def unfit_optimizers(module: Any) -> Iterator[str]:
+def unfit_optimizers(module: Any, trainer: Any) -> Iterator[str]:
     """Optimisers and schedules are partial nodes, whose values only their making judges."""
     try:
-        module.configure_optimizers()
+        made = module.configure_optimizers()
     except (ValueError, TypeError) as error:
         yield f"lightning_module's optimisers or schedule cannot be made: {error}."
+        return
+    optimizers = made[0] if isinstance(made, tuple) else []
+    clipped = getattr(module, "gradient_clip_norm", None) is not None
+    if clipped and trainer.precision == "16-mixed" and any(it.defaults.get("fused") for it in optimizers):
+        yield (
+            "A fused optimizer unscales 16-bit gradients inside its step, after they would be clipped: set "
+            "trainer.precision=bf16-mixed, or lightning_module.gradient_clip_norm=null, or fused to false in "
+            "lightning_module's optimizers."
+        )

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from launch.errors import UserError
 from launch.randomness import keyed_generator
 
 Batch = dict[str, Tensor]
@@ -88,12 +87,6 @@ class TwoPlayer(LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizers = [player.optimizer(player.parameters) for player in self.players().values()]
-        unscale_late = any(getattr(optimizer, "_step_supports_amp_scaling", False) for optimizer in optimizers)
-        if unscale_late and self.gradient_clip_norm is not None and self.trainer.precision == "16-mixed":
-            raise UserError(
-                "A fused optimizer unscales 16-bit gradients inside its step, after they would be clipped: set fused "
-                "to false in the module's optimizers, or gradient_clip_norm=null, or trainer.precision=bf16-mixed."
-            )
         schedulers = [self.scheduler(optimizer) for optimizer in optimizers] if self.scheduler else []
         return optimizers, schedulers
 

@@ -1,10 +1,13 @@
 """Parts that are right by themselves and do not fit one another."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from launch.command_line import compose_job
 from launch.errors import UserError
+from launch.parts_check import unfit_optimizers
 from launch.runs import build
 
 MISFITS = {
@@ -45,3 +48,14 @@ def test_parts_that_do_not_fit_are_refused_when_built(mistake, tmp_path):
     config = compose_job("train", [*mistake.split(), *extra, "logger=none"], str(tmp_path))
     with pytest.raises(UserError, match=MISFITS[mistake]):
         build(config)
+
+
+@pytest.mark.parametrize(("precision", "fused", "refused"), [("16-mixed", True, True), ("16-mixed", False, False),
+                                                             ("bf16-mixed", True, False)])  # fmt: skip
+def test_clipping_before_a_fused_optimizer_unscales(precision, fused, refused):
+    weights = [torch.nn.Parameter(torch.zeros(1))]
+    module = SimpleNamespace(
+        gradient_clip_norm=1.0, configure_optimizers=lambda: ([torch.optim.Adam(weights, fused=fused)], [])
+    )
+    problems = list(unfit_optimizers(module, SimpleNamespace(precision=precision)))
+    assert [problem.startswith("A fused optimizer unscales") for problem in problems] == [True] * refused

@@ -2,7 +2,6 @@
 
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +10,6 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader
 
-from launch.errors import UserError
 from lightning_modules.two_player import Player, TwoPlayer
 
 
@@ -98,14 +96,6 @@ def test_a_later_turn_sees_what_an_earlier_one_moved(tmp_path, precision):
     fit(module, 1, tmp_path, enable_checkpointing=False, precision=precision)
     # lr 0.25 on (w - 1)^2 halves the distance: 0, 1/2, 3/4. With the first turn's weight again it would be 0, 1/2, 1.
     assert module.discriminator.weight.item() == 0.75
-
-
-def test_a_fused_optimizer_is_not_clipped_before_its_gradients_are_unscaled():
-    module = Scalars(gradient_clip_norm=1.0)
-    module.optimizer_d = partial(torch.optim.Adam, fused=True)
-    module._trainer = SimpleNamespace(precision="16-mixed")  # type: ignore
-    with pytest.raises(UserError, match="fused"):
-        module.configure_optimizers()
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("32-true", 1e-6), ("bf16-mixed", 1e-6)])
