@@ -37,6 +37,13 @@ class AssignsClusters(Protocol):
         ...
 
 
+@runtime_checkable
+class WeighsClusters(AssignsClusters, Protocol):
+    def cluster_probabilities(self, images: Tensor) -> list[Tensor]:
+        """images: [B, C, H, W] in [0, 1] -> for each categorical code [B, K], rows that sum to one."""
+        ...
+
+
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; mode and the global random state are afterwards as they were."""

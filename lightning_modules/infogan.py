@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax, one_hot, softplus
 
-from callbacks.protocols import AssignsClusters, SamplesImages, TraversesLatents
+from callbacks.protocols import AssignsClusters, SamplesImages, TraversesLatents, WeighsClusters
 from launch.errors import UserError
 from launch.randomness import keyed_generator
 from lightning_modules.information_maximization import RealImageTerms, real_image_bonus, transform
@@ -248,7 +248,7 @@ class InfoGAN(TwoPlayer):
     # --- what callbacks ask ----------------------------------------------------------------------------------
 
     def capabilities(self) -> set[type]:
-        return {SamplesImages, TraversesLatents} | ({AssignsClusters} if self.num_clusters else set())
+        return {SamplesImages, TraversesLatents} | ({AssignsClusters, WeighsClusters} if self.num_clusters else set())
 
     def metrics(self, stage: str) -> set[str]:
         if stage != "train":
@@ -266,11 +266,16 @@ class InfoGAN(TwoPlayer):
 
     @torch.no_grad()
     def assign_clusters(self, images: Tensor) -> Tensor:
-        outputs = self.discriminator.code_posterior(images).split([code.posterior_size for code in self.codes], dim=1)
-        categories = [
-            output.argmax(1) for code, output in zip(self.codes, outputs, strict=True) if code.kind == "categorical"
-        ]
-        return torch.stack(categories, dim=1)
+        return torch.stack([output.argmax(1) for output in self.category_logits(images)], dim=1)
+
+    @torch.no_grad()
+    def cluster_probabilities(self, images: Tensor) -> list[Tensor]:
+        return [output.softmax(1) for output in self.category_logits(images)]
+
+    def category_logits(self, images: Tensor) -> list[Tensor]:
+        """Q's outputs for each categorical code, [B, K]."""
+        outputs = self.split(out_of_autocast(self.discriminator.code_posterior(images)))
+        return [it for code, it in zip(self.codes, outputs, strict=True) if code.kind == "categorical"]
 
     @torch.no_grad()
     def traversals(self, rows: int) -> dict[str, Tensor]:

@@ -14,21 +14,26 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, log_softmax
 
 
-@dataclass(frozen=True)
-class RealImageTerms:
-    """Weights of the three terms, and how far an image is moved for the third.
+@dataclass(frozen=True, kw_only=True)
+class Motion:
+    """How far an image is moved: each is drawn uniformly between minus and plus its value, for every image anew.
 
-    Rotation is in degrees, shift in pixels, scale and shear are fractions; each is drawn uniformly between minus
-    and plus its value, for every image anew.
+    Rotation is in degrees, shift in pixels, scale and shear are fractions.
     """
 
-    balance: float
-    confidence: float
-    consistency: float
     rotation: float
     shift: float
     scale: float
     shear: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RealImageTerms(Motion):
+    """Weights of the three terms, and how far an image is moved for the third."""
+
+    balance: float
+    confidence: float
+    consistency: float
 
 
 def balance(mean_probabilities: Tensor) -> Tensor:
@@ -47,20 +52,22 @@ def consistency(log_probabilities: Tensor, moved_log_probabilities: Tensor) -> T
     return -(target.exp() * (target - moved_log_probabilities)).sum(dim=1).mean()
 
 
-def transform(images: Tensor, drawn: Tensor, terms: RealImageTerms) -> Tensor:
+def transform(images: Tensor, drawn: Tensor, motion: Motion) -> Tensor:
     """Each image moved about its centre, bilinear, black outside.
 
     images: [B, C, H, W]; drawn: [B, 6] in [-1, 1], the share of its range that each of rotation, two scales, shear
     and two shifts takes.
     """
+    if not len(images):  # a rank without a share of the batch
+        return images
     turn, scale_x, scale_y, slant, shift_x, shift_y = drawn.unbind(dim=1)
-    angle, shear = turn * math.radians(terms.rotation), slant * terms.shear
+    angle, shear = turn * math.radians(motion.rotation), slant * motion.shear
     cos, sin = angle.cos(), angle.sin()
-    scale_x, scale_y = 1 + scale_x * terms.scale, 1 + scale_y * terms.scale
+    scale_x, scale_y = 1 + scale_x * motion.scale, 1 + scale_y * motion.scale
     height, width = images.shape[-2:]
     rows = (
-        torch.stack([cos * scale_x, (shear * cos - sin) * scale_y, shift_x * terms.shift * 2 / width], dim=1),
-        torch.stack([sin * scale_x, (shear * sin + cos) * scale_y, shift_y * terms.shift * 2 / height], dim=1),
+        torch.stack([cos * scale_x, (shear * cos - sin) * scale_y, shift_x * motion.shift * 2 / width], dim=1),
+        torch.stack([sin * scale_x, (shear * sin + cos) * scale_y, shift_y * motion.shift * 2 / height], dim=1),
     )
     grid = affine_grid(torch.stack(rows, dim=1), list(images.shape), align_corners=False)
     return grid_sample(images, grid.to(images.dtype), align_corners=False)

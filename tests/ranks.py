@@ -24,7 +24,7 @@ def run_on(world_size: int, folder: Path):
     """InfoGAN on digits in float64 with frozen batch statistics; 7 evaluation batches, the last one short."""
     overrides = ["trainer=cpu" if world_size == 1 else "trainer=ddp_cpu", f"trainer.devices={world_size}", "logger=none",
                  f"trainer.max_steps={STEPS}", *TINY["infogan_digits"], "datamodule.batch_size=12",
-                 "datamodule.eval_batch_size=53", "trainer.precision=64-true", "callbacks=[default,cluster_accuracy]",
+                 "datamodule.eval_batch_size=53", "trainer.precision=64-true", "callbacks=[default,cluster_accuracy,cluster_information]",
                  "~callbacks.progress", "+trainer.enable_progress_bar=false"]  # fmt: skip
     overrides = [it for it in overrides if not it.startswith("callbacks.image_grid")]
     overrides += ["+trainer.strategy.start_method=fork"] if world_size > 1 else []

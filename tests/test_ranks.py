@@ -23,10 +23,11 @@ def ranks(tmp_path_factory):
     return folder, {int(size): found for size, found in json.loads(done.stdout.splitlines()[-1]).items()}
 
 
-def test_cluster_accuracy_is_exactly_the_same(ranks):
+def test_metrics_are_exactly_the_same(ranks):
     _, found = ranks
     assert found[1]["metrics"].keys() == {
         "test/cluster_accuracy",
+        "test/cluster_information_nats",
         "test/cluster_purity",
         "test/kmeans_cluster_accuracy",
     }
@@ -48,7 +49,7 @@ def test_the_metric_meets_once_and_keeps_each_rank_s_own_counts(ranks, size):
 
 def test_a_rank_without_an_example_changes_nothing(ranks):
     _, found = ranks
-    assert found[1]["few"].keys() == {"test/cluster_accuracy", "test/cluster_purity"}
+    assert found[1]["few"].keys() == {"test/cluster_accuracy", "test/cluster_purity", "test/cluster_information_nats"}
     assert found[3]["few"] == found[2]["few"] == found[1]["few"]
 
 

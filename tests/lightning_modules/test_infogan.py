@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from callbacks.protocols import AssignsClusters, SamplesImages, TraversesLatents
+from callbacks.protocols import AssignsClusters, SamplesImages, TraversesLatents, WeighsClusters
 from launch.errors import UserError
 from launch.randomness import keyed_generator
 from lightning_modules.infogan import (
@@ -306,7 +306,7 @@ def test_clusters_are_the_most_likely_categories():
 
 
 def test_capabilities_depend_on_the_codes():
-    assert infogan().capabilities() == {SamplesImages, TraversesLatents, AssignsClusters}
+    assert infogan().capabilities() == {SamplesImages, TraversesLatents, AssignsClusters, WeighsClusters}
     assert infogan([Code("continuous", 1)]).capabilities() == {SamplesImages, TraversesLatents}
 
 
