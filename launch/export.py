@@ -70,14 +70,19 @@ def load_results(results: Path) -> dict[str, list[dict[str, Any]]]:
 
 def load_experiments(conf: Path) -> list[dict[str, Any]]:
     """Name, paper and data set of every file of conf/experiment, as written there."""
-    experiments = []
-    for path in sorted((conf / "experiment").glob("*.yaml")):
-        content: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-        choices = {key: value for entry in content["defaults"] for key, value in entry.items()}
-        experiments.append(
-            {"name": content["name"], "paper": content.get("paper") or {}, "data": choices["override /datamodule"]}
-        )
-    return experiments
+    return [read_experiment(path) for path in sorted((conf / "experiment").glob("*.yaml"))]
+
+
+def read_experiment(path: Path) -> dict[str, Any]:
+    """An experiment may build on another of its folder, whose name then stands alone in its defaults."""
+    content: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    experiment: dict[str, Any] = {"paper": {}}
+    for entry in content["defaults"]:
+        if isinstance(entry, str):
+            experiment |= read_experiment(path.with_name(f"{entry}.yaml"))
+        elif "override /datamodule" in entry:
+            experiment["data"] = entry["override /datamodule"]
+    return experiment | {key: content[key] for key in ("name", "paper") if content.get(key)}
 
 
 def changed(overrides: Iterable[str]) -> list[str]:

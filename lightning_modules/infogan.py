@@ -88,6 +88,8 @@ class InfoGAN(TwoPlayer):
             widely re-implemented); its optimiser is made like D's.
         real_images: terms on Q's categories of real images that stand in D's loss beside the bound; not in the
             paper, where Q learns from generated images alone. Needs ``with_d``.
+        mutual_information_weight: multiplies every lambda where G maximises the bound. At 0 G is an ordinary GAN's
+            and Q, with ``with_d``, still learns to read the codes: figure 1's comparison.
         mutual_information_warmup: iterations over which every lambda rises linearly from 0; not in the paper.
     """
 
@@ -106,6 +108,7 @@ class InfoGAN(TwoPlayer):
         learned_variance: bool = False,
         q_optimizer: Literal["with_d", "with_g", "own"] = "with_d",
         real_images: RealImageTerms | Mapping[str, Any] | None = None,
+        mutual_information_weight: float = 1.0,
         mutual_information_warmup: int = 0,
         **base: Any,
     ) -> None:
@@ -113,6 +116,7 @@ class InfoGAN(TwoPlayer):
         self.codes = [code if isinstance(code, Code) else Code(**code) for code in codes]
         self.noise_size, self.learned_variance, self.q_optimizer = noise_size, learned_variance, q_optimizer
         self.real_images = RealImageTerms(**real_images) if isinstance(real_images, Mapping) else real_images
+        self.mutual_information_weight = mutual_information_weight
         self.mutual_information_warmup = mutual_information_warmup
         self.num_clusters = [code.size for code in self.codes if code.kind == "categorical"]
         self.image_shape = tuple(generator.image_shape)
@@ -153,12 +157,13 @@ class InfoGAN(TwoPlayer):
         if self.q_optimizer == "own":
             return generator_loss(out_of_autocast(self.discriminator.real_logit(fake)))
         fake_logit, posterior = self.discriminator(fake)
-        return generator_loss(out_of_autocast(fake_logit)) - self.weighted_bound(posterior, codes, log=True)
+        information = self.mutual_information_weight * self.weighted_bound(posterior, codes, log=True)
+        return generator_loss(out_of_autocast(fake_logit)) - information
 
     def information_loss(self, batch: Batch) -> Tensor:
         noise, codes = self.draw(len(batch["image"]), "codes of q")
         posterior = self.discriminator.code_posterior(self.generate(noise, codes))
-        return -self.weighted_bound(posterior, codes, log=True)
+        return -self.mutual_information_weight * self.weighted_bound(posterior, codes, log=True)
 
     def judge_real_images(self, images: Tensor, terms: RealImageTerms) -> tuple[Tensor, Tensor]:
         """D's logits [B] and what Q's categories earn by the terms. images: [B, C, H, W]."""
