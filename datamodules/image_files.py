@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import sys
 import tempfile
 import time
@@ -92,7 +93,7 @@ class ImageFiles:
 
     def __init__(self, name: str, folder: Path, names: list[str], pixels: Pixels, cache_dir: Path) -> None:
         self.name, self.folder, self.names, self.pixels = name, folder, names, pixels
-        self.cache = cache_dir / f"{name}-{self._key()}.npy"
+        self.cache = cache_dir / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}-{self._key()}.npy"
 
     def load(self, quiet: bool = False) -> Tensor:
         """uint8 [N, C, size, size], from the cache where it has them. Quiet where another process says the same."""
@@ -163,9 +164,12 @@ class ImageFiles:
 
         # PIL gives the interpreter up while it decodes.
         with ThreadPoolExecutor(min(os.cpu_count() or 1, 32)) as threads:
-            done = threads.map(decode, range(0, len(images), CHUNK))
-            for _ in done if quiet else shown(done, len(images), self.name):
-                pass
+            try:
+                done = threads.map(decode, range(0, len(images), CHUNK))
+                for _ in done if quiet else shown(done, len(images), self.name):
+                    pass
+            finally:
+                threads.shutdown(wait=False, cancel_futures=True)  # a Ctrl-C does not wait for the rest
         if bad:
             named = ", ".join(bad[name] for name in sorted(bad)[:5]) + (", ..." if len(bad) > 5 else "")
             raise UserError(

@@ -1,10 +1,13 @@
 """Parts that are right by themselves and do not fit one another."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from launch.command_line import compose_job
 from launch.errors import UserError
+from launch.parts_check import unlabelled
 from launch.runs import build
 
 MISFITS = {
@@ -45,3 +48,18 @@ def test_parts_that_do_not_fit_are_refused_when_built(mistake, tmp_path):
     config = compose_job("train", [*mistake.split(), *extra, "logger=none"], str(tmp_path))
     with pytest.raises(UserError, match=MISFITS[mistake]):
         build(config)
+
+
+def test_what_needs_labels_is_refused_beside_data_without():
+    learner, judge, other = SimpleNamespace(needs_labels=True), SimpleNamespace(needs_labels=True), SimpleNamespace()
+    config = {"callbacks": {"judge": {}, "other": {}}}
+
+    def told(**data) -> list[str]:
+        return list(unlabelled(config, learner, SimpleNamespace(name="faces", **data), [judge, other]))
+
+    assert told(num_classes=None) == [
+        "SimpleNamespace needs labels, and datamodule faces has none as configured: choose another datamodule.",
+        "callbacks.judge needs labels, and datamodule faces has none as configured: remove it with ~callbacks.judge",
+    ]
+    assert told(num_classes=2) == []
+    assert told() == []  # data that knows no classes, such as text
