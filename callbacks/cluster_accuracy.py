@@ -61,6 +61,7 @@ class ClusterAccuracy(Callback):
     """
 
     requires = AssignsClusters
+    needs_labels = True
 
     def __init__(self, folder: str, code: int = 0, kmeans: bool = False) -> None:
         self.folder, self.code, self.kmeans = Path(folder), code, kmeans

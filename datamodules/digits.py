@@ -20,10 +20,11 @@ class DigitsDataModule(ImageDataModule):
     image_shape = (1, 8, 8)
     num_classes = 10
 
-    def load(self) -> tuple[ImageTable, ImageTable]:
+    def load(self) -> dict[str, ImageTable]:
         digits = load_digits()
         images = torch.from_numpy(digits.images).mul(255 / 16).round().to(torch.uint8).unsqueeze(1)  # pyright: ignore
         labels = torch.from_numpy(digits.target).long()  # pyright: ignore
         order = torch.randperm(len(images), generator=keyed_generator(self.split_seed, "digits test split"))
         test, train = order[:TEST_SIZE].sort().values, order[TEST_SIZE:].sort().values
-        return ImageTable(images[train], labels[train]), ImageTable(images[test], labels[test])
+        table = ImageTable(images, labels)
+        return {"train": table.take(train), "test": table.take(test)}

@@ -2,6 +2,7 @@
 
 import hashlib
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from datamodules.augmentation import Augment, shift_and_flip
 from datamodules.batches import GlobalBatches
 from launch.errors import UserError
 from launch.randomness import keyed_generator
@@ -19,13 +21,13 @@ class ImageTable(Dataset[dict[str, Tensor]]):
 
     Args:
         images: uint8 [N, C, H, W].
-        labels: int64 [N].
+        labels: int64 [N]; None where the data has none.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
+    def __init__(self, images: Tensor, labels: Tensor | None = None) -> None:
         assert images.dtype == torch.uint8
         assert images.ndim == 4
-        assert len(images) == len(labels)
+        assert labels is None or len(images) == len(labels)
         self.images, self.labels = images, labels
 
     def __len__(self) -> int:
@@ -33,30 +35,38 @@ class ImageTable(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, positions: Tensor) -> dict[str, Tensor]:
         positions = positions.to(self.images.device)
-        return {"index": positions, "image": self.images[positions], "label": self.labels[positions]}
+        batch = {"index": positions, "image": self.images[positions]}
+        return batch if self.labels is None else batch | {"label": self.labels[positions]}
+
+    def take(self, positions: Tensor) -> "ImageTable":
+        """The examples at these positions, as a table of their own."""
+        return ImageTable(self.images[positions], None if self.labels is None else self.labels[positions])
 
     def to(self, device: torch.device) -> "ImageTable":
-        return ImageTable(self.images.to(device), self.labels.to(device))
+        return ImageTable(self.images.to(device), None if self.labels is None else self.labels.to(device))
 
 
 class ImageDataModule(LightningDataModule):
     """Splits of uint8 images, given to the module as floats in [0, 1].
 
-    A batch holds ``index`` [B] int64 (the example's number in its split), ``image`` [B, C, H, W] float and
-    ``label`` [B] int64. A subclass names its shape and classes and implements ``load``.
+    A batch holds ``index`` [B] int64 (the example's number in its split), ``image`` [B, C, H, W] float and, where
+    the data has labels, ``label`` [B] int64. A subclass names its shape and classes (None: no labels) and
+    implements ``load``.
 
     Args:
         batch_size: examples a training step over all ranks together.
         eval_batch_size: examples an evaluation step over all ranks together.
-        val_size: how many training examples are set aside for validation; 0 means no validation.
-        seed: decides the order of training.
+        val_size: how many examples validation has; 0 means no validation. They are set aside from training, or
+            chosen from the official validation split where the data has one: training never sees that split.
+        seed: decides the order and the augmentation of training.
         split_seed: decides which examples are set aside; its own key, so that runs that differ in ``seed``
             are measured on the same examples.
+        augment: shifts and flips of training images; None leaves them as they are.
     """
 
     name: str
     image_shape: tuple[int, int, int]
-    num_classes: int
+    num_classes: int | None
 
     def __init__(
         self,
@@ -66,6 +76,7 @@ class ImageDataModule(LightningDataModule):
         seed: int = 0,
         split_seed: int = 0,
         eval_batch_size: int = 1000,
+        augment: Augment | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         for key, size in {"batch_size": batch_size, "eval_batch_size": eval_batch_size}.items():
@@ -73,35 +84,34 @@ class ImageDataModule(LightningDataModule):
                 raise UserError(f"datamodule.{key} is {size}: give a number of examples, 1 or more.")
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.val_size, self.seed, self.split_seed = val_size, seed, split_seed
+        self.augment = Augment(**augment) if isinstance(augment, Mapping) else augment
+        self.drawn: tuple[int, Tensor] | None = None  # an epoch and its draws
         self.tables: dict[str, ImageTable] = {}
 
     @abstractmethod
-    def load(self) -> tuple[ImageTable, ImageTable]:
-        """The training and the test examples, before validation is set aside."""
+    def load(self) -> dict[str, ImageTable]:
+        """``train`` and ``test``, and ``val`` where the data has an official validation split."""
 
     def setup(self, stage: str | None = None) -> None:
         if self.tables:
             return
-        train, test = self.load()
-        if not 0 <= self.val_size < len(train):
-            raise UserError(
-                f"datamodule.val_size={self.val_size} leaves nothing to train on: {self.name} has {len(train)} "
-                "training examples. Choose 0 (no validation) or a smaller number."
-            )
-        shuffled = torch.randperm(len(train), generator=keyed_generator(self.split_seed, "split"))
+        tables = self.load()
+        official = tables.get("val")
+        source = tables["train"] if official is None else official
+        if not 0 <= self.val_size < len(source) + (official is not None):
+            raise UserError(self._unfit_val_size(len(source), official is not None))
+        shuffled = torch.randperm(len(source), generator=keyed_generator(self.split_seed, "split"))
         kept, aside = shuffled[self.val_size :].sort().values, shuffled[: self.val_size].sort().values
-        self.tables = {
-            "train": ImageTable(train.images[kept], train.labels[kept]),
-            "val": ImageTable(train.images[aside], train.labels[aside]),
-            "test": test,
-        }
+        train = source.take(kept) if official is None and self.val_size else tables["train"]
+        self.tables = {"train": train, "val": source.take(aside), "test": tables["test"]}
 
     def describe(self) -> dict[str, Any]:
         """Name, sizes and a fingerprint of every split: what a record says of its data."""
         sha256 = hashlib.sha256()
         for table in self.tables.values():
-            sha256.update(table.images.numpy().tobytes())
-            sha256.update(table.labels.numpy().tobytes())
+            for content in (table.images, table.labels):
+                if content is not None:
+                    sha256.update(content.reshape(-1).numpy().data)
         sizes = {split: len(table) for split, table in self.tables.items()}
         return {"name": self.name, **sizes, "sha256": sha256.hexdigest()}
 
@@ -115,10 +125,22 @@ class ImageDataModule(LightningDataModule):
         return self._loader("test", self.eval_batch_size, seed=None)
 
     def on_after_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
+        images = batch["image"]
+        if self.augment is not None and self.trainer is not None and self.trainer.training:
+            images = shift_and_flip(images, self._draws(batch["index"]), self.augment.pad)
         dtype = self.trainer.lightning_module.dtype if self.trainer else torch.float32
         assert isinstance(dtype, torch.dtype)
-        scaled = batch["image"].to(torch.promote_types(dtype, torch.float32)).div_(255)
+        scaled = images.to(torch.promote_types(dtype, torch.float32)).div_(255)
         return batch | {"image": scaled.to(dtype)}
+
+    def _draws(self, index: Tensor) -> Tensor:
+        """This epoch's draws for these training examples; those of all are made at once and stay on the device."""
+        assert self.augment is not None
+        assert self.trainer is not None
+        epoch = self.trainer.current_epoch
+        if self.drawn is None or self.drawn[0] != epoch:
+            self.drawn = epoch, self.augment.draw(len(self.tables["train"]), self.seed, epoch).to(index.device)
+        return self.drawn[1][index]
 
     def _loader(self, split: str, batch_size: int, seed: int | None) -> DataLoader[dict[str, Tensor]]:
         table, rank, world_size = self.tables[split], 0, 1
@@ -135,3 +157,14 @@ class ImageDataModule(LightningDataModule):
         if seed is None or trainer is None:
             return lambda: 0
         return lambda: trainer.fit_loop.epoch_loop.batch_progress.current.ready
+
+    def _unfit_val_size(self, available: int, official: bool) -> str:
+        if official:
+            return (
+                f"datamodule.val_size={self.val_size} cannot be chosen from the official validation split of "
+                f"{self.name}, of which {available} images are here: choose 0 (no validation) to {available}."
+            )
+        return (
+            f"datamodule.val_size={self.val_size} leaves nothing to train on: {self.name} has {available} "
+            "training examples. Choose 0 (no validation) or a smaller number."
+        )

@@ -34,6 +34,7 @@ class Paths:
     data_dir: str
     output_dir: str
     run_dir: str
+    cache_dir: str = "data/cache"  # runs from before there was a cache do not name one
 
 
 @dataclass

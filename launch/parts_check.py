@@ -13,6 +13,7 @@ def check_run(config: Mapping[str, Any], module: Any, datamodule: Any, callbacks
     problems = [
         *unfit_shapes(module, datamodule),
         *unfit_callbacks(config, module, callbacks),
+        *unlabelled(config, module, datamodule, callbacks),
         *unfit_metrics(config, module, datamodule, callbacks),
         *unfit_trainer(config, module, datamodule, trainer),
         *unfit_optimizers(module, trainer),
@@ -39,6 +40,18 @@ def unfit_callbacks(config: Mapping[str, Any], module: Any, callbacks: Sequence[
                 f"callbacks.{name} needs a module that is {required.__name__}, which {type(module).__name__} is not "
                 f"as configured: remove it with ~callbacks.{name}"
             )
+
+
+def unlabelled(config: Mapping[str, Any], module: Any, datamodule: Any, callbacks: Sequence[Any]) -> Iterator[str]:
+    """What says ``needs_labels`` beside data without (``num_classes`` is None)."""
+    if getattr(datamodule, "num_classes", 0) is not None:
+        return
+    data = f"labels, and datamodule {datamodule.name} has none as configured"
+    if getattr(module, "needs_labels", False):
+        yield f"{type(module).__name__} needs {data}: choose another datamodule."
+    for name, callback in zip(config["callbacks"], callbacks, strict=True):
+        if getattr(callback, "needs_labels", False):
+            yield f"callbacks.{name} needs {data}: remove it with ~callbacks.{name}"
 
 
 def declared_metrics(module: Any, datamodule: Any, callbacks: Sequence[Any]) -> set[str]:

@@ -312,7 +312,7 @@ class InfoGAN(TwoPlayer):
         return self.test_step(batch, batch_idx)
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        seen = {"index": batch["index"], "label": batch["label"]}
+        seen = {key: batch[key] for key in ("index", "label") if key in batch}
         return seen | ({"cluster": self.assign_clusters(batch["image"])} if self.num_clusters else {})
 
     def _check_sizes(self) -> None:

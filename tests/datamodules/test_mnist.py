@@ -11,7 +11,7 @@ import pytest
 import torch
 from torchvision.datasets import MNIST
 
-from datamodules import mnist
+from datamodules import downloads, mnist
 from datamodules.mnist import MNISTDataModule
 from launch.errors import UserError
 
@@ -96,12 +96,12 @@ def test_downloads_whole_or_not_at_all(tmp_path, monkeypatch, served):
 
 def test_nothing_is_downloaded_where_all_is_there(tmp_path, monkeypatch):
     write_tiny(tmp_path, monkeypatch)
-    monkeypatch.setattr(mnist, "download_url", no_network)
+    monkeypatch.setattr(downloads, "download_url", no_network)
     MNISTDataModule(str(tmp_path), batch_size=8).prepare_data()
 
 
 def test_a_missing_archive_is_named_with_where_to_get_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(mnist, "download_url", no_network)
+    monkeypatch.setattr(downloads, "download_url", no_network)
     with pytest.raises(UserError, match="Fetch it by hand .* set DATA_DIR"):
         MNISTDataModule(str(tmp_path), batch_size=8).prepare_data()
 

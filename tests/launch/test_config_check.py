@@ -72,3 +72,15 @@ def test_all_mistakes_are_told_at_once():
     with pytest.raises(UserError) as caught:
         check_config(config, TrainConfig)
     assert len(str(caught.value).splitlines()) == 2
+
+
+def test_a_run_from_before_there_was_a_cache_passes():
+    config = compose_job("train", [])
+    del config["paths"]["cache_dir"]
+    del config["datamodule"]["augment"]
+    check_config(config, TrainConfig)
+
+
+def test_a_typo_in_the_augmentation_is_told():
+    with pytest.raises(UserError, match="datamodule.augment has no key 'padd'; did you mean 'pad'"):
+        check_config(compose_job("train", ["datamodule.augment={padd:4}"]), TrainConfig)

@@ -7,7 +7,7 @@ import torch
 
 from launch.command_line import compose_job
 from launch.errors import UserError
-from launch.parts_check import unfit_optimizers
+from launch.parts_check import unfit_optimizers, unlabelled
 from launch.runs import build
 
 MISFITS = {
@@ -59,3 +59,18 @@ def test_clipping_before_a_fused_optimizer_unscales(precision, fused, refused):
     )
     problems = list(unfit_optimizers(module, SimpleNamespace(precision=precision)))
     assert [problem.startswith("A fused optimizer unscales") for problem in problems] == [True] * refused
+
+
+def test_what_needs_labels_is_refused_beside_data_without():
+    learner, judge, other = SimpleNamespace(needs_labels=True), SimpleNamespace(needs_labels=True), SimpleNamespace()
+    config = {"callbacks": {"judge": {}, "other": {}}}
+
+    def told(**data) -> list[str]:
+        return list(unlabelled(config, learner, SimpleNamespace(name="faces", **data), [judge, other]))
+
+    assert told(num_classes=None) == [
+        "SimpleNamespace needs labels, and datamodule faces has none as configured: choose another datamodule.",
+        "callbacks.judge needs labels, and datamodule faces has none as configured: remove it with ~callbacks.judge",
+    ]
+    assert told(num_classes=2) == []
+    assert told() == []  # data that knows no classes, such as text

@@ -1,0 +1,200 @@
+"""Image files made one uint8 table: decoded once, by threads, and kept in a cache that the next start reads."""
+
+import hashlib
+import json
+import os
+import re
+import sys
+import tempfile
+import time
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from tqdm import tqdm
+
+from launch.errors import UserError
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".pgm", ".ppm")
+FORMAT = 1  # of the cache, and of how a file becomes pixels: a change here makes former cache files unused
+CHUNK = 32  # files a thread takes at once
+SECONDS_A_LINE = 20
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """How an image file becomes a square of uint8 pixels.
+
+    A photograph is turned as its EXIF data say, transparency becomes white, 16 bits become 8. The centre is cut out
+    and resized with antialiasing (triangle filter, as torchvision's Resize).
+
+    Args:
+        size: height and width of the result.
+        channels: 3 for RGB, 1 for grey (ITU-R 601 luma).
+        crop: side of the square cut out at the centre, in pixels of the file; None: the largest that fits.
+    """
+
+    size: int
+    channels: int
+    crop: int | None = None
+
+    def __post_init__(self) -> None:
+        for key, value in {"size": self.size, "crop": self.crop}.items():
+            if value is not None and value < 1:
+                raise UserError(f"datamodule.{key} is {value}: give a number of pixels, 1 or more.")
+        if self.channels not in (1, 3):
+            raise UserError(f"datamodule.channels is {self.channels}: give 3 (colour) or 1 (grey).")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.channels, self.size, self.size
+
+    def decode(self, path: Path) -> np.ndarray:
+        """uint8 [C, size, size]. Raises whatever PIL does on a file that it cannot read."""
+        with Image.open(path) as file:
+            image = as_mode(ImageOps.exif_transpose(file), "RGB" if self.channels == 3 else "L")
+        width, height = image.size
+        side = self.crop or min(width, height)
+        if side > min(width, height):
+            raise ValueError(f"is {width}x{height}, too small for a crop of {side}")
+        left, top = (width - side) // 2, (height - side) // 2
+        square = image.crop((left, top, left + side, top + side))
+        pixels = np.asarray(square.resize((self.size, self.size), Image.Resampling.BILINEAR))
+        return pixels.reshape(self.size, self.size, self.channels).transpose(2, 0, 1)
+
+
+def as_mode(image: Image.Image, mode: str) -> Image.Image:
+    if image.mode == "F":
+        raise ValueError("holds floating-point numbers")
+    if image.mode.startswith("I"):  # PIL would clip 16 bits to 255
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert(mode)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert(mode)
+
+
+class ImageFiles:
+    """Some files of a folder as one table.
+
+    Args:
+        name: of the data set, for what is said and for the cache file.
+        names: the files, relative to the folder; their order is the table's.
+        cache_dir: where the table is kept; a file of it can be deleted at any time.
+    """
+
+    def __init__(self, name: str, folder: Path, names: list[str], pixels: Pixels, cache_dir: Path) -> None:
+        self.name, self.folder, self.names, self.pixels = name, folder, names, pixels
+        self.cache = cache_dir / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}-{self._key()}.npy"
+
+    def load(self, quiet: bool = False) -> Tensor:
+        """uint8 [N, C, size, size], from the cache where it has them. Quiet where another process says the same."""
+        images = self._read(quiet)
+        if images is None:
+            images = self._decode_all(quiet)
+            self._write(images, quiet)
+        return torch.from_numpy(images)
+
+    def _key(self) -> str:
+        """A hash of all that decides the pixels."""
+        stats = [(name, os.stat(self.folder / name)) for name in self.names]
+        content = {
+            "format": [FORMAT, PIL.__version__],
+            "pixels": asdict(self.pixels),
+            "folder": str(self.folder.resolve()),
+            "files": [(name, it.st_size, it.st_mtime_ns) for name, it in stats],
+        }
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:20]
+
+    def _read(self, quiet: bool) -> np.ndarray | None:
+        if not self.cache.exists():
+            return None
+        try:
+            with open(self.cache, "rb") as file:
+                images = np.load(file, allow_pickle=False)
+                checksum = np.load(file, allow_pickle=False)
+            fits = images.dtype == np.uint8 and images.shape == self._shape()
+            intact = fits and zlib.crc32(images.data) == int(checksum)
+        except Exception:  # whatever numpy makes of bytes that are not what was written
+            images, intact = None, False
+        if intact:
+            return images
+        say(f"{self.name}: the cache {self.cache} is damaged and is made again.", quiet)
+        return None
+
+    def _write(self, images: np.ndarray, quiet: bool) -> None:
+        """Whole or not at all; without a cache every start decodes."""
+        try:
+            self.cache.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=self.cache.parent) as unfinished:
+                with open(Path(unfinished) / "table", "wb") as file:
+                    np.save(file, images, allow_pickle=False)
+                    np.save(file, np.array(zlib.crc32(images.data)), allow_pickle=False)
+                os.replace(Path(unfinished) / "table", self.cache)
+        except OSError as error:
+            say(
+                f"{self.name}: the decoded images cannot be kept in {self.cache.parent} ({error.strerror or error}), "
+                "so every start decodes them: set RELIGHT_CACHE or paths.cache_dir to a folder that you may write to.",
+                quiet,
+            )
+
+    def _shape(self) -> tuple[int, ...]:
+        return len(self.names), *self.pixels.shape
+
+    def _decode_all(self, quiet: bool) -> np.ndarray:
+        images = np.empty(self._shape(), dtype=np.uint8)
+        bad: dict[str, str] = {}
+
+        def decode(start: int) -> int:
+            chunk = range(start, min(start + CHUNK, len(images)))
+            for position in chunk:
+                name = self.names[position]
+                try:
+                    images[position] = self.pixels.decode(self.folder / name)
+                except Exception as error:  # PIL raises nearly anything on a damaged file
+                    reason = "is no image that PIL reads" if isinstance(error, PIL.UnidentifiedImageError) else error
+                    bad[name] = f"{name} ({reason})"
+            return len(chunk)
+
+        # PIL gives the interpreter up while it decodes.
+        with ThreadPoolExecutor(min(os.cpu_count() or 1, 32)) as threads:
+            try:
+                done = threads.map(decode, range(0, len(images), CHUNK))
+                for _ in done if quiet else shown(done, len(images), self.name):
+                    pass
+            finally:
+                threads.shutdown(wait=False, cancel_futures=True)  # a Ctrl-C does not wait for the rest
+        if bad:
+            named = ", ".join(bad[name] for name in sorted(bad)[:5]) + (", ..." if len(bad) > 5 else "")
+            raise UserError(
+                f"{len(bad)} of {len(images)} images in {self.folder} cannot be read: {named}. "
+                "Repair or remove them: none is left out silently."
+            )
+        return images
+
+
+def say(line: str, quiet: bool = False) -> None:
+    if not quiet:
+        print(line, file=sys.stderr, flush=True)
+
+
+def shown(done: Iterator[int], total: int, name: str) -> Iterator[Any]:
+    """Passes on numbers of decoded files; in a terminal a bar shows them, elsewhere a line now and then."""
+    said, count = time.monotonic(), 0
+    terminal = sys.stderr.isatty()
+    with tqdm(total=total, desc=f"decoding {name}", unit="img", dynamic_ncols=True, disable=not terminal) as bar:
+        for number in done:
+            count += number
+            bar.update(number)
+            if not terminal and time.monotonic() - said > SECONDS_A_LINE:
+                said = time.monotonic()
+                print(f"decoding {name}: {count} of {total} images", flush=True)
+            yield number
