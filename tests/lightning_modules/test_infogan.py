@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from callbacks.protocols import AssignsClusters, SamplesImages, TraversesLatents
+from callbacks.protocols import AssignsClusters, ChoosesCodes, SamplesImages, TraversesLatents
 from launch.errors import UserError
 from launch.randomness import keyed_generator
 from lightning_modules.infogan import (
@@ -285,8 +285,8 @@ def test_clusters_are_the_most_likely_categories():
 
 
 def test_capabilities_depend_on_the_codes():
-    assert infogan().capabilities() == {SamplesImages, TraversesLatents, AssignsClusters}
-    assert infogan([Code("continuous", 1)]).capabilities() == {SamplesImages, TraversesLatents}
+    assert infogan().capabilities() == {SamplesImages, TraversesLatents, ChoosesCodes, AssignsClusters}
+    assert infogan([Code("continuous", 1)]).capabilities() == {SamplesImages, TraversesLatents, ChoosesCodes}
 
 
 def test_sizes_that_do_not_fit_are_named():
