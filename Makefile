@@ -7,7 +7,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-all lint record sample run-named results experiments
+.PHONY: help setup train test test-all lint record sample bench run-named results experiments
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name what; do \
@@ -57,6 +57,9 @@ sample: run-named setup  ## pictures from a finished run: make sample RUN=output
 run-named:
 	@test -n "$(RUN)" || { echo "Name the run's folder: make $(MAKECMDGOALS) RUN=outputs/<experiment>/<folder>" >&2; \
 		exit 2; }
+
+bench: setup  ## our training step and loader against bare ones
+	@$(BIN)/python -m benchmarks
 
 results: setup  ## make the pages' tables from results/
 	@$(BIN)/python -m launch.export results
