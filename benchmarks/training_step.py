@@ -41,16 +41,17 @@ from lightning_modules.two_player import TwoPlayer
 PLATFORM, BARE, USUAL = "platform", "bare loop", "usual loop"
 LEFT_OUT = {"checkpoint", "best_checkpoint", "image_grid", "cluster_accuracy", "run_record"}
 STAND_IN_SIZE = 10_000
+TURN_S = 2.0
 
 Loop = Callable[[int], None]
 """Trains for a number of iterations."""
 
 
 class InTurns(Callback):
-    """Lets the other contestants have their turn after each ``turns.iterations`` of the Trainer's."""
+    """Lets the other contestants have their turn after each ``turns.iterations`` of the Trainer's; ends the fit."""
 
-    def __init__(self, turns: Turns, loops: dict[str, Loop]) -> None:
-        self.turns, self.loops = turns, loops
+    def __init__(self, turns: Turns, loops: dict[str, Loop], rounds: int) -> None:
+        self.turns, self.loops, self.rounds = turns, loops, rounds
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.turns.start()
@@ -65,15 +66,19 @@ class InTurns(Callback):
             self.turns.start()
             loop(self.turns.iterations)
             self.turns.stop(name)
+        trainer.should_stop = len(self.turns.turns[PLATFORM]) > self.rounds
         self.turns.start()
 
 
 def measure(
-    experiment: str, overrides: list[str], iterations: int = 50, rounds: int = 5, everything: bool = False
+    experiment: str, overrides: list[str], iterations: int | None = None, rounds: int = 5, everything: bool = False
 ) -> Turns:
-    """Run an experiment and the loops in turns; the first of ``rounds`` + 1 warms up."""
+    """Run an experiment and the loops in turns; the first of ``rounds`` + 1 warms up.
+
+    Without ``iterations`` a turn has as many as the bare loop makes in TURN_S.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        words = [f"experiment={experiment}", f"trainer.max_steps={iterations * (rounds + 1)}", *overrides]
+        words = [f"experiment={experiment}", f"trainer.max_steps={10**9}", *overrides]
         config = compose_job("train", words if everything else [*words, "trainer.limit_val_batches=0"], folder)
         check_config(config, TrainConfig)
         if not everything:
@@ -81,15 +86,25 @@ def measure(
             config |= {"optimized_metric": None, "paper": None}  # logged by what is left out
         run = build(config)
         images, device = training_images(run), run.trainer.strategy.root_device
-        turns = Turns(experiment, device, iterations, run.datamodule.batch_size)  # pyright: ignore
         loops = {BARE: bare_loop(run, images)}
+        iterations = iterations or fitting_iterations(loops[BARE], device)
+        turns = Turns(experiment, device, iterations, run.datamodule.batch_size)  # pyright: ignore
         if isinstance(run.module, InfoGAN):
             loops[USUAL] = usual_loop(deepcopy(run.module).to(device), images.float() / 255, turns.batch_size)
-        run.trainer.callbacks.append(InTurns(turns, loops))  # pyright: ignore[reportAttributeAccessIssue]
+        run.trainer.callbacks.append(InTurns(turns, loops, rounds))  # pyright: ignore[reportAttributeAccessIssue]
         print(f"{experiment}: batch {turns.batch_size}, {run.trainer.precision}, {device.type}", file=sys.stderr)
         with redirect_stdout(io.StringIO()):  # the progress lines
             run.trainer.fit(run.module, datamodule=run.datamodule)
     return turns
+
+
+def fitting_iterations(loop: Loop, device: torch.device) -> int:
+    tried = Turns("", device, iterations=5, batch_size=1)
+    for _ in range(2):
+        tried.start()
+        loop(tried.iterations)
+        tried.stop(BARE)
+    return max(round(1000 * TURN_S / tried.milliseconds(BARE)), 1)
 
 
 def training_images(run: Run) -> Tensor:
@@ -199,7 +214,7 @@ def usual_loop(module: InfoGAN, images: Tensor, batch_size: int) -> Loop:
 def main(arguments: list[str] | None = None) -> list[Turns]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiments", nargs="*", default=["infogan_digits", "infogan_mnist"])
-    parser.add_argument("--iterations", type=int, default=50, help="in a turn")
+    parser.add_argument("--iterations", type=int, help=f"in a turn; {TURN_S:g} s of the bare loop unless given")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each that count")
     parser.add_argument("--everything", action="store_true", help="with validation, checkpoints, pictures and record")
     parser.add_argument("--override", action="append", default=[], help="a key of train.py, such as trainer=cpu")
