@@ -7,7 +7,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-all lint record run-named results experiments
+.PHONY: help setup train test test-all lint record sample bench run-named results experiments
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name what; do \
@@ -51,8 +51,15 @@ experiments: setup  ## what can be trained, what the paper reports, what we reac
 record: run-named setup  ## keep a finished run as a result: make record RUN=outputs/infogan_digits/...
 	@$(BIN)/python -m launch.export record "$(RUN)"
 
+sample: run-named setup  ## pictures from a finished run: make sample RUN=outputs/infogan_digits/... ARGS="count=100"
+	@$(BIN)/python sample.py run="$(RUN)" $(ARGS)
+
 run-named:
-	@test -n "$(RUN)" || { echo "Name the run's folder: make record RUN=outputs/<experiment>/<folder>" >&2; exit 2; }
+	@test -n "$(RUN)" || { echo "Name the run's folder: make $(MAKECMDGOALS) RUN=outputs/<experiment>/<folder>" >&2; \
+		exit 2; }
+
+bench: setup  ## our training step and loader against bare ones
+	@$(BIN)/python -m benchmarks
 
 results: setup  ## make the pages' tables from results/
 	@$(BIN)/python -m launch.export results

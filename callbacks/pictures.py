@@ -5,10 +5,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import Trainer
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid, save_image
 
 READABLE_SIDE = 48  # pixels; smaller images are magnified so that a person can see them
@@ -21,6 +23,12 @@ def save_grid(images: Tensor, path: Path, columns: int) -> None:
     images = images.repeat_interleave(magnification, dim=2).repeat_interleave(magnification, dim=3)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_image(make_grid(images, nrow=columns, padding=2, pad_value=0.5), path)
+
+
+def save_single(image: Tensor, path: Path) -> None:
+    """Write one image [C, H, W] in [0, 1], of one or three channels, pixel by pixel as it is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    to_pil_image(image.cpu().mul(255).add(0.5).clamp(0, 255).to(torch.uint8)).save(path)
 
 
 @contextmanager

@@ -5,18 +5,38 @@ What a module can do may depend on its config (InfoGAN on faces has no category)
 whose ``requires`` is not among them before anything starts.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from launch.errors import UserError
+
 
 @runtime_checkable
 class SamplesImages(Protocol):
+    seed: int
+    """The run's, until it is set to another."""
+
     def sample(self, indices: Tensor) -> Tensor:
-        """Images [B, C, H, W] in [0, 1]; image i depends on the run's seed and indices[i] alone."""
+        """Images [B, C, H, W] in [0, 1]; image i depends on the seed and indices[i] alone."""
+        ...
+
+
+@runtime_checkable
+class ChoosesCodes(Protocol):
+    def code_ranges(self) -> dict[str, range | None]:
+        """The codes by the names of their traversals: a category's values, None for a number."""
+        ...
+
+    def sample_with_codes(self, indices: Tensor, codes: Mapping[str, Any]) -> Tensor:
+        """The images of ``sample``, with the codes that are named set to a value in all of them.
+
+        A code that is None stays as drawn. A name or value that does not exist is a UserError (``check_codes``).
+        """
         ...
 
 
@@ -42,6 +62,22 @@ class WeighsClusters(AssignsClusters, Protocol):
     def cluster_probabilities(self, images: Tensor) -> list[Tensor]:
         """images: [B, C, H, W] in [0, 1] -> for each categorical code [B, K], rows that sum to one."""
         ...
+
+
+def check_codes(codes: Mapping[str, Any], ranges: Mapping[str, range | None]) -> None:
+    """Raise a UserError that names the first code or value that does not exist, and all that do."""
+    known = [f"{name} ({describe_range(values)})" for name, values in ranges.items()]
+    for name, value in codes.items():
+        if name not in ranges:
+            raise UserError(f"codes.{name}: there is no such code; this model has {', '.join(known)}.")
+        values = ranges[name]
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if value is not None and not (is_number if values is None else is_number and value in values):
+            raise UserError(f"codes.{name} is {value!r}: give {describe_range(values)}, or null to leave it as drawn.")
+
+
+def describe_range(values: range | None) -> str:
+    return f"a whole number from {values[0]} to {values[-1]}" if values else "a number, in training from -1 to 1"
 
 
 @contextmanager

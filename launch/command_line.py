@@ -17,11 +17,11 @@ from hydra.errors import HydraException
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
-from launch.config_check import EvaluateConfig, Parameters, TrainConfig, check_config, plain
+from launch.config_check import EvaluateConfig, Parameters, SampleConfig, TrainConfig, check_config, plain
 from launch.errors import UserError, did_you_mean
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
-SCHEMAS: dict[str, type] = {"train": TrainConfig, "evaluate": EvaluateConfig}
+SCHEMAS: dict[str, type] = {"train": TrainConfig, "evaluate": EvaluateConfig, "sample": SampleConfig}
 
 
 def check_command_line(config_name: str, arguments: Sequence[str]) -> list[dict[str, Any]]:
@@ -45,24 +45,25 @@ def check_command_line(config_name: str, arguments: Sequence[str]) -> list[dict[
             raise UserError(
                 "A sweep runs one process a job: leave out -m with trainer=ddp, or start the jobs one by one."
             )
-        check_writable(Path(config["paths"]["output_dir"]))
+        check_writable("paths.output_dir", Path(config["paths"]["output_dir"]))
     return configs
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(key: str, folder: Path) -> None:
     """Whether the folder, or what has to be made for it, can be written to."""
     there = next(path for path in [folder, *folder.absolute().parents] if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
-        raise UserError(f"paths.output_dir={folder} cannot be written: {there} is no folder that you may write to.")
+        raise UserError(f"{key}={folder} cannot be written: {there} is no folder that you may write to.")
 
 
 def sweep_choices(overrides: list[Override]) -> Iterator[list[str]]:
     """Enough jobs of a sweep to see each value of each key once: the first of all, then one key varied at a time."""
-    options = [
-        [f"{it.key_or_group}={value}" for value in it.sweep_string_iterator()] if it.is_sweep_override()
-        else [it.input_line or ""]
-        for it in overrides
-    ]  # fmt: skip
+    options: list[list[str]] = []
+    for it in overrides:
+        line = it.input_line or ""
+        sign = line.partition(it.key_or_group)[0]  # + or ++
+        values = it.sweep_string_iterator() if it.is_sweep_override() else None
+        options.append([f"{sign}{it.key_or_group}={value}" for value in values] if values else [line])
     first = [values[0] for values in options]
     yield first
     for position, values in enumerate(options):
@@ -98,9 +99,14 @@ def explain(config_name: str, overrides: list[str], error: HydraException) -> st
         try:
             config: Any = compose(config_name, [it.input_line or "" for it in choices])
         except HydraException:
-            return str(error).splitlines()[0]
+            keys = [str(key) for key in compose(config_name)]
+            lacking = next((it for it in choices if it.key_or_group.partition("/")[0] not in keys), None)
+            if lacking is None:
+                return str(error).splitlines()[0]
+            hint = did_you_mean(lacking.key_or_group, keys)
+            return f"{lacking.input_line}: {config_name}.py has no key '{lacking.key_or_group}'; {hint}"
     for it in parsed:
-        if it not in choices and not it.is_add() and (problem := missing_key(config, it)):
+        if it not in choices and not (it.is_add() or it.is_force_add()) and (problem := missing_key(config, it)):
             return problem
     return str(error).splitlines()[0]
 

@@ -64,6 +64,22 @@ class EvaluateConfig:
     precision: str | None = None
 
 
+@dataclass
+class SampleConfig:
+    """The top-level keys of a command that makes pictures."""
+
+    run: str
+    checkpoint: str
+    count: int
+    start: int
+    codes: dict[str, Any]
+    output: Literal["grid", "files", "both"]
+    batch_size: int
+    accelerator: str
+    paths: Paths
+    seed: int | None = None
+
+
 def plain(config: Any) -> dict[str, Any]:
     """A config as plain dicts and lists, interpolated; ``???`` stays."""
     try:

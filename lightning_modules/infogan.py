@@ -18,7 +18,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax, one_hot, softplus
 
-from callbacks.protocols import AssignsClusters, SamplesImages, TraversesLatents, WeighsClusters
+from callbacks.protocols import (
+    AssignsClusters,
+    ChoosesCodes,
+    SamplesImages,
+    TraversesLatents,
+    WeighsClusters,
+    check_codes,
+)
 from launch.errors import UserError
 from launch.randomness import keyed_generator
 from lightning_modules.information_maximization import RealImageTerms, real_image_bonus, transform
@@ -253,7 +260,8 @@ class InfoGAN(TwoPlayer):
     # --- what callbacks ask ----------------------------------------------------------------------------------
 
     def capabilities(self) -> set[type]:
-        return {SamplesImages, TraversesLatents} | ({AssignsClusters, WeighsClusters} if self.num_clusters else set())
+        of_categories = {AssignsClusters, WeighsClusters} if self.num_clusters else set()
+        return {SamplesImages, TraversesLatents, ChoosesCodes} | of_categories
 
     def metrics(self, stage: str) -> set[str]:
         if stage != "train":
@@ -264,10 +272,32 @@ class InfoGAN(TwoPlayer):
             f"train/{name}" for name in names | extra | {"real_probability", "fake_probability"}
         }
 
-    @torch.no_grad()
     def sample(self, indices: Tensor) -> Tensor:
-        noise, codes = self.latents(indices)
-        return self.generate(noise, codes).float()
+        return self.sample_with_codes(indices, {})
+
+    @torch.no_grad()
+    def sample_with_codes(self, indices: Tensor, codes: Mapping[str, Any]) -> Tensor:
+        check_codes(codes, self.code_ranges())
+        noise, drawn = self.latents(indices)
+        columns = self.columns(drawn)
+        for name, value in codes.items():
+            if value is not None:
+                columns[name].fill_(value)
+        return self.generate(noise, drawn).float()
+
+    def code_ranges(self) -> dict[str, range | None]:
+        ranges: dict[str, range | None] = {}
+        for position, code in enumerate(self.codes):
+            if code.kind == "categorical":
+                ranges[f"code{position}_categorical"] = range(code.size)
+            else:
+                ranges |= dict.fromkeys(f"code{position}_continuous{number}" for number in range(code.size))
+        return ranges
+
+    def columns(self, codes: list[Tensor]) -> dict[str, Tensor]:
+        """Views of each category and each number of c, [B], by name; to be written to."""
+        columns = [column for values in codes for column in (values.unbind(1) if values.ndim == 2 else [values])]
+        return dict(zip(self.code_ranges(), columns, strict=True))
 
     @torch.no_grad()
     def assign_clusters(self, images: Tensor) -> Tensor:
@@ -290,16 +320,12 @@ class InfoGAN(TwoPlayer):
             if code.kind == "categorical":
                 value.copy_(torch.arange(rows, device=value.device) % code.size)
         images = {}
-        for position, code in enumerate(self.codes):
-            for number in range(1 if code.kind == "categorical" else code.size):
-                categorical = code.kind == "categorical"
-                columns = torch.arange(code.size) if categorical else torch.linspace(-2, 2, 10)
-                codes = [value.repeat_interleave(len(columns), dim=0) for value in fixed]
-                varied = codes[position] if categorical else codes[position][:, number]
-                varied.copy_(columns.repeat(rows))
-                grid = self.generate(noise.repeat_interleave(len(columns), dim=0), codes).float()
-                name = f"code{position}_{code.kind}" + ("" if categorical else f"{number}")
-                images[name] = grid.unflatten(0, (rows, len(columns)))
+        for name, categories in self.code_ranges().items():
+            columns = torch.arange(len(categories)) if categories else torch.linspace(-2, 2, 10)
+            codes = [value.repeat_interleave(len(columns), dim=0) for value in fixed]
+            self.columns(codes)[name].copy_(columns.repeat(rows))
+            grid = self.generate(noise.repeat_interleave(len(columns), dim=0), codes).float()
+            images[name] = grid.unflatten(0, (rows, len(columns)))
         return images
 
     def latents(self, indices: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -76,6 +76,11 @@ def test_each_value_of_a_sweep_is_checked_before_the_first_job():
 
 def test_a_sweep_is_looked_at_one_key_at_a_time():
     parse = command_line.OverridesParser.create().parse_overrides
+    assert list(sweep_choices(parse(["+a=1,2", "++b=3,4"]))) == [
+        ["+a=1", "++b=3"],
+        ["+a=2", "++b=3"],
+        ["+a=1", "++b=4"],
+    ]
     assert list(sweep_choices(parse(["a=1,2,3", "b=x", "c=0,5"]))) == [
         ["a=1", "b=x", "c=0"], ["a=2", "b=x", "c=0"], ["a=3", "b=x", "c=0"], ["a=1", "b=x", "c=5"]]  # fmt: skip
 

@@ -8,7 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from callbacks.protocols import AssignsClusters, SamplesImages, TraversesLatents, WeighsClusters
+from callbacks.protocols import (
+    AssignsClusters,
+    ChoosesCodes,
+    SamplesImages,
+    TraversesLatents,
+    WeighsClusters,
+)
 from launch.errors import UserError
 from launch.randomness import keyed_generator
 from lightning_modules.infogan import (
@@ -318,8 +324,9 @@ def test_clusters_are_the_most_likely_categories():
 
 
 def test_capabilities_depend_on_the_codes():
-    assert infogan().capabilities() == {SamplesImages, TraversesLatents, AssignsClusters, WeighsClusters}
-    assert infogan([Code("continuous", 1)]).capabilities() == {SamplesImages, TraversesLatents}
+    always = {SamplesImages, TraversesLatents, ChoosesCodes}
+    assert infogan().capabilities() == always | {AssignsClusters, WeighsClusters}
+    assert infogan([Code("continuous", 1)]).capabilities() == always
 
 
 def test_sizes_that_do_not_fit_are_named():

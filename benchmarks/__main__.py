@@ -1,0 +1,14 @@
+"""All benchmarks at their defaults, and one table: ``make bench``, or ``python -m benchmarks``."""
+
+import torch
+
+from benchmarks import loader, training_step
+from benchmarks.turns import table
+from launch.errors import told_as_sentences
+
+with told_as_sentences():
+    steps, loaders = training_step.main([]), loader.main([])
+    rows = [row for turns in steps for row in turns.rows(training_step.BARE)]
+    rows += [row for turns in loaders for row in turns.rows(loader.PLATFORM)]
+    print(f"{torch.get_num_threads()} threads; a time is by that of the bare loop or of the platform's loader", "")
+    print(table(rows), "", *(it.overhead(training_step.PLATFORM, training_step.BARE) for it in steps), sep="\n")

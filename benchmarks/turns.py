@@ -1,0 +1,93 @@
+"""Contestants that take turns in one process, so that whatever else the machine does falls on all of them alike."""
+
+import time
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Of one turn. ``cpu_s`` is of all threads of this process, not of worker processes."""
+
+    wall_s: float
+    cpu_s: float
+
+
+class Turns:
+    """Wall and CPU time of the turns; each contestant's first one warms up and is left out.
+
+    Args:
+        title: what is measured.
+        device: where the work is done; waited for at both ends of a turn.
+        iterations: in a turn.
+        batch_size: images an iteration.
+    """
+
+    def __init__(self, title: str, device: torch.device, iterations: int, batch_size: int) -> None:
+        self.title, self.device, self.iterations, self.batch_size = title, device, iterations, batch_size
+        self.turns: dict[str, list[Spent]] = {}
+        self.start()
+
+    def start(self) -> None:
+        self.started = self._clock()
+
+    def stop(self, contestant: str) -> None:
+        wall_s, cpu_s = (now - then for now, then in zip(self._clock(), self.started, strict=True))
+        self.turns.setdefault(contestant, []).append(Spent(wall_s, cpu_s))
+
+    def _clock(self) -> tuple[float, float]:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter(), time.process_time()
+
+    def milliseconds(self, contestant: str) -> float:
+        """Median of an iteration."""
+        return 1000 * median(it.wall_s for it in self.turns[contestant][1:]) / self.iterations
+
+    def images_per_cpu_second(self, contestant: str) -> float:
+        spent = median(it.cpu_s for it in self.turns[contestant][1:])
+        return self.iterations * self.batch_size / max(spent, 1e-9)
+
+    def ratio(self, contestant: str, other: str) -> float:
+        """The median over the rounds of one's time by the other's in the same round."""
+        pairs = zip(self.turns[contestant][1:], self.turns[other][1:], strict=True)
+        return median(one.wall_s / two.wall_s for one, two in pairs)
+
+    def overhead(self, contestant: str, bare: str) -> str:
+        """What a contestant takes beyond the bare one, in ms and per cent."""
+        ratio = self.ratio(contestant, bare)
+        return (
+            f"{self.title}: {contestant} over {bare} {(ratio - 1) * self.milliseconds(bare):+.3f} ms an iteration, "
+            f"{100 * (ratio - 1):+.1f} %"
+        )
+
+    def rows(self, reference: str) -> list[list[str]]:
+        """A table's rows; the last column is each one's time by the reference's."""
+        return [
+            [
+                self.title,
+                name,
+                f"{self.milliseconds(name):.3f}",
+                f"{1000 * self.batch_size / self.milliseconds(name):,.0f}",
+                f"{self.images_per_cpu_second(name):,.0f}",
+                f"{self.ratio(name, reference):.3f}",
+            ]
+            for name in self.turns
+        ]
+
+
+HEADINGS = ["measured", "contestant", "ms/iteration", "images/s", "images/CPU-s", "time by reference"]
+
+
+def table(rows: list[list[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(HEADINGS, *rows, strict=True)]
+    lines = [HEADINGS, ["-" * width for width in widths], *rows]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column < 2 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    )

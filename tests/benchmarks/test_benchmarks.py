@@ -1,0 +1,42 @@
+"""Each benchmark runs; how long anything takes is no test's matter."""
+
+import torch
+
+from benchmarks import loader, training_step
+from benchmarks.turns import Spent, Turns, table
+from tests.lightning_modules.test_infogan import TINY
+
+CPU = torch.device("cpu")
+
+
+def test_a_training_step_is_measured_against_both_loops():
+    turns = training_step.measure("infogan_digits", ["trainer=cpu", *TINY["infogan_digits"]], iterations=2, rounds=1)
+    assert {name: len(spent) for name, spent in turns.turns.items()} == {"platform": 2, "bare loop": 2, "usual loop": 2}
+    assert "platform over bare loop" in training_step.report([turns])
+
+
+def test_random_images_stand_in_for_missing_files_and_everything_can_be_left_in(tmp_path, capsys):
+    overrides = ["trainer=cpu", *TINY["infogan_mnist"], f"paths.data_dir={tmp_path}", "trainer.val_check_interval=2"]
+    turns = training_step.measure("infogan_mnist", overrides, iterations=2, rounds=1, everything=True)
+    assert turns.turns.keys() == {"platform", "bare loop", "usual loop"}
+    assert "Random images stand in for mnist" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_loaders_are_measured():
+    turns = loader.measure(size=16, batch_size=8, rounds=1, workers=0)
+    assert turns.iterations == 2
+    assert "usual loader" in loader.report([turns])
+
+
+def test_ratios_are_within_a_round_and_the_first_round_warms_up():
+    turns = Turns("it", CPU, iterations=2, batch_size=10)
+    turns.turns = {
+        "a": [Spent(9, 9), Spent(0.2, 0.4), Spent(0.8, 0.4), Spent(0.4, 0.4)],
+        "b": [Spent(1, 1), Spent(0.1, 0.1), Spent(0.2, 0.1), Spent(0.2, 0.1)],
+    }
+    assert turns.milliseconds("a") == 200
+    assert turns.images_per_cpu_second("a") == 50
+    assert turns.ratio("a", "b") == 2
+    assert turns.overhead("a", "b") == "it: a over b +100.000 ms an iteration, +100.0 %"
+    assert table(turns.rows("b")).splitlines()[2].split() == ["it", "a", "200.000", "50", "50", "2.000"]
