@@ -6,7 +6,8 @@
 - ``platform``: GlobalBatches, ImageTable and the augmentation and scaling of whole batches, in the main process.
 - ``usual loader``: torch's DataLoader with two workers and torchvision's transforms of PIL images, one by one.
 
-Both go through the same random 32x32 colour images: padded by 4, cropped, flipped, scaled to [0, 1]. A turn is an epoch. CPU seconds of the workers are not counted.
+Both go through the same random 32x32 colour images: padded by 4, cropped, flipped, scaled to [0, 1]. A turn is an
+epoch. CPU seconds of the workers are not counted.
 """
 
 import argparse

@@ -45,6 +45,7 @@ class Checkpoint(ModelCheckpoint):
         )
         self.path = Path(folder) / "last.ckpt"
         self.signal: int | None = None
+        self.asked_to_stop = 0  # the signal, once it is answered with a checkpoint
         self.handlers: dict[int, Any] = {}
         self.restored: dict[str, Any] | None = None
 
@@ -58,8 +59,22 @@ class Checkpoint(ModelCheckpoint):
         # After the last iteration, but before Lightning closes the epoch: a longer run can go on inside it.
         if signum or trainer.global_step == trainer.max_steps:
             self._save_unless_saved(trainer)
-        if signum and trainer.global_step != trainer.max_steps:
-            raise Interrupted(signum, trainer.global_step)
+        self.asked_to_stop = signum if trainer.global_step != trainer.max_steps else 0
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        self._stop_if_asked(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop_if_asked(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop_if_asked(trainer)
+        super().on_train_epoch_end(trainer, pl_module)
+
+    def _stop_if_asked(self, trainer: Trainer) -> None:
+        # Whichever hook is the first after an iteration: Lightning has by then logged what the iteration measured.
+        if self.asked_to_stop:
+            raise Interrupted(self.asked_to_stop, trainer.global_step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
