@@ -3,11 +3,12 @@ SHELL := /bin/bash
 EXPERIMENT ?= infogan_digits
 ARGS ?=
 RUN ?=
+METRIC ?=
 PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-all lint record sample bench run-named results experiments
+.PHONY: help setup train test test-all lint record sample curves bench run-named results experiments
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name what; do \
@@ -53,6 +54,10 @@ record: run-named setup  ## keep a finished run as a result: make record RUN=out
 
 sample: run-named setup  ## pictures from a finished run: make sample RUN=outputs/infogan_digits/... ARGS="count=100"
 	@$(BIN)/python sample.py run="$(RUN)" $(ARGS)
+
+curves: run-named setup  ## a metric over the iterations: make curves RUN="<runs or sweeps>" METRIC=train/loss_g
+	@test -n "$(METRIC)" || { echo "Name a column of metrics.csv, as in METRIC=train/loss_g" >&2; exit 2; }
+	@$(BIN)/python -m launch.curves "$(METRIC)" $(RUN) $(ARGS)
 
 run-named:
 	@test -n "$(RUN)" || { echo "Name the run's folder: make $(MAKECMDGOALS) RUN=outputs/<experiment>/<folder>" >&2; \

@@ -38,15 +38,28 @@ def check_command_line(config_name: str, arguments: Sequence[str]) -> list[dict[
         raise UserError(f"The command line cannot be read: {str(error).splitlines()[0]}") from None
     if not parsed.multirun and (swept := [it.input_line for it in overrides if it.is_sweep_override()]):
         raise UserError(f"{swept[0]} gives several values: add -m to run a job for each, or quote it to mean a text.")
-    configs = [compose_job(config_name, choice) for choice in sweep_choices(overrides)]
+    searched = search_space(overrides)
+    configs = [compose_job(config_name, choice) for choice in sweep_choices([*searched, *overrides])]
     for config in configs:
         check_config(config, SCHEMAS[config_name])
-        if parsed.multirun and config_name == "train" and config["trainer"]["strategy"] != "auto":
+        if (parsed.multirun or searched) and config_name == "train" and config["trainer"]["strategy"] != "auto":
             raise UserError(
                 "A sweep runs one process a job: leave out -m with trainer=ddp, or start the jobs one by one."
             )
         check_writable("paths.output_dir", Path(config["paths"]["output_dir"]))
     return configs
+
+
+def search_space(overrides: Sequence[Override]) -> list[Override]:
+    """The values that a chosen file of conf/sweep gives to keys which the command line leaves alone."""
+    chosen = [it.value() for it in overrides if it.key_or_group == "sweep"]
+    path = CONF / "sweep" / f"{chosen[-1]}.yaml" if chosen else None
+    if path is None or not path.exists():
+        return []  # none, or one that composing tells to be no choice
+    params: Any = OmegaConf.select(OmegaConf.load(path), "hydra.sweeper.params") or {}
+    given = {it.key_or_group for it in overrides}
+    lines = [f"{key}={values}" for key, values in params.items() if key not in given]
+    return OverridesParser.create().parse_overrides(lines)
 
 
 def check_writable(key: str, folder: Path) -> None:

@@ -114,3 +114,15 @@ def test_a_mistake_inside_an_experiment_file_gets_its_sentence(line, sentence, t
     monkeypatch.setattr(command_line, "CONF", conf)
     with pytest.raises(UserError, match=sentence):
         check_command_line("train", [])
+
+
+def test_a_chosen_sweep_is_checked_like_the_same_values_on_the_command_line():
+    words = ["sweep=infogan_mutual_information", "trainer=cpu"]
+    configs = check_command_line("train", words)
+    assert [it["lightning_module"]["mutual_information_weight"] for it in configs] == [0, 1]
+    (one,) = check_command_line("train", [*words, "lightning_module.mutual_information_weight=0.5"])
+    assert one["lightning_module"]["mutual_information_weight"] == 0.5
+    with pytest.raises(UserError, match="A sweep runs one process a job"):
+        check_command_line("train", [*words, "trainer=ddp_cpu"])
+    with pytest.raises(UserError, match="sweep=infogan_mutual: there is no such choice; did you mean"):
+        check_command_line("train", ["sweep=infogan_mutual"])

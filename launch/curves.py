@@ -1,0 +1,78 @@
+"""One metric of several runs over their iterations, as a picture.
+
+    make curves RUN=outputs/sweeps/infogan_digits/<folder> METRIC=train/mutual_information_categorical_nats
+    python -m launch.curves train/loss_g outputs/infogan_digits/<folder> outputs/infogan_digits/<another>
+
+A folder is a run, or a sweep with a run in each folder of it. A curve is named by what sets its run apart.
+"""
+
+import argparse
+import csv
+from collections.abc import Iterable
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from callbacks.pictures import save_figure
+from launch.errors import UserError, did_you_mean, told_as_sentences
+
+
+def runs_in(folders: Iterable[Path]) -> list[Path]:
+    """The runs among the folders and one level below, in order."""
+    found = []
+    for folder in folders:
+        inner = [folder] if (folder / "metrics.csv").exists() else [it.parent for it in folder.glob("*/metrics.csv")]
+        if not inner:
+            raise UserError(f"{folder} is neither a run nor a sweep: there is no metrics.csv in it or one level below.")
+        found += sorted(inner, key=lambda run: (len(run.name), run.name))  # a sweep's 2 before its 10
+    return found
+
+
+def read_curve(run: Path, metric: str) -> tuple[list[int], list[float]]:
+    """Iterations finished and the metric's values where it was logged."""
+    with (run / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    keys = {key for row in rows for key, value in row.items() if value} - {"step", "epoch"}
+    if metric not in keys:
+        raise UserError(f"{run} has not logged {metric}; {did_you_mean(metric, keys)}")
+    logged = [(int(row["step"]) + 1, float(row[metric])) for row in rows if row[metric]]
+    return [step for step, _ in logged], [value for _, value in logged]
+
+
+def names_of(runs: list[Path]) -> list[str]:
+    """For each run the overrides that not all share; its folder's name where they tell nothing."""
+    overrides = []
+    for run in runs:
+        path = run / ".hydra" / "overrides.yaml"
+        overrides.append([str(it) for it in OmegaConf.load(path)] if path.exists() else [])
+    shared = set.intersection(*map(set, overrides))
+    return [
+        ", ".join(it for it in own if it not in shared) or run.name for own, run in zip(overrides, runs, strict=True)
+    ]
+
+
+def draw_curves(metric: str, folders: list[Path], path: Path) -> None:
+    runs = runs_in(folders)
+    curves = [read_curve(run, metric) for run in runs]
+    with save_figure(path, width=7, height=4) as axes:
+        for name, (steps, values) in zip(names_of(runs), curves, strict=True):
+            axes.plot(steps, values, label=name, linewidth=1.2)
+        axes.set(xlabel="iteration", ylabel=metric)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("metric", help="a column of metrics.csv")
+    parser.add_argument("folders", nargs="+", type=Path, help="runs or sweeps")
+    parser.add_argument("--out", type=Path, help="the picture; unless given, in the first folder")
+    given = parser.parse_args(arguments)
+    path = given.out or given.folders[0] / f"curves-{given.metric.replace('/', '-')}.png"
+    draw_curves(given.metric, given.folders, path)
+    print(path)
+
+
+if __name__ == "__main__":
+    with told_as_sentences():
+        main()
