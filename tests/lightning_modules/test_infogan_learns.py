@@ -49,7 +49,7 @@ def test_samples_from_running_statistics_look_like_those_from_batch_statistics(w
         module.train()
         batch_statistics = module.sample(torch.arange(256))
     torch.testing.assert_close(samples[7:8], alone, atol=1e-5, rtol=0)
-    mean_images = torch.stack([samples.mean(0).flatten(), real.mean(0).flatten()])
-    assert float(torch.corrcoef(mean_images)[0, 1]) > 0.8  # ink where digits have ink
+    # The same noise and codes: image for image alike (0.997 on two seeds).
+    assert float(torch.corrcoef(torch.stack([samples.flatten(), batch_statistics.flatten()]))[0, 1]) > 0.95
     assert float((samples.mean(0) - batch_statistics.mean(0)).abs().max()) < 0.15
     assert float(samples.std(dim=0).mean()) > 0.5 * float(real.std(dim=0).mean())  # not one image over and over
