@@ -27,7 +27,7 @@ def test_mnist_networks_have_the_paper_s_parameters():
 @pytest.mark.parametrize(
     ("data", "generator", "trunk", "head", "posterior", "input_size", "image_shape"),
     [
-        # SVHN and CelebA by the specification. Faces: trunk 64*17 + (64*16*128 + 3*128) + (8*8*128*1024 + 3*1024),
+        # SVHN and CelebA: the paper's tables 2 and 3. Faces: trunk 64*17 + (64*16*128 + 3*128) + (8*8*128*1024 + 3*1024),
         # G (133*1024 + 3*1024) + (1024*8192 + 3*8192) + (128*16*64 + 3*64) + (64*16 + 1).
         ("svhn", 2_800_835, 659_648, 4_097, 530_864, 168, (3, 32, 32)),
         ("celeba", 2_908_355, 659_648, 4_097, 537_572, 228, (3, 32, 32)),
@@ -38,7 +38,7 @@ def test_mnist_networks_have_the_paper_s_parameters():
         ("chairs", 19_778_625, 19_536_576, 1_025, 63_550, 189, (1, 64, 64)),
     ],
 )
-def test_the_other_networks_have_the_paper_s_parameters(
+def test_the_other_networks_have_the_parameters_of_their_tables(
     tmp_path, data, generator, trunk, head, posterior, input_size, image_shape
 ):
     node = compose_job("train", [f"lightning_module=infogan_{data}"], tmp_path)["lightning_module"]
