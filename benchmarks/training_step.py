@@ -83,6 +83,7 @@ def measure(
         check_config(config, TrainConfig)
         if not everything:
             config["callbacks"] = {name: it for name, it in config["callbacks"].items() if name not in LEFT_OUT}
+            config["trainer"]["enable_checkpointing"] = False  # else Lightning adds a checkpoint of its own each epoch
             config |= {"optimized_metric": None, "paper": None}  # logged by what is left out
         run = build(config)
         images, device = training_images(run), run.trainer.strategy.root_device

@@ -86,30 +86,39 @@ class TwoPlayer(LightningModule):
         return {f"train/loss_{name}" for name in self.players()} if stage == "train" else set()
 
     def configure_optimizers(self) -> Any:
-        optimizers = [player.optimizer(player.parameters) for player in self.players().values()]
+        self.turns = self.players()
+        optimizers = [player.optimizer(player.parameters) for player in self.turns.values()]
         schedulers = [self.scheduler(optimizer) for optimizer in optimizers] if self.scheduler else []
         return optimizers, schedulers
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         self.iteration = self.trainer.global_step
-        players = self.players()
         optimizers = self.optimizers()
         assert isinstance(optimizers, list)
-        for turn, (name, player) in enumerate(players.items(), start=1):
+        for turn, (name, player) in enumerate(self.turns.items(), start=1):
             optimizer = optimizers[turn - 1]
-            self.toggle_optimizer(optimizer)
+            resting = self.parameters_at_rest(player)
+            for parameter in resting:
+                parameter.requires_grad_(False)
             loss = player.loss(batch)
             optimizer.zero_grad()
             self.manual_backward(loss)
-            if turn == len(players):
+            if turn == len(self.turns):
                 optimizer.step()
             else:  # the same step, past the wrapper that counts it
                 self.trainer.strategy.optimizer_step(optimizer.optimizer, closure=lambda: None)
-            self.untoggle_optimizer(optimizer)
+            for parameter in resting:
+                parameter.requires_grad_(True)
             self.log_training(f"loss_{name}", loss)
         schedulers = self.lr_schedulers() or []
         for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
             scheduler.step()  # pyright: ignore[reportCallIssue]
+
+    def parameters_at_rest(self, moving: Player) -> list[nn.Parameter]:
+        """Those of the other players that have gradients otherwise."""
+        own = set(map(id, moving.parameters))
+        others = (parameter for player in self.turns.values() for parameter in player.parameters)
+        return [parameter for parameter in others if parameter.requires_grad and id(parameter) not in own]
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         # Mixed precision has unscaled the gradients when this hook runs; before it, they are too large to clip.
