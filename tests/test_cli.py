@@ -11,7 +11,13 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-SIZE = ["trainer=cpu", "trainer.max_steps=12", "trainer.log_every_n_steps=5", "callbacks.image_grid.every_n_steps=6"]
+SIZE = [
+    "trainer=cpu",
+    "logger=csv",
+    "trainer.max_steps=12",
+    "trainer.log_every_n_steps=5",
+    "callbacks.image_grid.every_n_steps=6",
+]
 
 
 def command(*words: object) -> subprocess.CompletedProcess[str]:
@@ -96,7 +102,13 @@ def test_evaluate_measures_a_run_again(sweep):
 def resumed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A run that is stopped by Ctrl-C and goes on; its folder and what stopping printed."""
     folder = tmp_path_factory.mktemp("stopped")
-    places = [f"paths.output_dir={folder}", "trainer.max_steps=200", "trainer.log_every_n_steps=5", "trainer=cpu"]
+    places = [
+        "logger=csv",
+        f"paths.output_dir={folder}",
+        "trainer.max_steps=200",
+        "trainer.log_every_n_steps=5",
+        "trainer=cpu",
+    ]
     words = [sys.executable, "train.py", "datamodule.batch_size=32", *places]
     with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as started:
         assert started.stdout is not None
