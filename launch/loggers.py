@@ -112,7 +112,8 @@ class WandbRun(Logger):
         import wandb  # takes a second, which other commands need not wait
 
         self.wandb = wandb
-        wandb.setup(wandb.Settings(show_info=False, show_warnings=False))
+        # Without the viewer it does not ask twice who one is before it finds that nobody answers.
+        wandb.setup(wandb.Settings(show_info=False, show_warnings=False, x_disable_viewer=True))
         self.folder.mkdir(parents=True, exist_ok=True)
         group = self.group or sweep_of(self.folder)
         how: dict[str, Any] = {"project": self.project, "name": self.run_name, "group": group, "tags": tags,

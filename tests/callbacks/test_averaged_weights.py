@@ -63,7 +63,7 @@ def averages(trained):
     found = [trained[0]]
     for weights in trained[1:]:
         found.append({name: DECAY * found[-1][name] + (1 - DECAY) * weights[name] for name in weights})
-    return [{name: tensor for name, tensor in it.items() if tensor.is_floating_point()} for it in found]
+    return [{name: tensor for name, tensor in it.items() if trained[0][name].is_floating_point()} for it in found]
 
 
 @pytest.fixture(scope="module")
@@ -109,18 +109,24 @@ def test_a_checkpoint_is_measured_by_its_average_and_says_so(whole):
     assert json.loads((folder / "record.json").read_text())["weights"] == f"averaged (decay {DECAY})"
 
 
-@pytest.mark.parametrize("stop", ["trainer.max_steps=3", "trainer.max_epochs=2"])
-def test_a_resumed_run_ends_as_if_nothing_had_happened(whole, tmp_path, stop):
-    """Also from a checkpoint that is written after the average has taken its place, at the end of the fit."""
+def test_a_resumed_run_ends_as_if_nothing_had_happened(whole, tmp_path):
     _, _, remembers, end = whole
-    first, _ = made(tmp_path, 7, stop)
-    fit(first)
-    checkpoint = tmp_path / "checkpoints" / "last.ckpt"
-    assert torch.load(checkpoint, weights_only=True)["global_step"] == (3 if "steps" in stop else 4)
+    fit(made(tmp_path, 3)[0])
     run, after = made(tmp_path, 7)
-    fit(run, checkpoint)
+    fit(run, tmp_path / "checkpoints" / "last.ckpt")
     assert_equal(after.trained[-1], remembers.trained[-1])
     assert_equal(state(run.module), end)
+
+
+def test_a_checkpoint_after_the_last_epoch_keeps_both(whole, tmp_path):
+    """It is written when the average has taken its place."""
+    _, _, remembers, _ = whole
+    run, _ = made(tmp_path, 7, "trainer.max_epochs=2")
+    fit(run)
+    saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == 4
+    assert_equal(saved["current_model_state"], remembers.trained[3])
+    assert_equal(saved["state_dict"], state(run.module))
 
 
 def test_going_on_without_the_average_is_refused(whole, tmp_path):
