@@ -42,7 +42,8 @@ def line_chart(curves: Sequence[Curve], label: str) -> str:
         anchor = "end" if x(tick) > WIDTH - 40 else "middle"
         parts.append(f'<text x="{x(tick):.1f}" y="{HEIGHT - 8}" text-anchor="{anchor}">{short(tick)}</text>')
     for number, curve in enumerate(curves):
-        kept = thinned([(x(at), y(value) if math.isfinite(value) else math.nan) for at, value in zip(curve.iterations, curve.values, strict=True)])  # fmt: skip
+        pairs = zip(curve.iterations, curve.values, strict=True)
+        kept = thinned([(x(at), y(value) if math.isfinite(value) else math.nan) for at, value in pairs])
         parts.append(drawn(kept, f"c{number % 8}", curve.name))
     return "".join([*parts, "</svg>"])
 
@@ -51,7 +52,8 @@ def drawn(points: list[tuple[float, float]], style: str, name: str) -> str:
     """A path with a gap where a value is not finite; a dot where there is but one point."""
     seen = [(x, y) for x, y in points if math.isfinite(y)]
     if len(seen) == 1:
-        return f'<circle class="{style}" cx="{seen[0][0]:.1f}" cy="{seen[0][1]:.1f}" r="3"><title>{escape(name)}</title></circle>'
+        (x, y), title = seen[0], f"<title>{escape(name)}</title>"
+        return f'<circle class="{style}" cx="{x:.1f}" cy="{y:.1f}" r="3">{title}</circle>'
     commands, pen = [], "M"
     for x, y in points:
         if math.isfinite(y):

@@ -119,7 +119,7 @@ def run_page(run: RunFiles) -> str:
     title = f"{run.config.get('name') or run.record.get('experiment') or run.folder.name}, seed {seed_of(run)}"
     return page(title, [
         f'<h1>{escape(title)} {badge(run.status)}</h1>', f'<p class="dim">{escape(in_short(run))}</p>', error_of(run),
-        figures_of(run), *curves_of([run]), pictures_of(run), facts_of(run), config_of(run),
+        figures_of(run), pictures_of(run), *curves_of([run]), facts_of(run), config_of(run),
     ])  # fmt: skip
 
 
@@ -169,7 +169,8 @@ def figures_of(run: RunFiles) -> str:
         return ""
     cards = []
     for key in keys:
-        paper = f'<span class="dim">paper: {run.paper["value"]}</span>' if has_figure(run, key) else ""
+        paper = f"paper: {run.paper['value']}" if has_figure(run, key) else "the paper gives no figure"
+        paper = f'<span class="dim">{paper}</span>' if key == reported else ""
         first = " first" if key == reported else ""
         value = number(run.metrics[key])
         cards.append(f'<div class="figure{first}"><b>{value}</b><code>{escape(key)}</code> {paper}</div>')
@@ -196,19 +197,27 @@ def table_of(runs: list[RunFiles]) -> str:
             + "".join(f'<td class="number">{escape(cell)}</td>' for cell in cells)
         )
     rows = "".join(f"<tr>{line}</tr>" for line in lines)
-    errors = "".join(f'<div class="error">{escape(it.name)}: {escape(it.record["error"])}</div>' for it in runs if it.record.get("error"))  # fmt: skip
+    failed = [(it.name, it.record["error"]) for it in runs if it.record.get("error")]
+    errors = "".join(f'<div class="error">{escape(name)}: {escape(error)}</div>' for name, error in failed)
     return f'<h2>Runs</h2><div class="card scroll"><table>{rows}</table></div>{errors}'
 
 
 def curves_of(runs: list[RunFiles]) -> list[str]:
     """A section a stage, a chart a metric with a line a run. What was logged but once is no curve."""
-    keys = sorted({key for it in runs for key, curve in it.curves.items() if len(curve.values) > 1})
+    keys = sorted({key for it in runs for key, curve in it.curves.items() if len(curve.values) > 1}, key=rank)
     made = []
     for stage in dict.fromkeys(key.partition("/")[0] for key in keys):
         charts = "".join(chart(key, runs) for key in keys if key.partition("/")[0] == stage)
         if charts:
             made.append(f'<h2>{STAGES.get(stage, escape(stage))}</h2><div class="charts">{charts}</div>')
     return [legend(runs), *made] if made and len(runs) > 1 else made
+
+
+def rank(key: str) -> tuple[int, str]:
+    """Losses first, and how fast it went last."""
+    name = key.partition("/")[2]
+    speed = name in ("images_per_s", "step_s", "data_wait_s", "lr") or name.startswith("lr_")
+    return (0 if name.startswith("loss") else 2 if speed else 1), key
 
 
 def legend(runs: list[RunFiles]) -> str:
@@ -233,12 +242,14 @@ def pictures_of(run: RunFiles, title: str = "Pictures", most: int = MOST_PICTURE
     others = [path for path in sorted(run.folder.glob("images/*.png")) if not path.name.startswith("samples-")]
     paths = [*samples, *others, *sorted(run.folder.glob("*.png"))]
     paths = [path for path in paths if not path.name.startswith("curves-")][:most]
-    shown = [
-        f'<figure class="card"><img src="{data_uri(path)}" alt="{escape(path.stem)}">'
-        f"<figcaption>{escape(path.stem.replace('_', ' '))}</figcaption></figure>"
-        for path in paths
-    ]
-    return f'<h2>{escape(title)}</h2><div class="pictures">{"".join(shown)}</div>' if shown else ""
+    shown = "".join(figure(path) for path in paths)
+    return f'<h2>{escape(title)}</h2><div class="pictures">{shown}</div>' if shown else ""
+
+
+def figure(path: Path) -> str:
+    kind = "card pixels" if path.parent.name == "images" else "card"
+    name = escape(path.stem.replace("_", " "))
+    return f'<figure class="{kind}"><img src="{data_uri(path)}" alt="{name}"><figcaption>{name}</figcaption></figure>'
 
 
 def data_uri(path: Path) -> str:
