@@ -81,8 +81,11 @@ def nice_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
 
 
 def short(value: float) -> str:
-    """A number for an axis: 20000 is 20k."""
+    """A number for an axis: 20000 is 20k, 0.00017 is 1.7e-4."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:.4g}{letter}"
+    if 1e-12 < abs(value) < 1e-3:
+        digits, _, power = f"{value:.2e}".partition("e")
+        return f"{float(digits):g}e{int(power)}"
     return f"{value:.4g}" if abs(value) > 1e-12 else "0"

@@ -155,4 +155,4 @@ def test_ticks_enclose_the_values():
     assert nice_ticks(0.12, 0.93) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
     assert nice_ticks(-3, 12) == [-5, 0, 5, 10, 15]
     assert nice_ticks(2, 2)[0] < 2 < nice_ticks(2, 2)[-1]
-    assert [short(it) for it in (0, 0.25, 20000, -1500000)] == ["0", "0.25", "20k", "-1.5M"]
+    assert [short(it) for it in (0, 0.25, 0.00017, 20000, -1500000)] == ["0", "0.25", "1.7e-4", "20k", "-1.5M"]
