@@ -8,7 +8,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-all lint record sample curves bench run-named results experiments
+.PHONY: help setup train test test-all lint record sample curves report dashboard bench run-named results experiments
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name what; do \
@@ -58,6 +58,12 @@ sample: run-named setup  ## pictures from a finished run: make sample RUN=output
 curves: run-named setup  ## a metric over the iterations: make curves RUN="<runs or sweeps>" METRIC=train/loss_g
 	@test -n "$(METRIC)" || { echo "Name a column of metrics.csv, as in METRIC=train/loss_g" >&2; exit 2; }
 	@$(BIN)/python -m launch.curves "$(METRIC)" $(RUN) $(ARGS)
+
+report: run-named setup  ## one HTML page of a run or a sweep: make report RUN=outputs/infogan_digits/...
+	@$(BIN)/python -m launch.report "$(RUN)" $(ARGS)
+
+dashboard: setup  ## publish the wandb workspace that conf/ describes; without a key: outputs/dashboard.json
+	@$(BIN)/python -m launch.dashboard $(ARGS)
 
 run-named:
 	@test -n "$(RUN)" || { echo "Name the run's folder: make $(MAKECMDGOALS) RUN=outputs/<experiment>/<folder>" >&2; \

@@ -24,6 +24,7 @@ def evaluate(config: dict[str, Any], folder: Path) -> dict[str, float]:
     """Measure ``config["run"]`` and write what was found to ``folder``; returns the metrics."""
     check_config(config, EvaluateConfig)
     from callbacks.run_record import write_json
+    from launch.checkpoints import weights_in
     from launch.runs import NOT_FOR_MEASURING, build, load_weights, saved_config
 
     saved = saved_config(config["run"], run_dir=folder)
@@ -31,15 +32,21 @@ def evaluate(config: dict[str, Any], folder: Path) -> dict[str, float]:
     callbacks = {name: node for name, node in saved["callbacks"].items() if name not in NOT_FOR_MEASURING}
     # How long to train is moot here, but a trainer that names no end is refused.
     trainer = config["trainer"] | {"precision": precision, "max_steps": saved["trainer"]["max_steps"]}
+    trainer |= {} if "progress" in callbacks else {"enable_progress_bar": False}  # Lightning's own floods a log
     run = build(saved | {"trainer": trainer, "callbacks": callbacks, "logger": None, "optimized_metric": None})
     checkpoint = load_weights(run.module, config["run"], config["checkpoint"])
     run.trainer.test(run.module, datamodule=run.datamodule, verbose=False)
     metrics = {key: float(value) for key, value in sorted(run.trainer.callback_metrics.items())}
     if run.trainer.is_global_zero:
-        write_json(
-            folder / "metrics.json", {"checkpoint": checkpoint.name, "precision": run.trainer.precision} | metrics
+        weights = weights_in(checkpoint)
+        how = {"checkpoint": checkpoint.name, "weights": weights, "precision": run.trainer.precision}
+        write_json(folder / "metrics.json", how | metrics)
+        print(
+            f"{checkpoint}, {weights} weights:",
+            *(f"  {key:<32}{value:.4f}" for key, value in metrics.items()),
+            f"  {folder}",
+            sep="\n",
         )
-        print(f"{checkpoint}:", *(f"  {key:<32}{value:.4f}" for key, value in metrics.items()), f"  {folder}", sep="\n")
     return metrics
 
 

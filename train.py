@@ -8,7 +8,6 @@ python train.py --help
 
 import os
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,16 @@ from omegaconf import DictConfig, OmegaConf
 from launch.command_line import check_command_line
 from launch.config_check import TrainConfig, check_config, plain
 from launch.errors import told_as_sentences
-from launch.processes import folder_of_rank_zero_alone, guard, wait_for_ranks, warn_of_other_ranks
-from launch.resume import prepare, split_arguments
+from launch.processes import folder_of_rank_zero_alone, guard, wait_for_ranks
+from launch.resume import prepare, split_arguments, take_up
 
 
 def train(config: dict[str, Any], checkpoint: Path | None = None) -> float | None:
     """Check, build, fit (from a checkpoint where a run is resumed), test; returns the metric that a sweep optimises."""
     check_config(config, TrainConfig)
-    from callbacks.run_record import RunRecord, mark_failed
-    from launch.checkpoints import check_fits, read_checkpoint
-    from launch.loggers import MetricsFile
+    from callbacks.averaged_weights import weights_of
+    from callbacks.run_record import mark_failed
+    from launch.loggers import end_as_failed, wandb_run
     from launch.runs import build  # after the check, since importing torch and lightning takes seconds
 
     run = build(config)
@@ -37,28 +36,26 @@ def train(config: dict[str, Any], checkpoint: Path | None = None) -> float | Non
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
     if checkpoint is not None:
-        saved = read_checkpoint(checkpoint)
-        check_fits(run.module, saved["state_dict"], checkpoint)
-        for part in (*run.trainer.loggers, *run.callbacks):
-            if isinstance(part, MetricsFile):
-                part.go_on_from(saved["global_step"])
-            elif isinstance(part, RunRecord):
-                part.take_up_former()
-        warn_of_other_ranks(run.trainer, len(saved.get("random_states", [])))
+        take_up(run, checkpoint)
     if run.trainer.is_global_zero:
         print(heading(config, run), flush=True)
-    note_failure = partial(mark_failed, folder)
+
+    def note_failure(reason: str) -> None:
+        mark_failed(folder, reason)
+        end_as_failed(run.trainer)
+
     guard(run.trainer, note_failure)
     try:
-        metrics = fit_and_test(run, checkpoint)
-        wait_for_ranks(run.trainer, note_failure)
+        with wandb_run(run):
+            metrics = fit_and_test(run, checkpoint)
+            wait_for_ranks(run.trainer, note_failure)
     except SystemExit as stopped:  # asked to stop: callbacks.checkpoint has saved
         if run.trainer.is_global_zero:
             print(f"\nstopped after {getattr(stopped, 'iteration', '?')} iterations; go on with:", file=sys.stderr)
             print(f"  python train.py resume={folder}", file=sys.stderr)
         raise
     if run.trainer.is_global_zero:
-        print(summary(config, metrics, folder))
+        print(summary(config, metrics, folder, weights_of(run.trainer)))
     return metrics.get(config["optimized_metric"] or "")
 
 
@@ -77,10 +74,10 @@ def heading(config: dict[str, Any], run: Any) -> str:
     return f"{config['name']}, seed {config['seed']}: {length} on {devices}, into {config['paths']['run_dir']}"
 
 
-def summary(config: dict[str, Any], metrics: dict[str, float], folder: Path) -> str:
+def summary(config: dict[str, Any], metrics: dict[str, float], folder: Path, weights: str) -> str:
     """What a person wants to know at the end: the figures, the paper's beside them, and where to look."""
     paper = config["paper"] or {}
-    lines = [f"{config['name']}, seed {config['seed']}:"]
+    lines = [f"{config['name']}, seed {config['seed']}" + (f", weights {weights}:" if weights != "trained" else ":")]
     for key, value in sorted(metrics.items()):
         if key.startswith("test/"):
             published = f"   (paper: {paper['value']})" if key == paper.get("metric") and paper.get("value") else ""

@@ -29,8 +29,8 @@ class Checkpoint(ModelCheckpoint):
 
     Ctrl-C and SIGTERM are answered after the iteration in progress, so what is saved is between two iterations;
     a second signal ends the run at once. Beside what Lightning saves, a checkpoint holds the state of the global
-    random generators of every rank. For the best checkpoint by a validation metric, add ``best_checkpoint`` to the
-    experiment's callbacks.
+    random generators of every rank. Weights that are not finite are not saved: the former checkpoint stays. For the
+    best checkpoint by a validation metric, add ``best_checkpoint`` to the experiment's callbacks.
     """
 
     def __init__(self, folder: str, every_n_train_steps: int = 1000) -> None:
@@ -54,11 +54,12 @@ class Checkpoint(ModelCheckpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if trainer.global_step % self._every_n_train_steps == 0 and self._is_good(trainer, pl_module):
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         signum = self._signal_on_any_rank(trainer)
         # After the last iteration, but before Lightning closes the epoch: a longer run can go on inside it.
         if signum or trainer.global_step == trainer.max_steps:
-            self._save_unless_saved(trainer)
+            self._save_unless_saved(trainer, pl_module)
         self.asked_to_stop = signum if trainer.global_step != trainer.max_steps else 0
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
@@ -79,7 +80,7 @@ class Checkpoint(ModelCheckpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
         if trainer.global_step != trainer.max_steps:
-            self._save_unless_saved(trainer)
+            self._save_unless_saved(trainer, pl_module)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         states: list[Any] = [random_state()]
@@ -92,9 +93,16 @@ class Checkpoint(ModelCheckpoint):
         states = checkpoint.get("random_states", [])
         self.restored = states[trainer.global_rank] if len(states) == trainer.world_size else None
 
-    def _save_unless_saved(self, trainer: Trainer) -> None:
-        if trainer.global_step % self._every_n_train_steps:
+    def _save_unless_saved(self, trainer: Trainer, module: LightningModule) -> None:
+        if trainer.global_step % self._every_n_train_steps and self._is_good(trainer, module):
             trainer.save_checkpoint(self.path)
+
+    def _is_good(self, trainer: Trainer, module: LightningModule) -> bool:
+        if weights_are_finite(module):
+            return True
+        if trainer.is_global_zero:
+            print(f"a weight is not finite after iteration {trainer.global_step}: {self.path} stays as it was.")
+        return False
 
     # --- signals -----------------------------------------------------------------------------------------------
 
@@ -124,6 +132,11 @@ class Checkpoint(ModelCheckpoint):
         highest = torch.tensor(self.signal or 0, device=trainer.strategy.root_device)
         dist.all_reduce(highest, op=dist.ReduceOp.MAX)
         return int(highest)
+
+
+def weights_are_finite(module: LightningModule) -> bool:
+    """Parameters alone, since these are the same on every rank."""
+    return all(bool(parameter.isfinite().all()) for parameter in module.parameters())
 
 
 def random_state() -> dict[str, Any]:

@@ -13,7 +13,7 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 from torchmetrics import Metric
 
-from callbacks.pictures import log_picture, save_figure
+from callbacks.pictures import log_picture, log_table, save_figure
 from callbacks.protocols import AssignsClusters
 from launch.errors import UserError
 
@@ -72,6 +72,9 @@ class ClusterAccuracy(Callback):
             names = names | {"kmeans_cluster_accuracy"}
         return {f"{stage}/{name}" for name in names}
 
+    def pictures(self, module: Any) -> set[str]:
+        return {"test/clusters", "test/clusters_table"}
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         assert isinstance(pl_module, AssignsClusters)
         if not 0 <= self.code < len(pl_module.num_clusters):
@@ -125,6 +128,7 @@ class ClusterAccuracy(Callback):
         picture = self.folder / "clusters.png"
         draw_confusion(confusion, matched, picture)
         log_picture(trainer, "test/clusters", picture)
+        log_table(trainer, "test/clusters_table", self.folder / "clusters.csv")
 
 
 def datamodule_of(trainer: Trainer) -> Any:

@@ -8,7 +8,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 from callbacks.pictures import log_picture, save_grid
-from callbacks.protocols import SamplesImages, TraversesLatents, evaluating
+from callbacks.protocols import ChoosesCodes, SamplesImages, TraversesLatents, evaluating
 from launch.errors import UserError
 
 
@@ -35,6 +35,10 @@ class ImageGrid(Callback):
 
     def metrics(self, stage: str) -> set[str]:
         return set()
+
+    def pictures(self, module: Any) -> set[str]:
+        names = module.code_ranges() if isinstance(module, ChoosesCodes) else ()
+        return {"images/samples"} | {f"images/traversal_{name}" for name in names}
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -1,5 +1,6 @@
 """PNG files in the run folder, and the same pictures in the logger."""
 
+import csv
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,4 +46,13 @@ def log_picture(trainer: Trainer, key: str, path: Path) -> None:
     """Show a picture in every logger that takes pictures (wandb)."""
     for logger in trainer.loggers:
         if hasattr(logger, "log_image"):
-            logger.log_image(key=key, images=[str(path)], step=trainer.fit_loop.epoch_loop._batches_that_stepped)  # pyright: ignore
+            logger.log_image(key=key, images=[str(path)], step=trainer.global_step)  # pyright: ignore
+
+
+def log_table(trainer: Trainer, key: str, path: Path) -> None:
+    """Show a CSV file with a heading in every logger that takes tables (wandb)."""
+    with path.open(newline="") as file:
+        columns, *rows = csv.reader(file)
+    for logger in trainer.loggers:
+        if hasattr(logger, "log_table"):
+            logger.log_table(key=key, columns=columns, data=rows, step=trainer.global_step)  # pyright: ignore

@@ -1,4 +1,4 @@
-"""One bar for the whole training, in iterations; plain lines where no terminal is there."""
+"""One bar for the whole training, in iterations, and one for a test; plain lines where no terminal is there."""
 
 import sys
 import time
@@ -50,6 +50,20 @@ class Progress(ProgressBar):
         elif self.enabled and self.total and trainer.global_step % max(self.total // 10, 1) == 0:
             rate = (trainer.global_step - self.first) / max(time.monotonic() - self.started, 1e-9)
             print(f"{trainer.global_step}/{self.total} iterations, {rate:.1f}/s  {self._shown(trainer)}", flush=True)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.enabled and sys.stderr.isatty():
+            self.bar = tqdm(total=sum(map(float, trainer.num_test_batches)), desc="testing", leave=False)
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        if self.bar is not None:
+            self.bar.update()
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._close()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._close()

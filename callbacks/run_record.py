@@ -16,6 +16,8 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
+from callbacks.averaged_weights import weights_of
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "omegaconf", "wandb", "torchmetrics", "numpy",
             "scipy", "scikit-learn")  # fmt: skip
@@ -25,8 +27,9 @@ class RunRecord(Callback):
     """Writes the record at the start with status ``running`` and again after fit, test or a failure.
 
     It holds the experiment, seed, overrides, resolved config, commit and whether the tree was clean (``diff.patch``
-    beside it where not), data with sizes and fingerprint, hardware, versions, precision, wall times, resumes and all
-    final metrics under the keys they were logged with. ``make record`` makes a result of it.
+    beside it where not), data with sizes and fingerprint, hardware, versions, precision, wall times, resumes, which
+    weights were tested (``trained`` or averaged) and all final metrics under the keys they were logged with.
+    ``make record`` makes a result of it.
 
     Args:
         folder: the run folder.
@@ -59,6 +62,7 @@ class RunRecord(Callback):
             return
         self.record |= describe_run(self.folder) | {
             "precision": trainer.precision,
+            "weights": weights_of(trainer),
             "world_size": trainer.world_size,
             "hardware": describe_hardware(trainer),
             "parameters": sum(parameter.numel() for parameter in pl_module.parameters()),

@@ -66,6 +66,11 @@ def load_plain(path: Path, map_location: Any = "cpu") -> Any:
         raise UserError(f"{path} cannot be read ({reason}): the file is truncated or no checkpoint.") from None
 
 
+def weights_in(path: Path) -> str:
+    """Whether a checkpoint's ``state_dict`` is ``averaged`` or as it was ``trained``."""
+    return "averaged" if "averaging_state" in read_checkpoint(path) else "trained"
+
+
 def check_fits(module: LightningModule, state: dict[str, Any], path: Path) -> None:
     """Names and shapes of a checkpoint's weights against a module's."""
     wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}

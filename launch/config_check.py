@@ -151,7 +151,10 @@ def unfit_keys(value: Any, hint: Any, path: str) -> Iterator[str]:
     """One sentence for each mistake in this value and below it."""
     if (path, value) == ("trainer.precision", "auto"):
         return  # the project's own word, which launch.runs.resolve_precision replaces
-    if value == "???":
+    if value is None and path.startswith("callbacks.") and path.endswith(".monitor"):
+        callback = path.removesuffix(".monitor")
+        yield f"{callback} has no metric to go by: set optimized_metric to a val/ metric, or remove it with ~{callback}"
+    elif value == "???":
         yield f"{path} has no value yet: add {path}=... to the command."
     elif isinstance(value, Mapping) and "_target_" in value:
         yield from unfit_call(value, path)

@@ -25,8 +25,8 @@ from launch.errors import UserError, told_as_sentences
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = re.compile(r"(<!-- table: ([\w/ ]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
-EXPORTED = ("experiment", "seed", "overrides", "commit", "data", "hardware", "precision", "world_size", "iterations",
-            "wall_time_s", "versions", "resumes", "metrics")  # fmt: skip
+EXPORTED = ("experiment", "seed", "overrides", "commit", "data", "hardware", "precision", "weights", "world_size",
+            "iterations", "wall_time_s", "versions", "resumes", "metrics")  # fmt: skip
 
 
 # --- make record ---------------------------------------------------------------------------------------------

@@ -1,13 +1,26 @@
-"""metrics.csv that a resumed run goes on with, and wandb without questions."""
+"""metrics.csv that a resumed run goes on with, and wandb that asks nothing and stops no training."""
 
 import csv
 import netrc
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 from typing import Any
+from urllib.parse import urlsplit
 
-from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import OmegaConf
+
+START_S, END_S, FAILING_END_S = (
+    20.0,
+    60.0,
+    5.0,
+)  # how long wandb may take to answer, to send the rest, both at a failure
+KILLED = 255  # the exit code by which wandb knows a run that was stopped by hand
 
 
 class MetricsFile(CSVLogger):
@@ -29,29 +42,218 @@ class MetricsFile(CSVLogger):
         self.former = []
 
 
-def wandb_logger(**settings: Any) -> WandbLogger:
-    """A WandbLogger that never asks for a login: online where a key is configured, else offline, said in one line.
+class WandbRun(Logger):
+    """One run in wandb: metrics and pictures against ``iteration``, on rank 0 alone.
 
-    ``offline`` may be given to decide by hand. The run's id is kept in the run folder, so that a resumed run goes on
-    as the same wandb run.
+    Online where a key is configured, else offline, said in one line with the command that sends it. ``WANDB_MODE``
+    (``disabled``, ``offline``) is obeyed. A network or service that does not answer costs a line, not the training.
+    The run's id is kept in the run folder, so that a resumed run goes on as the same wandb run.
+
+    Args:
+        save_dir: the run folder; wandb writes to its ``wandb/``.
+        group: None for the sweep's folder name where the run is a job of a sweep, and no group elsewhere.
+        offline: keep the run offline though a key is configured.
     """
-    if "offline" not in settings and not has_key():
-        settings["offline"] = True
-        folder = f"{settings['save_dir']}/wandb/offline-*"
-        print(f"wandb: no key is configured, so this run is kept offline; `wandb sync {folder}` sends it.")
-    kept = Path(settings["save_dir"]) / "wandb_id"
-    known = kept.read_text().strip() if kept.exists() else None
-    logger = WandbLogger(**settings, id=known, resume="allow")
-    if rank_zero_only.rank in (None, 0) and known is None:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(f"{logger.experiment.id}\n")
-    return logger
+
+    def __init__(
+        self, project: str, save_dir: str, name: str | None = None, group: str | None = None, offline: bool = False
+    ) -> None:
+        super().__init__()
+        self.folder, self.project, self.run_name = Path(save_dir), project, name
+        self.group, self.offline = group, offline
+        self.wandb: Any = None
+        self.run: Any = None
+        self.started = False
+
+    @property
+    def name(self) -> str:
+        return self.project
+
+    @property
+    def version(self) -> str | None:
+        """The run's id in wandb, None before it has started."""
+        kept = self.folder / "wandb_id"
+        return kept.read_text().strip() if kept.exists() else None
+
+    @property
+    def save_dir(self) -> str:
+        return str(self.folder)
+
+    @property
+    def experiment(self) -> Any:
+        """wandb's own object; None where the run goes without wandb, and on other ranks than 0."""
+        self.start({}, [])
+        return self.run
+
+    # --- start and end -----------------------------------------------------------------------------------------
+
+    @rank_zero_only
+    def start(self, config: dict[str, Any], tags: list[str]) -> None:
+        """Open the wandb run, once."""
+        if self.started:
+            return
+        self.started = True
+        mode, reason = choose_mode(self.offline)
+        if mode == "disabled":
+            return
+        try:
+            self.run, reason = self._open(mode, reason, config, tags)
+        except Exception as error:  # an install or service that is broken in whatever way
+            tell(f"it does not start ({first_line(error)}), so this run is logged to files alone.")
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "wandb_id").write_text(f"{self.run.id}\n")
+        if reason:
+            sync = f"wandb sync {self.folder / 'wandb'}/offline-run-*"  # a segment for each start
+            tell(f"{reason}, so this run is kept offline; `{sync}` sends it.")
+
+    def _open(self, mode: Any, reason: str, config: dict[str, Any], tags: list[str]) -> tuple[Any, str]:
+        """The wandb run, and why it is offline where it is."""
+        import wandb  # takes a second, which other commands need not wait
+
+        self.wandb = wandb
+        # Without the viewer it does not ask twice who one is before it finds that nobody answers.
+        wandb.setup(wandb.Settings(show_info=False, show_warnings=False, x_disable_viewer=True))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        group = self.group or sweep_of(self.folder)
+        how: dict[str, Any] = {"project": self.project, "name": self.run_name, "group": group, "tags": tags,
+                               "dir": str(self.folder), "id": self.version, "resume": "allow", "config": config,
+                               "reinit": "create_new"}  # fmt: skip
+        settings = wandb.Settings(init_timeout=START_S, finish_timeout=END_S, finish_timeout_raises=True)
+        try:
+            run = wandb.init(**how, mode=mode, settings=settings)
+        except (wandb.Error, ValueError, OSError) as error:
+            if mode == "offline":
+                raise
+            reason = f"it cannot be reached ({first_line(error)})"
+            run = wandb.init(**how, mode="offline", settings=settings)
+        run.define_metric("iteration")
+        run.define_metric("*", step_metric="iteration", step_sync=True)
+        return run, reason
+
+    @rank_zero_only
+    def finish(self, status: str, exit_code: int) -> None:
+        """End the wandb run as finished (0), failed or stopped by hand; what was logged is sent before."""
+        run = self.run
+        if run is None:
+            return
+        self._do(lambda run: run.summary.update({"status": status}))
+        self.run = None
+        try:
+            run.finish(exit_code=exit_code)
+        except Exception as error:  # the training is done, whatever has become of the network
+            sync = f"wandb sync --include-online {Path(run.dir).parent}"
+            tell(f"not all of the run was sent ({first_line(error)}); `{sync}` sends the rest.")
+
+    # --- what callbacks and modules log ------------------------------------------------------------------------
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *_: Any) -> None:
+        self._do(lambda run: run.config.update(dict(params), allow_val_change=True))
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        # Lightning counts steps from 0, but a test's from 1: it is logged when the last iteration is counted.
+        tested = any(key.startswith("test/") for key in metrics)
+        iteration = step if tested or step is None else step + 1
+        self._do(lambda run: run.log(dict(metrics) | at(iteration)))
+
+    @rank_zero_only
+    def log_image(self, key: str, images: list[str], step: int | None = None) -> None:
+        """PNG files, shown under one key after ``step`` iterations."""
+        self._do(lambda run: run.log({key: [self.wandb.Image(it) for it in images]} | at(step)))
+
+    @rank_zero_only
+    def log_table(self, key: str, columns: list[str], data: list[list[Any]], step: int | None = None) -> None:
+        """A table with a row for each list of ``data``."""
+        self._do(lambda run: run.log({key: self.wandb.Table(columns=columns, data=data)} | at(step)))
+
+    def _do(self, action: Callable[[Any], Any]) -> None:
+        self.start({}, [])
+        if self.run is None:
+            return
+        try:
+            action(self.run)
+        except Exception as error:  # whatever a dying service raises: the training goes on, metrics.csv is complete
+            tell(f"it has failed ({first_line(error)}); from here on this run is logged to files alone.")
+            self.run = None
+
+
+wandb_logger = WandbRun  # its name in the configs of earlier runs
+
+
+def at(iteration: int | None) -> dict[str, int]:
+    return {} if iteration is None else {"iteration": iteration}
+
+
+@contextmanager
+def wandb_run(run: Any) -> Iterator[None]:
+    """The wandb run of a job, where it has one: described at the start, and ended however the job ends."""
+    from callbacks.run_record import git
+
+    config = run.config | {"commit": git("rev-parse", "HEAD")}
+    method = config["lightning_module"]["_target_"].split(".")[-2]
+    tags = [config["name"], method, getattr(run.datamodule, "name", type(run.datamodule).__name__)]
+    loggers = wandb_runs(run.trainer)
+    for logger in loggers:
+        logger.start(config, list(dict.fromkeys(tags)))
+    status, code = "failed", 1
+    try:
+        yield
+        status, code = "finished", 0
+    except (SystemExit, KeyboardInterrupt):
+        status, code = "interrupted", KILLED
+        raise
+    finally:
+        for logger in loggers:
+            logger.finish(status, code)
+
+
+def end_as_failed(trainer: Any) -> None:
+    """Called where the process is about to leave at once: seconds for wandb to hear of it, and no more."""
+    for logger in wandb_runs(trainer):
+        last = Thread(target=logger.finish, args=("failed", 1), daemon=True)
+        last.start()
+        last.join(FAILING_END_S)
+
+
+def wandb_runs(trainer: Any) -> list[WandbRun]:
+    return [it for it in trainer.loggers if isinstance(it, WandbRun)] if trainer.is_global_zero else []
+
+
+def choose_mode(offline: bool) -> tuple[str, str]:
+    """online, offline or disabled; and why offline."""
+    asked = os.environ.get("WANDB_MODE", "")
+    if asked == "disabled":
+        return "disabled", ""
+    if asked in ("offline", "dryrun"):
+        return "offline", f"WANDB_MODE is {asked}"
+    if offline:
+        return "offline", "logger.wandb.offline is true"
+    return ("online", "") if has_key() else ("offline", "no key is configured")
 
 
 def has_key() -> bool:
-    if os.environ.get("WANDB_API_KEY"):
+    """Whether wandb would find a key without asking: in the environment or in the netrc file."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").netloc
     try:
-        return netrc.netrc().authenticators("api.wandb.ai") is not None
-    except (FileNotFoundError, netrc.NetrcParseError):
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
         return False
+
+
+def sweep_of(folder: Path) -> str | None:
+    """The name of the sweep's folder, where Hydra has started the run as a job of one."""
+    path = folder / ".hydra" / "hydra.yaml"
+    mode = OmegaConf.select(OmegaConf.load(path), "hydra.mode") if path.exists() else None
+    return folder.absolute().parent.name if str(mode).endswith("MULTIRUN") else None
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def tell(what: str) -> None:
+    print(f"wandb: {what}", flush=True)

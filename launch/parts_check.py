@@ -58,7 +58,9 @@ def declared_metrics(module: Any, datamodule: Any, callbacks: Sequence[Any]) -> 
     """Every key that a run will log; none of ``val/`` where no validation data is set aside."""
     stages = [stage for stage in STAGES if stage != "val" or getattr(datamodule, "val_size", 1) > 0]
     speakers = [it for it in (module, *callbacks) if hasattr(it, "metrics")]
-    return set().union(*(speaker.metrics(stage) for speaker in speakers for stage in stages))
+    keys = set().union(*(speaker.metrics(stage) for speaker in speakers for stage in stages))
+    of_modules = [it for it in callbacks if hasattr(it, "metrics_of")]  # whose keys depend on the module
+    return keys.union(*(it.metrics_of(module, stage) for it in of_modules for stage in stages))
 
 
 def unfit_metrics(config: Mapping[str, Any], module: Any, datamodule: Any, callbacks: Sequence[Any]) -> Iterator[str]:
@@ -67,7 +69,12 @@ def unfit_metrics(config: Mapping[str, Any], module: Any, datamodule: Any, callb
         "paper.metric": (config.get("paper") or {}).get("metric"),
     }
     for name, callback in zip(config["callbacks"], callbacks, strict=True):
-        watched[f"callbacks.{name}.monitor"] = getattr(callback, "monitor", None)
+        monitor = watched[f"callbacks.{name}.monitor"] = getattr(callback, "monitor", None)
+        if monitor is not None and monitor.startswith("test/"):
+            yield (
+                f"callbacks.{name}.monitor is {monitor}, which is measured after training: name a val/ metric, with "
+                "datamodule.val_size above 0."
+            )
     declared = declared_metrics(module, datamodule, callbacks)
     for key, metric in watched.items():
         if metric is None or metric in declared:

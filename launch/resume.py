@@ -17,11 +17,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from launch.checkpoints import checkpoint_path, read_checkpoint
+from callbacks.averaged_weights import check_averaging
+from callbacks.run_record import RunRecord
+from launch.checkpoints import check_fits, checkpoint_path, read_checkpoint
 from launch.command_line import compose_job
 from launch.config_check import TrainConfig, check_config, plain
 from launch.errors import UserError
-from launch.processes import is_first_process
+from launch.loggers import MetricsFile
+from launch.processes import is_first_process, warn_of_other_ranks
 from launch.runs import run_config
 from launch.security import check_foreign
 
@@ -56,6 +59,19 @@ def prepare(asked: str, overrides: list[str]) -> tuple[dict[str, Any], Path]:
         note_command(folder, overrides)
         sys.argv = [sys.argv[0], f"resume={folder}", *overrides]  # what Lightning starts the other ranks with
     return config, path
+
+
+def take_up(run: Any, path: Path) -> None:
+    """What a resumed run keeps of itself, once its built parts are seen to fit its checkpoint."""
+    saved = read_checkpoint(path)
+    check_averaging(run.callbacks, saved, path)
+    check_fits(run.module, saved["state_dict"], path)
+    for part in (*run.trainer.loggers, *run.callbacks):
+        if isinstance(part, MetricsFile):
+            part.go_on_from(saved["global_step"])
+        elif isinstance(part, RunRecord):
+            part.take_up_former()
+    warn_of_other_ranks(run.trainer, len(saved.get("random_states", [])))
 
 
 def with_overrides(saved: Any, first: list[str], now: list[str], folder: Path) -> Any:

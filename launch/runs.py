@@ -24,7 +24,8 @@ from launch.parts_check import check_run
 from launch.security import check_foreign
 
 # Callbacks that make a run, not a measurement.
-NOT_FOR_MEASURING = {"checkpoint", "best_checkpoint", "progress", "run_record"}
+NOT_FOR_MEASURING = {"checkpoint", "best_checkpoint", "run_record", "throughput", "learning_rates", "nan_guard",
+                     "early_stopping", "averaged_weights"}  # fmt: skip
 
 
 @dataclass

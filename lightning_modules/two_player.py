@@ -81,6 +81,9 @@ class TwoPlayer(LightningModule):
             "g": Player(list(self.generator.parameters()), self.optimizer_g, self.generator_loss),
         }
 
+    def optimizer_names(self) -> list[str]:
+        return list(self.players())
+
     def metrics(self, stage: str) -> set[str]:
         """The keys that this module logs in a stage: train, val or test."""
         return {f"train/loss_{name}" for name in self.players()} if stage == "train" else set()

@@ -10,8 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.launch.test_loggers import of_kind, records
+
 ROOT = Path(__file__).resolve().parent.parent
-SIZE = ["trainer=cpu", "trainer.max_steps=12", "trainer.log_every_n_steps=5", "callbacks.image_grid.every_n_steps=6"]
+SIZE = [
+    "trainer=cpu",
+    "logger=csv",
+    "trainer.max_steps=12",
+    "trainer.log_every_n_steps=5",
+    "callbacks.image_grid.every_n_steps=6",
+]
 
 
 def command(*words: object) -> subprocess.CompletedProcess[str]:
@@ -96,7 +104,13 @@ def test_evaluate_measures_a_run_again(sweep):
 def resumed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A run that is stopped by Ctrl-C and goes on; its folder and what stopping printed."""
     folder = tmp_path_factory.mktemp("stopped")
-    places = [f"paths.output_dir={folder}", "trainer.max_steps=200", "trainer.log_every_n_steps=5", "trainer=cpu"]
+    places = [
+        "logger=csv",
+        f"paths.output_dir={folder}",
+        "trainer.max_steps=200",
+        "trainer.log_every_n_steps=5",
+        "trainer=cpu",
+    ]
     words = [sys.executable, "train.py", "datamodule.batch_size=32", *places]
     with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as started:
         assert started.stdout is not None
@@ -146,9 +160,12 @@ def test_a_resume_leaves_the_first_command_and_notes_its_own(resumed):
 
 def test_a_failed_rank_fails_the_command_with_its_traceback(tmp_path):
     fail = "+callbacks.fail={_target_: tests.failing.FailOnRank, rank: 1, iteration: 3}"
-    done = command("train.py", "trainer=ddp_cpu", "trainer.max_steps=9", f"paths.output_dir={tmp_path}", fail)
+    done = command("train.py", "trainer=ddp_cpu", "trainer.max_steps=9", f"paths.output_dir={tmp_path}",
+                   "logger.wandb.offline=true", fail)  # fmt: skip
     assert done.returncode not in (0, None)
     assert "ArithmeticError: this rank was told to fail" in done.stderr
+    (segment,) = tmp_path.rglob("offline-run-*")  # of both ranks, and ended as failed
+    assert of_kind(records(segment), "exit")[0]["exit_code"] == 1
     (record,) = tmp_path.rglob("record.json")
     assert json.loads(record.read_text())["status"] == "failed"
     alive = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
@@ -185,5 +202,6 @@ def test_missing_data_is_one_sentence(tmp_path):
 def test_help_lists_groups_and_experiments():
     done = command("train.py", "--help")
     assert done.returncode == 0
-    assert "experiment: infogan_digits, infogan_mnist" in done.stdout
+    (experiments,) = [line for line in done.stdout.splitlines() if line.startswith("experiment: ")]
+    assert {"infogan_digits", "infogan_mnist"} <= set(experiments.partition(": ")[2].split(", "))
     assert "trainer: auto, cpu, ddp, ddp_cpu, default, gpu" in done.stdout

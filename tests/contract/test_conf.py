@@ -41,7 +41,8 @@ class TestExperiment:
         assert config["paper"]["id"]
 
     def test_has_what_every_run_has(self, experiment):
-        assert {"checkpoint", "progress", "run_record"} <= composed(experiment)["callbacks"].keys()
+        always = {"checkpoint", "progress", "run_record", "throughput", "learning_rates", "nan_guard"}
+        assert always <= composed(experiment)["callbacks"].keys()
         assert composed(experiment)["trainer"]["inference_mode"] is False
         assert composed(experiment)["trainer"]["use_distributed_sampler"] is False
 
@@ -98,7 +99,8 @@ def tiny_overrides(experiment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_every_option_composes_with_every_experiment(group, option):
     chosen = composed("infogan_digits")["callbacks"].keys() - {option}
     choice = f"[{','.join([*sorted(chosen), option])}]" if group == "callbacks" else option
-    config = compose_job("train", [f"{group}={choice}", "experiment=infogan_digits"])
+    monitored = "optimized_metric=val/cluster_accuracy"
+    config = compose_job("train", [f"{group}={choice}", "experiment=infogan_digits", monitored])
     check_config(config, TrainConfig)
 
 

@@ -1,45 +1,247 @@
-import netrc
+"""metrics.csv across a resume, and wandb: what is in an offline run, how it ends, and what goes wrong without harm."""
+
+import io
+import json
+import subprocess
+import sys
+import time
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import wandb
+from omegaconf import OmegaConf
+from wandb.util import get_core_path
 
+import train
+from callbacks.checkpoint import Interrupted
 from launch import loggers
-from launch.loggers import MetricsFile, has_key, wandb_logger
+from launch.command_line import compose_job
+from launch.errors import UserError
+from launch.loggers import MetricsFile, WandbRun, has_key, sweep_of, wandb_run
+from launch.runs import build
+from tests.lightning_modules.test_infogan import TINY
+
+
+def hide_keys(patch: pytest.MonkeyPatch) -> None:
+    """No key in the environment nor in the home folder."""
+    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL", "WANDB_MODE"):
+        patch.delenv(name, raising=False)
+    patch.setenv("NETRC", "no such file")
 
 
 @pytest.fixture(autouse=True)
-def no_key(monkeypatch, tmp_path):
-    """No key in the environment nor in the home folder."""
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-
-    def no_file():
-        raise FileNotFoundError
-
-    monkeypatch.setattr(netrc, "netrc", no_file)
+def no_key(monkeypatch):
+    hide_keys(monkeypatch)
 
 
-def test_without_a_key_a_run_is_kept_offline_and_resumed_as_the_same_run(tmp_path, capsys):
-    ids = []
-    for _ in range(2):
-        logger = wandb_logger(project="relight", save_dir=str(tmp_path))
-        assert logger.experiment.settings._offline
-        ids.append(logger.experiment.id)
-        wandb.finish()
-    assert ids[0] == ids[1] == (tmp_path / "wandb_id").read_text().strip()
-    assert capsys.readouterr().out.count(f"kept offline; `wandb sync {tmp_path}/wandb/offline-*` sends it") == 2
-    assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 2  # a segment for each start
+def records(segment: Path) -> list[dict]:
+    """What wandb's own reader finds in an offline run that has ended."""
+    (log,) = segment.glob("*.wandb")
+    command = [get_core_path(), "leet", "inspect", "--json", "--no-observability", "--run-file", str(log)]
+    for _ in range(100):  # wandb's service may still be writing
+        printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        found = [json.loads(line) for line in printed.splitlines()]
+        if found[-1]["type"] == "exit":
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"{segment} has no end")
 
 
-def test_a_key_is_found_where_wandb_keeps_it(monkeypatch):
-    assert not has_key()
-    monkeypatch.setenv("WANDB_API_KEY", "x")
-    assert has_key()
-    monkeypatch.delenv("WANDB_API_KEY")
-    known = type(
-        "Known", (), {"authenticators": lambda self, host: ("user", None, "key") if host == "api.wandb.ai" else None}
+def of_kind(found: list[dict], kind: str) -> list[dict]:
+    return [it[kind] for it in found if it["type"] == kind]
+
+
+def history(found: list[dict]) -> list[dict]:
+    return [it["item"] for it in of_kind(found, "history")]
+
+
+def segments(folder: Path) -> list[Path]:
+    return sorted((folder / "wandb").glob("offline-run-*"))
+
+
+def tiny(folder: Path, *overrides: str) -> dict:
+    words = ["trainer=cpu", "trainer.max_steps=4", "trainer.log_every_n_steps=2", *TINY["infogan_digits"], *overrides]
+    return compose_job("train", words, str(folder))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A job of a sweep with wandb, as ``train.py`` makes it: its config, its wandb run's records, what was printed."""
+    folder = tmp_path_factory.mktemp("runs") / "sweep" / "3"
+    config = tiny(folder)
+    (folder / ".hydra").mkdir(parents=True)
+    OmegaConf.save(OmegaConf.create({"hydra": {"mode": "MULTIRUN"}}), folder / ".hydra" / "hydra.yaml")
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        hide_keys(patch)
+        train.train(config)
+    (segment,) = segments(folder)
+    return config, records(segment), (out.getvalue(), err.getvalue())
+
+
+def test_an_offline_run_holds_config_metrics_pictures_and_the_table(trained):
+    config, found, printed = trained
+    (run,) = of_kind(found, "run")
+    written = run["config"]["update"]
+    assert {key: written[key] for key in config} == config
+    assert written["commit"]
+    assert (run["project"], run["display_name"], run["run_group"]) == ("relight", "infogan_digits-seed0", "sweep")
+    assert run["tags"] == ["infogan_digits", "infogan", "digits"]
+    rows = history(found)
+    assert [it["iteration"] for it in rows if "train/loss_g" in it] == [2, 4]
+    assert {it["iteration"] for it in rows if "test/cluster_accuracy" in it} == {4}
+    media = {key.removesuffix("._type"): it["iteration"] for it in rows for key in it if key.endswith("._type")}
+    assert media == dict.fromkeys(pictures_of(config), 4)
+    (file,) = [it["test/clusters_table.path"] for it in rows if "test/clusters_table.path" in it]
+    (folder,) = segments(Path(config["paths"]["run_dir"]))
+    table = json.loads((folder / "files" / file).read_text())
+    assert table["columns"][:3] == ["cluster", "matched_class", "class_0"]
+    assert len(table["data"]) == 10
+    out, err = printed
+    assert err == ""
+    assert out.count("wandb: no key is configured, so this run is kept offline; `wandb sync ") == 1
+
+
+def pictures_of(config: dict) -> set[str]:
+    run = build(config)
+    return set().union(*(it.pictures(run.module) for it in run.callbacks if hasattr(it, "pictures")))
+
+
+def test_every_metric_stands_against_the_iteration(trained):
+    config, found, _ = trained
+    (every,) = [it for it in of_kind(found, "metric") if it.get("glob_name") == "*"]
+    assert every["step_metric"] == "iteration"
+    (header, *_) = (Path(config["paths"]["run_dir"]) / "metrics.csv").read_text().splitlines()
+    keys = {key for it in history(found) for key in it if key.startswith(("train/", "test/")) and "clusters" not in key}
+    assert keys == set(header.split(",")) - {"epoch", "step"}
+
+
+def test_a_finished_run_ends_as_finished(trained):
+    _, found, _ = trained
+    assert of_kind(found, "exit")[0]["exit_code"] == 0
+    assert {"status": "finished"} in [it["update"] for it in of_kind(found, "summary")]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (ArithmeticError("no"), "failed", 1),
+        (UserError("no"), "failed", 1),
+        (Interrupted(15, 3), "interrupted", 255),
+        (KeyboardInterrupt(), "interrupted", 255),
+    ],
+)
+def test_a_run_that_does_not_finish_ends_as_what_it_is(tmp_path, error, status, code):
+    logger = WandbRun("relight", str(tmp_path))
+    job = SimpleNamespace(
+        config={"name": "x", "lightning_module": {"_target_": "lightning_modules.infogan.InfoGAN"}},
+        datamodule=SimpleNamespace(name="digits"),
+        trainer=SimpleNamespace(loggers=[logger], is_global_zero=True),
     )
-    monkeypatch.setattr(loggers.netrc, "netrc", known)
+    with pytest.raises(type(error)), wandb_run(job):
+        logger.log_metrics({"train/loss": 1.0}, 0)
+        raise error
+    found = records(*segments(tmp_path))
+    assert of_kind(found, "exit")[0]["exit_code"] == code
+    assert {"status": status} in [it["update"] for it in of_kind(found, "summary")]
+    assert logger.run is None
+
+
+def test_three_jobs_of_a_process_are_three_runs(tmp_path):
+    for job in "012":
+        logger = WandbRun("relight", str(tmp_path / job), name=job)
+        logger.log_metrics({"train/loss": float(job)}, 9)
+        logger.finish("finished", 0)
+    found = [records(*segments(tmp_path / job)) for job in "012"]
+    assert len({of_kind(it, "run")[0]["run_id"] for it in found}) == 3
+    assert [history(it)[0]["train/loss"] for it in found] == [0.0, 1.0, 2.0]
+    assert {history(it)[0]["iteration"] for it in found} == {10}
+
+
+def test_a_resumed_run_is_the_same_run_in_two_segments(tmp_path, capsys):
+    for _ in range(2):
+        logger = WandbRun("relight", str(tmp_path))
+        assert logger.experiment.offline
+        logger.finish("finished", 0)
+    ids = {of_kind(records(it), "run")[0]["run_id"] for it in segments(tmp_path)}
+    assert ids == {(tmp_path / "wandb_id").read_text().strip()}
+    assert len(segments(tmp_path)) == 2
+    assert capsys.readouterr().out.count(f"kept offline; `wandb sync {tmp_path}/wandb/offline-run-*` sends it") == 2
+
+
+def test_another_rank_opens_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(loggers.rank_zero_only, "rank", 1)
+    logger = WandbRun("relight", str(tmp_path))
+    logger.log_metrics({"train/loss": 1.0}, 0)
+    assert logger.experiment is None
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("mode", ["disabled", "offline"])
+def test_what_the_environment_asks_for_is_done(tmp_path, monkeypatch, capsys, mode):
+    monkeypatch.setenv("WANDB_MODE", mode)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    logger = WandbRun("relight", str(tmp_path))
+    logger.log_metrics({"train/loss": 1.0}, 0)
+    logger.finish("finished", 0)
+    assert len(segments(tmp_path)) == (mode == "offline")
+    assert capsys.readouterr().out.count("WANDB_MODE is offline, so this run is kept offline") == (mode == "offline")
+
+
+def test_a_key_without_a_network_costs_seconds_and_the_run_is_kept(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setattr(loggers, "START_S", 2.0)
+    start = time.monotonic()
+    logger = WandbRun("relight", str(tmp_path))
+    logger.log_metrics({"train/loss": 1.0}, 0)
+    logger.finish("finished", 0)
+    assert time.monotonic() - start < 20
+    (row,) = history(records(*segments(tmp_path)))
+    assert (row["iteration"], row["train/loss"]) == (1, 1.0)
+    assert "wandb: it cannot be reached (" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("when", ["at the start", "later"])
+def test_a_broken_service_loses_no_training(tmp_path, monkeypatch, capsys, when):
+    """The training goes on to its end, and metrics.csv is complete."""
+    config = tiny(tmp_path)
+    if when == "at the start":
+        monkeypatch.setattr(wandb, "init", lambda **_: (_ for _ in ()).throw(OSError("no service here")))
+    else:
+        monkeypatch.setattr(wandb.Run, "log", lambda *_, **__: (_ for _ in ()).throw(BrokenPipeError("it died")))
+    train.train(config)
+    printed = capsys.readouterr().out
+    told = "it does not start (no service here)" if when == "at the start" else "it has failed (it died)"
+    assert printed.count(f"wandb: {told}") == 1
+    assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 4  # the heading, iterations 2 and 4, the test
+
+
+def test_a_wandb_that_is_not_installed_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    WandbRun("relight", str(tmp_path)).log_metrics({"train/loss": 1.0}, 0)
+    assert "wandb: it does not start (import of wandb halted" in capsys.readouterr().out
+
+
+def test_a_key_is_found_where_wandb_keeps_it(monkeypatch, tmp_path):
+    assert not has_key()
+    with monkeypatch.context() as patch:
+        patch.setenv("WANDB_API_KEY", "x")
+        assert has_key()
+    (tmp_path / "netrc").write_text("machine api.wandb.ai\n  login user\n  password x\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     assert has_key()
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
+    assert not has_key()
+
+
+def test_a_run_by_itself_has_no_group(tmp_path):
+    assert sweep_of(tmp_path) is None
+    (tmp_path / ".hydra").mkdir()
+    OmegaConf.save(OmegaConf.create({"hydra": {"mode": "RUN"}}), tmp_path / ".hydra" / "hydra.yaml")
+    assert sweep_of(tmp_path) is None
 
 
 def test_a_resumed_metrics_file_keeps_the_rows_before_its_checkpoint(tmp_path):

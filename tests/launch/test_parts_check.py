@@ -15,7 +15,9 @@ MISFITS = {
     "optimized_metric=test/cluster_acuracy": "which nothing in this run logs: name another or set optimized_metric=null; did you mean 'test/cluster_accuracy'",
     "optimized_metric=val/cluster_accuracy": "datamodule.val_size=0 leaves no validation: set datamodule.val_size above 0",
     "paper.metric=test/accurracy": "paper.metric is test/accurracy, which nothing in this run logs",
-    "callbacks=[default,best_checkpoint,cluster_accuracy]": "callbacks.best_checkpoint.monitor is test/nothing, which nothing",
+    "callbacks=[default,best_checkpoint,cluster_accuracy]": "callbacks.best_checkpoint.monitor is val/nothing, but",
+    "callbacks=[default,early_stopping,cluster_accuracy] optimized_metric=val/cluster_accuracy": "callbacks.early_stopping.monitor is val/cluster_accuracy, but datamodule.val_size=0 leaves no validation",
+    "callbacks=[default,early_stopping,cluster_accuracy] optimized_metric=test/cluster_accuracy datamodule.val_size=9": "early_stopping.monitor is test/cluster_accuracy, which is measured after training",
     "trainer.max_steps=-1": "Nothing says how long to train: set trainer.max_steps",
     "+trainer.overfit_batches=1": "trainer.overfit_batches would replace the project's sampler",
     "+trainer.gradient_clip_val=1": "set lightning_module.gradient_clip_norm",
@@ -43,8 +45,8 @@ def test_parts_that_do_not_fit_are_refused_when_built(mistake, tmp_path):
         if "continuous" in mistake
         else []
     )
-    if mistake.startswith("callbacks="):
-        extra.append("optimized_metric=test/nothing")
+    if mistake.endswith("best_checkpoint,cluster_accuracy]"):
+        extra.append("optimized_metric=val/nothing")
     config = compose_job("train", [*mistake.split(), *extra, "logger=none"], str(tmp_path))
     with pytest.raises(UserError, match=MISFITS[mistake]):
         build(config)

@@ -1,0 +1,80 @@
+"""An exponential moving average of the weights, measured and sampled in their place."""
+
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import EMAWeightAveraging, WeightAveraging
+
+from launch.errors import UserError
+
+
+class AveragedWeights(EMAWeightAveraging):
+    """Lightning's average, with parameters and batch-norm statistics, updated after every iteration.
+
+    Validation, test, the pictures at the end and every checkpoint's ``state_dict`` have the averaged weights; a run's
+    record says so. A checkpoint keeps the trained ones beside them (``current_model_state``), so a resumed run goes
+    on as if nothing had happened. What differs from Lightning: the average is swapped in for the whole of validation,
+    so that the best checkpoint is the one that was measured, and the end of training keeps both.
+
+    Args:
+        decay: the share of the former average that an iteration keeps.
+        start: the first iteration, counted from 0, whose weights are averaged.
+    """
+
+    def __init__(self, decay: float = 0.999, start: int = 0) -> None:
+        if not 0 <= decay < 1:
+            raise UserError(f"callbacks.averaged_weights.decay is {decay}: give a number from 0 to below 1.")
+        super().__init__(decay=decay, update_starting_at_step=start)
+        self.decay = decay
+        self.averaged_is_in_place = False
+
+    def metrics(self, stage: str) -> set[str]:
+        return set()
+
+    def describe(self) -> str:
+        return f"averaged (decay {self.decay})"
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # The copy was made before the module moved to its device.
+        assert self._average_model is not None
+        self._average_model.to(pl_module.device)
+        self.averaged_is_in_place = False
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None: ...
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None: ...
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._swap(pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._swap(pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._swap(pl_module)
+
+    def _swap(self, module: LightningModule) -> None:
+        if self._average_model is not None:
+            self._swap_models(module)
+            self.averaged_is_in_place = not self.averaged_is_in_place
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
+        if self.averaged_is_in_place:
+            current = checkpoint["state_dict"]
+            checkpoint["state_dict"], checkpoint["current_model_state"] = checkpoint["current_model_state"], current
+
+
+def weights_of(trainer: Trainer) -> str:
+    """Which weights the trainer's test measures, in words for a record."""
+    averaging = [it for it in trainer.callbacks if isinstance(it, WeightAveraging)]  # pyright: ignore
+    return averaging[0].describe() if averaging and isinstance(averaging[0], AveragedWeights) else "trained"
+
+
+def check_averaging(callbacks: list[Any], checkpoint: dict[str, Any], path: Any) -> None:
+    """Refuse to go on without the average from a checkpoint with one: its ``state_dict`` is not what was trained."""
+    if "averaging_state" in checkpoint and not any(isinstance(it, WeightAveraging) for it in callbacks):
+        raise UserError(
+            f"{path} holds averaged weights, and the run to go on has no callbacks.averaged_weights: put it back, or "
+            "start a new run without."
+        )

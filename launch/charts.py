@@ -1,0 +1,91 @@
+"""Curves as inline SVG: no script, no font, no colour of its own, so that a page's style decides in light and dark."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+WIDTH, HEIGHT = 420.0, 220.0
+LEFT, RIGHT, TOP, BOTTOM = 52.0, 12.0, 10.0, 26.0
+MOST_POINTS = 400  # a curve; the eye sees no more on this width
+
+
+@dataclass
+class Curve:
+    """Values over iterations; those that are not finite are gaps."""
+
+    name: str
+    iterations: list[int]
+    values: list[float]
+
+
+def line_chart(curves: Sequence[Curve], label: str) -> str:
+    """One chart; the classes ``c0``, ``c1``, ... of its lines count the curves. ``label`` is for screen readers."""
+    points = [point for it in curves for point in zip(it.iterations, it.values, strict=True) if math.isfinite(point[1])]
+    if not points:
+        return ""
+    right = max(iteration for iteration, _ in points)
+    ticks = nice_ticks(min(value for _, value in points), max(value for _, value in points))
+    across = [tick for tick in nice_ticks(0, right, 4) if tick <= right * 1.001]
+
+    def x(iteration: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * iteration / max(right, 1)
+
+    def y(value: float) -> float:
+        return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (value - ticks[0]) / (ticks[-1] - ticks[0])
+
+    parts = [f'<svg viewBox="0 0 {WIDTH:.0f} {HEIGHT:.0f}" role="img" aria-label="{escape(label)}">']
+    for tick in ticks:
+        parts.append(f'<path class="grid" d="M{LEFT} {y(tick):.1f}H{WIDTH - RIGHT}"/>')
+        parts.append(f'<text x="{LEFT - 6}" y="{y(tick) + 3.5:.1f}" text-anchor="end">{short(tick)}</text>')
+    for tick in across:
+        anchor = "end" if x(tick) > WIDTH - 40 else "middle"
+        parts.append(f'<text x="{x(tick):.1f}" y="{HEIGHT - 8}" text-anchor="{anchor}">{short(tick)}</text>')
+    for number, curve in enumerate(curves):
+        pairs = zip(curve.iterations, curve.values, strict=True)
+        kept = thinned([(x(at), y(value) if math.isfinite(value) else math.nan) for at, value in pairs])
+        parts.append(drawn(kept, f"c{number % 8}", curve.name))
+    return "".join([*parts, "</svg>"])
+
+
+def drawn(points: list[tuple[float, float]], style: str, name: str) -> str:
+    """A path with a gap where a value is not finite; a dot where there is but one point."""
+    seen = [(x, y) for x, y in points if math.isfinite(y)]
+    if len(seen) == 1:
+        (x, y), title = seen[0], f"<title>{escape(name)}</title>"
+        return f'<circle class="{style}" cx="{x:.1f}" cy="{y:.1f}" r="3">{title}</circle>'
+    commands, pen = [], "M"
+    for x, y in points:
+        if math.isfinite(y):
+            commands.append(f"{pen}{x:.1f} {y:.1f}")
+        pen = "L" if math.isfinite(y) else "M"
+    return f'<path class="line {style}" d="{"".join(commands)}"><title>{escape(name)}</title></path>'
+
+
+def thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """At most MOST_POINTS of them, evenly, with the last."""
+    step = -(-len(points) // MOST_POINTS)
+    return points if step <= 1 else [*points[:-1:step], points[-1]]
+
+
+def nice_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
+    """Round numbers that enclose the range: 1, 2 or 5 times a power of ten apart."""
+    if high - low <= 1e-9 * max(abs(low), abs(high)):
+        margin = abs(low) * 0.1 or 1.0
+        low, high = low - margin, high + margin
+    rough = (high - low) / wanted
+    power = 10 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [number * step for number in range(first, last + 1)]
+
+
+def short(value: float) -> str:
+    """A number for an axis: 20000 is 20k, 0.00017 is 1.7e-4."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.4g}{letter}"
+    if 1e-12 < abs(value) < 1e-3:
+        digits, _, power = f"{value:.2e}".partition("e")
+        return f"{float(digits):g}e{int(power)}"
+    return f"{value:.4g}" if abs(value) > 1e-12 else "0"
