@@ -5,15 +5,18 @@ killing everything without a word, and not at all where rank 0 has already finis
 """
 
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 ASKED_TO_STOP = (130, 143)
 PATIENCE_S = 60.0
+SWEEP = "RELIGHT_SWEEP"  # in the environment of a sweep's job: the process that started it
 
 
 def is_first_process() -> bool:
@@ -37,10 +40,22 @@ def guard(trainer: Any, on_failure: Callable[[str], None]) -> None:
 
     ``on_failure`` is told in a sentence which rank failed, before this process leaves with exit code 1.
     """
-    if trainer.local_rank > 0:
-        threading.Thread(target=leave_with_parent, args=(os.getppid(),), daemon=True).start()
-    elif hasattr(trainer.strategy.launcher, "procs"):
+    sweep = os.environ.get(SWEEP)
+    if trainer.local_rank > 0 or sweep:
+        parent = os.getppid() if trainer.local_rank > 0 or not sweep else int(sweep)
+        threading.Thread(target=leave_with_parent, args=(parent,), daemon=True).start()
+    if trainer.local_rank == 0 and hasattr(trainer.strategy.launcher, "procs"):
         threading.Thread(target=watch, args=(trainer, on_failure), daemon=True).start()
+
+
+@contextmanager
+def ends_after(signum: signal.Signals) -> Iterator[None]:
+    """Answer a signal, which would end the process at once, by leaving with the shell's code for it."""
+    before = signal.signal(signum, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signum, before)
 
 
 def started_by(trainer: Any) -> list[subprocess.Popen[bytes]]:
