@@ -43,12 +43,13 @@ def check_command_line(config_name: str, arguments: Sequence[str]) -> list[dict[
         overrides = OverridesParser.create().parse_overrides(parsed.overrides)
     except HydraException as error:
         raise UserError(f"The command line cannot be read: {str(error).splitlines()[0]}") from None
-    if not parsed.multirun and (swept := [it.input_line for it in overrides if it.is_sweep_override()]):
-        raise UserError(f"{swept[0]} gives several values: add -m to run a job for each, or quote it to mean a text.")
     if config_name == "train":
         check_plugins(overrides)
     searched = search_space(overrides)
-    sweeps = config_name == "train" and bool(parsed.multirun or searched)
+    several = bool(parsed.multirun or searched)
+    if not several and (swept := [it.input_line for it in overrides if it.is_sweep_override()]):
+        raise UserError(f"{swept[0]} gives several values: add -m to run a job for each, or quote it to mean a text.")
+    sweeps = several and config_name == "train"
     launchers = [it.input_line for it in overrides if it.key_or_group == "launcher" and it.value()]
     if launchers and not sweeps:
         raise UserError(f"{launchers[0]} is for the jobs of a sweep: add -m, or leave it out.")

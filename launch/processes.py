@@ -5,13 +5,11 @@ killing everything without a word, and not at all where rank 0 has already finis
 """
 
 import os
-import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 ASKED_TO_STOP = (130, 143)
@@ -36,26 +34,15 @@ def folder_of_rank_zero_alone(arguments: list[str]) -> list[str]:
 
 
 def guard(trainer: Any, on_failure: Callable[[str], None]) -> None:
-    """Watch the other ranks from rank 0, and rank 0 from them. Call before the fit starts.
+    """Watch the other ranks from rank 0, and rank 0 from them, and a sweep from its job. Call before the fit starts.
 
     ``on_failure`` is told in a sentence which rank failed, before this process leaves with exit code 1.
     """
-    sweep = os.environ.get(SWEEP)
-    if trainer.local_rank > 0 or sweep:
-        parent = os.getppid() if trainer.local_rank > 0 or not sweep else int(sweep)
+    if trainer.local_rank > 0 or SWEEP in os.environ:
+        parent = os.getppid() if trainer.local_rank > 0 else int(os.environ[SWEEP])
         threading.Thread(target=leave_with_parent, args=(parent,), daemon=True).start()
     if trainer.local_rank == 0 and hasattr(trainer.strategy.launcher, "procs"):
         threading.Thread(target=watch, args=(trainer, on_failure), daemon=True).start()
-
-
-@contextmanager
-def ends_after(signum: signal.Signals) -> Iterator[None]:
-    """Answer a signal, which would end the process at once, by leaving with the shell's code for it."""
-    before = signal.signal(signum, lambda number, frame: sys.exit(128 + number))
-    try:
-        yield
-    finally:
-        signal.signal(signum, before)
 
 
 def started_by(trainer: Any) -> list[subprocess.Popen[bytes]]:

@@ -25,7 +25,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from launch.errors import UserError, told_as_sentences
-from launch.processes import ASKED_TO_STOP, SWEEP, ends_after
+from launch.processes import ASKED_TO_STOP, SWEEP
 from launch.resume import read_record
 from launch.sweep_table import jobs_in, metric_of, tell
 
@@ -49,7 +49,7 @@ def run_job(train: Callable[[dict[str, Any]], float | None], config: dict[str, A
     folder = Path(config["paths"]["run_dir"])
     take_threads()
     try:
-        with own_command(list(job.overrides.task), folder):
+        with own_command(list(job.overrides.task)):
             if on_several_ranks(config["trainer"]):
                 train_in_own_process(folder)
             else:
@@ -72,7 +72,7 @@ def take_threads() -> None:
 
 
 @contextmanager
-def own_command(overrides: Sequence[str], folder: Path) -> Iterator[None]:
+def own_command(overrides: Sequence[str]) -> Iterator[None]:
     """``sys.argv`` as of this job alone: what its record calls its command, and what repeats it."""
     before = sys.argv
     sys.argv = [str(TRAIN), *job_arguments(overrides)]
@@ -186,24 +186,28 @@ class SweepStart(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         SweepStart.folder = Path(config.hydra.sweep.dir)
         SweepStart.folder.mkdir(parents=True, exist_ok=True)
+        signal.signal(signal.SIGTERM, leave)  # between jobs it would end the sweep without its table
         if config.hydra.sweeper.get("storage"):
             with told_as_sentences():  # Hydra makes a warning of any other exception
                 go_on_with_study(config)
+
+
+def leave(signum: int, frame: Any) -> None:
+    sys.exit(128 + signum)
 
 
 @contextmanager
 def ending_with_a_table() -> Iterator[None]:
     """Round Hydra's main: a sweep ends with the table of its jobs, and as a failure where one of them failed."""
     stopped: SystemExit | None = None
-    with ends_after(signal.SIGTERM):
-        try:
-            yield
-        except SystemExit as asked:
-            stopped = asked
-        except KeyboardInterrupt:
-            if SweepStart.folder is None:
-                raise
-            stopped = SystemExit(128 + signal.SIGINT)
+    try:
+        yield
+    except SystemExit as asked:
+        stopped = asked
+    except KeyboardInterrupt:
+        if SweepStart.folder is None:
+            raise
+        stopped = SystemExit(128 + signal.SIGINT)
     if SweepStart.folder is not None:
         jobs = jobs_in(SweepStart.folder)
         tell(jobs, SweepStart.folder)

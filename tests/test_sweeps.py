@@ -1,0 +1,145 @@
+"""Sweeps as a person starts them. Each starts Python with torch, and so does every rank of every job on several."""
+
+import csv
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+
+from tests.lightning_modules.test_infogan import TINY
+
+ROOT = Path(__file__).resolve().parent.parent
+FAIL = ["+callbacks.fail._target_=tests.failing.FailOnRank", "+callbacks.note._target_=tests.failing.NoteRank",
+        "+callbacks.note.folder=${paths.run_dir}"]  # fmt: skip
+SIZE = ["trainer.max_steps=6", "logger=none", *TINY["infogan_digits"], *FAIL]
+
+
+def command(*words: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "train.py", *map(str, words)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+def table_of(sweep: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((sweep / "sweep.csv").open(newline="")))
+
+
+def records_of(sweep: Path) -> list[dict]:
+    return [json.loads((Path(ROOT / row["folder"]) / "record.json").read_text()) for row in table_of(sweep)]
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """Jobs 0 and 1 on two ranks, 2 and 3 on one; rank 1, which the latter have not, fails in iteration 3."""
+    folder = tmp_path_factory.mktemp("ranks")
+    done = command("-m", "trainer=ddp_cpu,cpu", "seed=3,99", *SIZE, f"paths.output_dir={folder}",
+                   "+callbacks.fail.rank=1", "+callbacks.fail.iteration=${seed}")  # fmt: skip
+    (sweep,) = (folder / "sweeps" / "infogan_digits").iterdir()
+    return sweep, done
+
+
+def test_a_failed_rank_fails_its_job_and_no_other(ranks):
+    sweep, done = ranks
+    assert done.returncode == 1, done.stderr
+    assert [it["status"] for it in table_of(sweep)] == ["failed", "finished", "finished", "finished"]
+    failed, *others = records_of(sweep)
+    assert [it["status"] for it in others] == ["finished"] * 3
+    assert failed["status"] == "failed"
+    assert "ArithmeticError: this rank was told to fail" in failed["traceback"]
+    assert "ArithmeticError: this rank was told to fail" in done.stderr
+
+
+def test_a_sweep_ends_with_its_table(ranks):
+    sweep, done = ranks
+    rows = table_of(sweep)
+    assert [it["job"] for it in rows] == ["0", "1", "2", "3"]
+    assert [it["overrides"] for it in rows] == [
+        f"trainer={trainer} seed={seed}" for trainer in ("ddp_cpu", "cpu") for seed in (3, 99)
+    ]
+    assert {it["metric"] for it in rows} == {"test/cluster_accuracy"}
+    assert math.isnan(float(rows[0]["value"]))
+    assert all(0 < float(it["value"]) < 1 for it in rows[1:])
+    assert "4 jobs: 1 failed, 3 finished" in done.stdout
+    assert "trainer=ddp_cpu seed=3   nan " in done.stdout
+    assert (sweep / "sweep.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_ranks_of_a_job_train_the_same_in_one_folder(ranks):
+    sweep, _ = ranks
+    assert {it.name for it in sweep.iterdir()} == {"0", "1", "2", "3", "multirun.yaml", "sweep.csv", "sweep.png"}
+    assert len(list(sweep.parent.iterdir())) == 1
+    notes = {it.parent.name + it.stem: json.loads(it.read_text()) for it in sweep.glob("*/rank*.json")}
+    assert notes.keys() == {"0rank0", "0rank1", "1rank0", "1rank1", "2rank0", "3rank0"}
+    assert [notes[f"{job}rank{rank}"]["seed"] for job in (0, 1) for rank in (0, 1)] == [3, 3, 99, 99]
+    assert notes["1rank0"]["port"] == notes["1rank1"]["port"] != notes["0rank0"]["port"] == notes["0rank1"]["port"]
+    assert len({it["pid"] for it in notes.values()}) == 5  # jobs on one rank share the sweep's
+    assert (sweep / "1" / ".hydra" / "overrides.yaml").exists()
+
+
+def test_jobs_on_several_ranks_leave_nothing_behind(ranks):
+    sweep, _ = ranks
+    notes = [json.loads((sweep / job / "rank0.json").read_text()) for job in "23"]
+    assert [it["port"] for it in notes] == [None, None]
+    assert notes[0]["threads"] == notes[1]["threads"]
+    alive = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert str(sweep) not in alive
+
+
+def test_a_record_names_the_command_of_its_job_alone(ranks):
+    commands = [it["command"] for it in records_of(ranks[0])]
+    assert commands[3].startswith("train.py trainer=cpu seed=99 trainer.max_steps=6")
+    assert commands[1].startswith("train.py trainer=ddp_cpu seed=99 trainer.max_steps=6")
+    assert commands[1].endswith("/1' hydra.output_subdir=null")
+
+
+def test_a_study_goes_on_where_it_was_killed(tmp_path):
+    """Two trials are done, one was running; of four in all two are missing, of which one fails."""
+    folder = tmp_path / "sweeps" / "infogan_digits" / "study"
+    folder.mkdir(parents=True)
+    words = ["trainer=cpu", *SIZE, f"paths.output_dir={tmp_path}", "+callbacks.fail.rank=0"]
+    storage = f"sqlite:///{folder}/study.db"
+    study = optuna.create_study(study_name="study", storage=storage, direction="maximize")
+    rates = optuna.distributions.LogUniformDistribution(2e-4, 5e-3)
+    keys = {"lightning_module.optimizer_g.lr": rates,
+            "lightning_module.optimizer_d.lr": optuna.distributions.LogUniformDistribution(5e-5, 1e-3),
+            "lightning_module.mutual_information_weight": optuna.distributions.LogUniformDistribution(0.1, 5.0),
+            "+callbacks.fail.iteration": optuna.distributions.IntUniformDistribution(2, 12, step=10)}  # fmt: skip
+    for value in (0.5, 0.6, None):
+        trial = study.ask(keys)
+        for word in ["sweep=infogan_digits", *words]:
+            trial.set_user_attr(*word.split("=", 1))
+        if value is not None:
+            study.tell(trial, value)
+    done = command("sweep=infogan_digits", *words, "+callbacks.fail.iteration=range(2,12,10)",
+                   "hydra.sweeper.n_trials=4", "hydra.sweeper.sampler.seed=1")  # fmt: skip
+    assert "study study: 2 of 4 trials are done" in done.stdout, done.stderr
+    trials = optuna.load_study(study_name="study", storage=storage).trials
+    states = [it.state.name for it in trials]
+    assert states[:3] == ["COMPLETE", "COMPLETE", "RUNNING"]
+    assert sorted(states[3:]) == ["COMPLETE", "FAIL"]
+    assert done.returncode == 1
+    rows = table_of(folder)
+    assert [it["status"] for it in rows] == [{"COMPLETE": "finished", "FAIL": "failed"}[it] for it in states[3:]]
+    assert {it["metric"] for it in rows} == {"val/cluster_accuracy"}
+    notes = [json.loads((Path(it["folder"]) / "rank0.json").read_text()) for it in rows]
+    assert [it["lr"] for it in notes] == [it.params["lightning_module.optimizer_g.lr"] for it in trials[3:]]
+    assert (folder / "sweep.png").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_jobs_run_side_by_side(launcher, tmp_path):
+    done = command("-m", f"launcher={launcher}", "seed=3,99", "trainer=cpu", *SIZE, f"paths.output_dir={tmp_path}",
+                   "+callbacks.fail.rank=0", "+callbacks.fail.iteration=${seed}")  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    (sweep,) = (tmp_path / "sweeps" / "infogan_digits").iterdir()
+    assert [it["status"] for it in table_of(sweep)] == ["failed", "finished"]
+    notes = [json.loads((sweep / job / "rank0.json").read_text()) for job in "01"]
+    assert notes[0]["pid"] != notes[1]["pid"]
+    failed, finished = records_of(sweep)
+    assert "ArithmeticError: this rank was told to fail" in failed["traceback"]
+    assert finished["command"].startswith("train.py seed=99 trainer=cpu")
