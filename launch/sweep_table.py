@@ -97,13 +97,15 @@ def tell(jobs: Sequence[Job], sweep: Path) -> None:
 
 
 def table(jobs: Sequence[Job]) -> str:
-    """Rows of job, overrides, metric, status and folder; beneath a failed one why."""
+    """Rows of job, overrides, metric, status and folder; beneath a failed one why. Keys and numbers are shortened."""
     names = {job.metric for job in jobs if job.metric}
     heading = names.pop() if len(names) == 1 else "metric"
     rows = [("job", "overrides", heading, "status", "folder")]
-    for row in rows_of(jobs):
-        value = f"{float(row['value']):.4f}" if row["value"] else "-"
-        rows.append((row["job"], row["overrides"], value, row["status"], row["folder"]))
+    short = shortened(swept(jobs))
+    for job, row in zip(jobs, rows_of(jobs), strict=True):
+        values = " ".join(f"{name}={rounded(job.values[key])}" for key, name in short.items() if key in job.values)
+        value = f"{job.value:.4f}" if row["value"] else "-"
+        rows.append((row["job"], values, value, row["status"], row["folder"]))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     told = [lines[0]]
@@ -111,6 +113,25 @@ def table(jobs: Sequence[Job]) -> str:
         told.append(line)
         told += [f"{'':{widths[0]}}  {job.error.splitlines()[0]}"] if job.error else []
     return "\n".join(told)
+
+
+def shortened(keys: Sequence[str]) -> dict[str, str]:
+    """For each key as many of its last parts as set it apart from the others."""
+    found = {}
+    for key in keys:
+        parts = key.lstrip("+").split(".")
+        ends = [".".join(parts[-count:]) for count in range(1, len(parts) + 1)]
+        alone = (end for end in ends if not any(f".{it}".endswith(f".{end}") for it in keys if it != key))
+        found[key] = next(alone, key)
+    return found
+
+
+def rounded(value: str) -> str:
+    """A number with many digits to four of them; anything else as it is."""
+    try:
+        return value if len(value) < 8 else f"{float(value):.4g}"
+    except ValueError:
+        return value
 
 
 # --- the picture ---------------------------------------------------------------------------------------------------

@@ -94,7 +94,7 @@ def on_several_ranks(trainer: Mapping[str, Any]) -> bool:
 
 
 def final_metric(folder: Path, metric: str | None) -> float | None:
-    """The metric in a run's record. A figure that is no number is a failure, and so is any loss."""
+    """The metric in a run's record. Any figure there that is no number, be it a loss, is a failure."""
     metrics = read_record(folder).get("metrics", {})
     for key, value in metrics.items():
         if math.isnan(value):
@@ -184,12 +184,13 @@ class SweepStart(Callback):
     folder: Path | None = None
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        SweepStart.folder = Path(config.hydra.sweep.dir)
-        SweepStart.folder.mkdir(parents=True, exist_ok=True)
-        signal.signal(signal.SIGTERM, leave)  # between jobs it would end the sweep without its table
+        folder = Path(config.hydra.sweep.dir)
+        folder.mkdir(parents=True, exist_ok=True)
         if config.hydra.sweeper.get("storage"):
             with told_as_sentences():  # Hydra makes a warning of any other exception
                 go_on_with_study(config)
+        signal.signal(signal.SIGTERM, leave)  # between jobs it would end the sweep without its table
+        SweepStart.folder = folder
 
 
 def leave(signum: int, frame: Any) -> None:
@@ -231,7 +232,7 @@ def go_on_with_study(config: DictConfig) -> None:
     if not done:
         return
     check_same_study(sweeper.study_name, done[-1].user_attrs, OmegaConf.to_container(config.hydra.overrides.task))
-    print(f"study {sweeper.study_name}: {len(done)} of {sweeper.n_trials} trials are done", flush=True)
+    print(f"Study {sweeper.study_name}: {len(done)} of {sweeper.n_trials} trials are done", flush=True)
     with read_write(config), open_dict(config):
         sweeper.n_trials = max(sweeper.n_trials - len(done), 0)
         if sweeper.sampler.get("seed") is not None:

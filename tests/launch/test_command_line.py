@@ -91,7 +91,7 @@ def test_a_package_that_is_not_installed_is_asked_for(words, monkeypatch):
 def test_intervals_are_looked_at_by_their_ends():
     parse = command_line.OverridesParser.create().parse_overrides
     assert list(sweep_choices(parse(["a=tag(log, interval(1e-5, 2))", "b=range(1,4,2)", "c=choice(x,y)"]))) == [
-        ["a=1e-05", "b=1", "c=x"], ["a=2", "b=1", "c=x"], ["a=1e-05", "b=3", "c=x"], ["a=1e-05", "b=1", "c=y"]]  # fmt: skip
+        ["a=1e-05", "b=1", "c=x"], ["a=2.0", "b=1", "c=x"], ["a=1e-05", "b=3", "c=x"], ["a=1e-05", "b=1", "c=y"]]  # fmt: skip
 
 
 def test_a_right_command_passes():

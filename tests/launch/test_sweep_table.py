@@ -84,3 +84,10 @@ def test_there_is_no_picture_of_nothing(tmp_path):
 def test_a_folder_that_is_no_sweep_is_told(tmp_path):
     with pytest.raises(UserError, match="Name the folder of a sweep"):
         sweep_table.main([str(tmp_path)])
+
+
+def test_printed_keys_and_numbers_are_short():
+    keys = ["module.optimizer_g.lr", "module.optimizer_d.lr", "seed", "+callbacks.fail.rank"]
+    assert list(sweep_table.shortened(keys).values()) == ["optimizer_g.lr", "optimizer_d.lr", "seed", "rank"]
+    assert [sweep_table.rounded(it) for it in ("0.0011701414", "0.1", "4294967", "a_long_word")] == [
+        "0.00117", "0.1", "4294967", "a_long_word"]  # fmt: skip
