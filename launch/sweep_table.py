@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from launch.errors import UserError, told_as_sentences
 from launch.resume import is_training, read_record
 
-COLUMNS = ("job", "overrides", "metric", "value", "folder", "status", "error")
+COLUMNS: Sequence[str] = ("job", "overrides", "metric", "value", "folder", "status", "error")
 WIDTH_IN, HEIGHT_IN = 4.0, 3.4  # of one key's picture
 DECADES = 100  # largest by smallest value from which on an axis is logarithmic
 
@@ -65,6 +65,7 @@ def swept(jobs: Sequence[Job]) -> list[str]:
 
 
 def rows_of(jobs: Sequence[Job]) -> list[dict[str, str]]:
+    """Each under COLUMNS."""
     keys = swept(jobs)
     return [
         {
