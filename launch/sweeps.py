@@ -5,6 +5,7 @@ started with the job's own command: Lightning starts the other ranks by repeatin
 be the whole sweep again, and it kills this process when a rank fails.
 """
 
+import logging
 import math
 import os
 import signal
@@ -222,7 +223,7 @@ def go_on_with_study(config: DictConfig) -> None:
     """Let a study that was there before make only the trials that it lacks."""
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(logging.WARNING)
     sweeper = config.hydra.sweeper
     try:
         study = optuna.load_study(study_name=sweeper.study_name, storage=sweeper.storage)
