@@ -20,6 +20,7 @@ from launch.config_check import TrainConfig, check_config, plain
 from launch.errors import told_as_sentences
 from launch.processes import folder_of_rank_zero_alone, guard, wait_for_ranks
 from launch.resume import prepare, split_arguments, take_up
+from launch.sweeps import ending_with_a_table, run_job
 
 
 def train(config: dict[str, Any], checkpoint: Path | None = None) -> float | None:
@@ -96,7 +97,7 @@ def summary(config: dict[str, Any], metrics: dict[str, float], folder: Path, wei
 def main(config: DictConfig) -> float | None:
     config.paths.run_dir = os.path.relpath(HydraConfig.get().runtime.output_dir)
     with told_as_sentences():
-        return train(plain(config))
+        return run_job(train, plain(config))
 
 
 if __name__ == "__main__":
@@ -108,4 +109,5 @@ if __name__ == "__main__":
             check_command_line("train", others)
     if not resumed:
         sys.argv[1:] = folder_of_rank_zero_alone(others)
-        main()
+        with ending_with_a_table():
+            main()

@@ -112,11 +112,12 @@ class RunRecord(Callback):
         write_json(self.folder / "record.json", self.record)
 
 
-def mark_failed(folder: Path, reason: str) -> None:
+def mark_failed(folder: Path, reason: str, traceback: str | None = None) -> None:
     """Say in a run's record that it failed, from outside the run's callbacks."""
     path = folder / "record.json"
     if path.exists():
-        write_json(path, json.loads(path.read_text()) | {"status": "failed", "error": reason})
+        failed = {"status": "failed", "error": reason} | ({"traceback": traceback} if traceback else {})
+        write_json(path, json.loads(path.read_text()) | failed)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

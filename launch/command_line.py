@@ -4,7 +4,8 @@ Hydra's own flags (--help, --cfg) are left to Hydra.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.errors import HydraException
 from hydra.utils import get_object
 from omegaconf import OmegaConf
@@ -22,6 +23,12 @@ from launch.errors import UserError, did_you_mean
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 SCHEMAS: dict[str, type] = {"train": TrainConfig, "evaluate": EvaluateConfig, "sample": SampleConfig}
+PLUGINS = {
+    "joblib": "hydra_joblib_launcher",
+    "submitit_local": "hydra_submitit_launcher",
+    "submitit_slurm": "hydra_submitit_launcher",
+    "optuna": "hydra_optuna_sweeper",
+}
 
 
 def check_command_line(config_name: str, arguments: Sequence[str]) -> list[dict[str, Any]]:
@@ -36,30 +43,89 @@ def check_command_line(config_name: str, arguments: Sequence[str]) -> list[dict[
         overrides = OverridesParser.create().parse_overrides(parsed.overrides)
     except HydraException as error:
         raise UserError(f"The command line cannot be read: {str(error).splitlines()[0]}") from None
-    if not parsed.multirun and (swept := [it.input_line for it in overrides if it.is_sweep_override()]):
-        raise UserError(f"{swept[0]} gives several values: add -m to run a job for each, or quote it to mean a text.")
+    if config_name == "train":
+        check_plugins(overrides)
     searched = search_space(overrides)
+    several = bool(parsed.multirun or searched)
+    if not several and (swept := [it.input_line for it in overrides if it.is_sweep_override()]):
+        raise UserError(f"{swept[0]} gives several values: add -m to run a job for each, or quote it to mean a text.")
+    sweeps = several and config_name == "train"
+    launchers = [it.input_line for it in overrides if it.key_or_group == "launcher" and it.value()]
+    if launchers and not sweeps:
+        raise UserError(f"{launchers[0]} is for the jobs of a sweep: add -m, or leave it out.")
+    if sweeps:
+        check_sweep_starts_here([*searched, *overrides])
     configs = [compose_job(config_name, choice) for choice in sweep_choices([*searched, *overrides])]
     for config in configs:
         check_config(config, SCHEMAS[config_name])
-        if (parsed.multirun or searched) and config_name == "train" and config["trainer"]["strategy"] != "auto":
-            raise UserError(
-                "A sweep runs one process a job: leave out -m with trainer=ddp, or start the jobs one by one."
-            )
+        if sweeps:
+            check_job(config, searching=plugins_of(overrides).get("sweeper") == "optuna")
         check_writable("paths.output_dir", Path(config["paths"]["output_dir"]))
     return configs
 
 
+def chosen_file(group: str, overrides: Sequence[Override]) -> Any:
+    """The file of conf/<group> that a command chooses; empty where there is none, or none of that name."""
+    chosen = [it.value() for it in overrides if it.key_or_group == group]
+    path = CONF / group / f"{chosen[-1]}.yaml" if chosen else None
+    return OmegaConf.load(path) if path is not None and path.exists() else {}
+
+
 def search_space(overrides: Sequence[Override]) -> list[Override]:
     """The values that a chosen file of conf/sweep gives to keys which the command line leaves alone."""
-    chosen = [it.value() for it in overrides if it.key_or_group == "sweep"]
-    path = CONF / "sweep" / f"{chosen[-1]}.yaml" if chosen else None
-    if path is None or not path.exists():
-        return []  # none, or one that composing tells to be no choice
-    params: Any = OmegaConf.select(OmegaConf.load(path), "hydra.sweeper.params") or {}
+    params: Any = OmegaConf.select(OmegaConf.create(chosen_file("sweep", overrides)), "hydra.sweeper.params") or {}
     given = {it.key_or_group for it in overrides}
     lines = [f"{key}={values}" for key, values in params.items() if key not in given]
     return OverridesParser.create().parse_overrides(lines)
+
+
+def plugins_of(overrides: Sequence[Override]) -> dict[str, str]:
+    """Hydra's launcher and sweeper as far as they are chosen, by a file of conf/ or by hand."""
+    found = {}
+    for group in ("sweep", "launcher"):
+        for default in chosen_file(group, overrides).get("defaults", []):
+            if isinstance(default, Mapping):
+                found |= {str(key).rpartition("/")[2]: it for key, it in default.items() if "override /hydra/" in key}
+    by_hand = {it.key_or_group: it.value() for it in overrides if it.key_or_group.startswith("hydra/")}
+    return found | {key.rpartition("/")[2]: str(value) for key, value in by_hand.items()}
+
+
+def check_plugins(overrides: Sequence[Override]) -> None:
+    """Whether the packages behind a chosen launcher and sweeper are installed."""
+    for name in plugins_of(overrides).values():
+        package = PLUGINS.get(name)
+        try:
+            missing = package is not None and find_spec(f"hydra_plugins.{package}") is None
+        except ModuleNotFoundError:
+            missing = True
+        if missing:
+            asked = [it for it in overrides if it.key_or_group.rpartition("/")[2] in ("sweep", "sweeper", "launcher")]
+            words = " ".join(it.input_line or "" for it in asked)
+            raise UserError(f"{words} needs packages that are not installed: pip install '.[sweeps]'")
+
+
+def check_sweep_starts_here(overrides: Sequence[Override]) -> None:
+    """One process runs a sweep, and its sweeper understands what is searched."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 or "TORCHELASTIC_RUN_ID" in os.environ:
+        raise UserError("A sweep starts the ranks of its jobs itself: run it without torchrun.")
+    if plugins_of(overrides).get("sweeper") != "optuna":
+        for it in overrides:
+            if it.is_interval_sweep():
+                raise UserError(f"{it.input_line} is for Optuna to draw from: choose a sweep= that has it.")
+
+
+def check_job(config: dict[str, Any], searching: bool) -> None:
+    """What a sweep asks of each job's config beyond what a single run has to fulfil."""
+    if "run_record" not in config["callbacks"]:
+        raise UserError("A sweep reads what its jobs reached in their records: add run_record to callbacks=[...].")
+    metric = config["optimized_metric"]
+    if searching and not (metric or "").startswith("val/"):
+        raise UserError(
+            f"optimized_metric={metric} is no metric of validation data, and a search on test data overstates what it "
+            "finds: name one that begins with val/, and set datamodule.val_size above 0."
+        )
+    if (metric or "").startswith("val/") and config["datamodule"].get("val_size") == 0:
+        raise UserError(f"optimized_metric={metric} needs validation data: set datamodule.val_size above 0.")
 
 
 def check_writable(key: str, folder: Path) -> None:
@@ -70,18 +136,35 @@ def check_writable(key: str, folder: Path) -> None:
 
 
 def sweep_choices(overrides: list[Override]) -> Iterator[list[str]]:
-    """Enough jobs of a sweep to see each value of each key once: the first of all, then one key varied at a time."""
+    """Enough jobs of a sweep to see each value of each key once: the first of all, then one key varied at a time.
+
+    Of an interval, its ends.
+    """
     options: list[list[str]] = []
     for it in overrides:
         line = it.input_line or ""
         sign = line.partition(it.key_or_group)[0]  # + or ++
-        values = it.sweep_string_iterator() if it.is_sweep_override() else None
+        values = values_of(it)
         options.append([f"{sign}{it.key_or_group}={value}" for value in values] if values else [line])
     first = [values[0] for values in options]
     yield first
     for position, values in enumerate(options):
         for value in values[1:]:
             yield [*first[:position], value, *first[position + 1 :]]
+
+
+def values_of(override: Override) -> list[str] | None:
+    """What a sweep gives to a key, written as on the command line; None where it is one value."""
+    if not override.is_sweep_override():
+        return None
+    value = override.value()
+    if isinstance(value, IntervalSweep):
+        if value.start is None or value.end is None or value.start >= value.end:
+            raise UserError(f"{override.input_line}: an interval begins below its end.")
+        if "log" in value.tags and value.start <= 0:
+            raise UserError(f"{override.input_line}: a logarithmic interval begins above 0.")
+        return [str(value.start), str(value.end)]
+    return list(override.sweep_string_iterator())
 
 
 def compose_job(config_name: str, overrides: list[str], run_dir: str = "unknown") -> dict[str, Any]:

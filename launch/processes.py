@@ -14,6 +14,7 @@ from typing import Any
 
 ASKED_TO_STOP = (130, 143)
 PATIENCE_S = 60.0
+SWEEP = "RELIGHT_SWEEP"  # in the environment of a sweep's job: the process that started it
 
 
 def is_first_process() -> bool:
@@ -33,13 +34,14 @@ def folder_of_rank_zero_alone(arguments: list[str]) -> list[str]:
 
 
 def guard(trainer: Any, on_failure: Callable[[str], None]) -> None:
-    """Watch the other ranks from rank 0, and rank 0 from them. Call before the fit starts.
+    """Watch the other ranks from rank 0, and rank 0 from them, and a sweep from its job. Call before the fit starts.
 
     ``on_failure`` is told in a sentence which rank failed, before this process leaves with exit code 1.
     """
-    if trainer.local_rank > 0:
-        threading.Thread(target=leave_with_parent, args=(os.getppid(),), daemon=True).start()
-    elif hasattr(trainer.strategy.launcher, "procs"):
+    if trainer.local_rank > 0 or SWEEP in os.environ:
+        parent = os.getppid() if trainer.local_rank > 0 else int(os.environ[SWEEP])
+        threading.Thread(target=leave_with_parent, args=(parent,), daemon=True).start()
+    if trainer.local_rank == 0 and hasattr(trainer.strategy.launcher, "procs"):
         threading.Thread(target=watch, args=(trainer, on_failure), daemon=True).start()
 
 

@@ -1,5 +1,10 @@
-"""A callback that fails on one rank, for tests/test_ranks.py to add on the command line."""
+"""Callbacks for tests to add on the command line: one fails on one rank, one notes what a rank trains with."""
 
+import json
+import os
+from pathlib import Path
+
+import torch
 from lightning import Callback
 
 
@@ -16,3 +21,15 @@ class FailOnRank(Callback):
     def on_test_end(self, trainer, pl_module) -> None:
         if trainer.global_rank == self.rank and self.iteration is None:
             raise ArithmeticError("this rank was told to fail")
+
+
+class NoteRank(Callback):
+    """Leaves ``rank<n>.json`` in a folder as the training starts."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+
+    def on_train_start(self, trainer, pl_module) -> None:
+        note = {"seed": trainer.datamodule.seed, "lr": pl_module.optimizer_g.keywords["lr"], "pid": os.getpid(),
+                "threads": torch.get_num_threads(), "port": os.environ.get("MASTER_PORT")}  # fmt: skip
+        (self.folder / f"rank{trainer.global_rank}.json").write_text(json.dumps(note))

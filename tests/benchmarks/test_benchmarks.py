@@ -2,7 +2,7 @@
 
 import torch
 
-from benchmarks import loader, training_step
+from benchmarks import loader, sweep, training_step
 from benchmarks.turns import Spent, Turns, table
 from tests.lightning_modules.test_infogan import TINY
 
@@ -40,3 +40,11 @@ def test_ratios_are_within_a_round_and_the_first_round_warms_up():
     assert turns.ratio("a", "b") == 2
     assert turns.overhead("a", "b") == "it: a over b +100.000 ms an iteration, +100.0 %"
     assert table(turns.rows("b")).splitlines()[2].split() == ["it", "a", "200.000", "50", "50", "2.000"]
+
+
+def test_a_jobs_overhead_is_its_share_of_the_time_without_fit_and_test():
+    measured = sweep.Measured("joblib", at_once=2, wall_s=20.0, fit_s=[4.0, 6.0], test_s=[1.0, 1.0])
+    assert measured.overhead_s() == 14
+    assert (
+        "2 at once, 2 jobs:    20.0 s in all, a job   5.00 s fit +  1.00 s test + 14.00 s overhead" in measured.line()
+    )

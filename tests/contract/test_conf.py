@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from launch.command_line import CONF, compose_job
+from launch.command_line import CONF, check_command_line, compose_job
 from launch.config_check import TrainConfig, check_config
 from launch.export import load_experiments
 from launch.parts_check import STAGES, declared_metrics
@@ -102,6 +102,12 @@ def test_every_option_composes_with_every_experiment(group, option):
     monitored = "optimized_metric=val/cluster_accuracy"
     config = compose_job("train", [f"{group}={choice}", "experiment=infogan_digits", monitored])
     check_config(config, TrainConfig)
+
+
+@pytest.mark.parametrize("launcher", options("launcher"))
+def test_every_launcher_composes_with_every_sweep(launcher):
+    for sweep in options("sweep"):
+        assert len(check_command_line("train", [f"sweep={sweep}", f"launcher={launcher}", "trainer=cpu"])) > 1
 
 
 def test_every_option_is_used_or_offered():

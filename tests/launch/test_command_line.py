@@ -48,9 +48,50 @@ def test_a_mistake_on_the_command_line_gets_its_sentence(mistake):
         check_command_line("train", [mistake])
 
 
-def test_a_sweep_on_several_processes_is_refused():
-    with pytest.raises(UserError, match="A sweep runs one process a job"):
+SWEEP_MISTAKES = {
+    "launcher=joblib": "launcher=joblib is for the jobs of a sweep: add -m, or leave it out",
+    "-m seed=0,1 launcher=slrm": "launcher=slrm: there is no such choice; did you mean 'slurm'",
+    "-m seed=0,1 optimized_metric=val/cluster_accuracy": "optimized_metric=val/cluster_accuracy needs validation data",
+    "-m seed=0,1 ~callbacks.run_record": "add run_record to callbacks=",
+    "-m seed=interval(0,1)": r"seed=interval\(0,1\) is for Optuna to draw from",
+    "sweep=infogan_digits optimized_metric=test/cluster_accuracy": "a search on test data overstates what it finds",
+    "sweep=infogan_digits optimized_metric=null": "a search on test data overstates what it finds",
+    "sweep=infogan_digits datamodule.val_size=0": "needs validation data: set datamodule.val_size above 0",
+    "sweep=infogan_digits seed=interval(2,1)": "an interval begins below its end",
+    "-m sweep=infogan_digits seed=tag(log,interval(0,1))": "a logarithmic interval begins above 0",
+    "-m sweep=infogan_digits seed=int(interval(-1,1))": "seed is -1: give a whole number",
+    "-m sweep=infogan_digits seed=int(interval(1,4294967296))": "seed is 4294967296: give a whole number",
+    "-m sweep=infogan_digits lightning_module.q_optimizer=choice(with_d,with_q)": "is 'with_q', which is not one of",
+}
+
+
+@pytest.mark.parametrize("mistake", SWEEP_MISTAKES)
+def test_a_mistake_in_a_sweep_gets_its_sentence_before_the_first_job(mistake):
+    with pytest.raises(UserError, match=SWEEP_MISTAKES[mistake]):
+        check_command_line("train", mistake.split())
+
+
+def test_a_sweep_under_torchrun_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="run it without torchrun"):
         check_command_line("train", ["-m", "seed=0,1", "trainer=ddp_cpu"])
+
+
+@pytest.mark.parametrize(
+    "words", ["-m seed=0,1 launcher=joblib", "sweep=infogan_digits", "-m seed=0,1 hydra/launcher=joblib"]
+)
+def test_a_package_that_is_not_installed_is_asked_for(words, monkeypatch):
+    monkeypatch.setattr(command_line, "find_spec", lambda name: None)
+    with pytest.raises(
+        UserError, match=f"{words.split()[-1]} needs packages that are not installed: pip install '.\\[sweeps\\]'"
+    ):
+        check_command_line("train", words.split())
+
+
+def test_intervals_are_looked_at_by_their_ends():
+    parse = command_line.OverridesParser.create().parse_overrides
+    assert list(sweep_choices(parse(["a=tag(log, interval(1e-5, 2))", "b=range(1,4,2)", "c=choice(x,y)"]))) == [
+        ["a=1e-05", "b=1", "c=x"], ["a=2.0", "b=1", "c=x"], ["a=1e-05", "b=3", "c=x"], ["a=1e-05", "b=1", "c=y"]]  # fmt: skip
 
 
 def test_a_right_command_passes():
@@ -122,7 +163,6 @@ def test_a_chosen_sweep_is_checked_like_the_same_values_on_the_command_line():
     assert [it["lightning_module"]["mutual_information_weight"] for it in configs] == [0, 1]
     (one,) = check_command_line("train", [*words, "lightning_module.mutual_information_weight=0.5"])
     assert one["lightning_module"]["mutual_information_weight"] == 0.5
-    with pytest.raises(UserError, match="A sweep runs one process a job"):
-        check_command_line("train", [*words, "trainer=ddp_cpu"])
+    assert len(check_command_line("train", [*words[:1], "trainer=ddp_cpu"])) == 2
     with pytest.raises(UserError, match="sweep=infogan_mutual: there is no such choice; did you mean"):
         check_command_line("train", ["sweep=infogan_mutual"])
