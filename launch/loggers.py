@@ -15,11 +15,9 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
-START_S, END_S, FAILING_END_S = (
-    20.0,
-    60.0,
-    5.0,
-)  # how long wandb may take to answer, to send the rest, both at a failure
+START_S = 20.0  # for wandb to answer
+END_S = 60.0  # to send the rest
+FAILING_END_S = 5.0  # the same where the process is about to leave
 KILLED = 255  # the exit code by which wandb knows a run that was stopped by hand
 
 
