@@ -87,7 +87,7 @@ def read_experiment(path: Path) -> dict[str, Any]:
 
 def changed(overrides: Iterable[str]) -> list[str]:
     """The overrides that make a run another than the experiment's file has it: all but seed, hardware and logger."""
-    same = ("experiment=", "seed=", "trainer=", "trainer.devices=", "logger=")
+    same = ("experiment=", "seed=", "trainer=", "trainer.devices=", "logger=", "sweep=", "launcher=")
     return sorted(it for it in overrides if not it.startswith(same))
 
 
