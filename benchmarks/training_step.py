@@ -78,7 +78,7 @@ def measure(
     Without ``iterations`` a turn has as many as the bare loop makes in TURN_S.
     """
     with tempfile.TemporaryDirectory() as folder:
-        words = [f"experiment={experiment}", f"trainer.max_steps={10**9}", *overrides]
+        words = [f"experiment={experiment}", f"trainer.max_steps={10**9}", "logger=csv", *overrides]
         config = compose_job("train", words if everything else [*words, "trainer.limit_val_batches=0"], folder)
         check_config(config, TrainConfig)
         if not everything:
