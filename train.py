@@ -15,11 +15,10 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from launch.command_line import check_command_line
+from launch.command_line import check_command_line, split_arguments
 from launch.config_check import TrainConfig, check_config, plain
 from launch.errors import told_as_sentences
 from launch.processes import folder_of_rank_zero_alone, guard, wait_for_ranks
-from launch.resume import prepare, split_arguments, take_up
 from launch.sweeps import ending_with_a_table, run_job
 
 
@@ -37,6 +36,8 @@ def train(config: dict[str, Any], checkpoint: Path | None = None) -> float | Non
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
     if checkpoint is not None:
+        from launch.resume import take_up
+
         take_up(run, checkpoint)
     if run.trainer.is_global_zero:
         print(heading(config, run), flush=True)
@@ -104,6 +105,8 @@ if __name__ == "__main__":
     with told_as_sentences():
         resumed, others = split_arguments(sys.argv[1:])
         if resumed:
+            from launch.resume import prepare
+
             train(*prepare(resumed, others))
         else:
             check_command_line("train", others)

@@ -19,7 +19,7 @@ from statistics import mean
 from tempfile import TemporaryDirectory
 
 from launch.errors import UserError, told_as_sentences
-from launch.resume import read_record
+from launch.records import read_record
 
 TRAIN = Path(__file__).resolve().parent.parent / "train.py"
 

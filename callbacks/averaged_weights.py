@@ -67,8 +67,8 @@ class AveragedWeights(EMAWeightAveraging):
 
 def weights_of(trainer: Trainer) -> str:
     """Which weights the trainer's test measures, in words for a record."""
-    averaging = [it for it in trainer.callbacks if isinstance(it, WeightAveraging)]  # pyright: ignore
-    return averaging[0].describe() if averaging and isinstance(averaging[0], AveragedWeights) else "trained"
+    callbacks = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+    return next((it.describe() for it in callbacks if isinstance(it, AveragedWeights)), "trained")
 
 
 def check_averaging(callbacks: list[Any], checkpoint: dict[str, Any], path: Any) -> None:

@@ -76,13 +76,8 @@ class ClusterAccuracy(Callback):
         return {"test/clusters", "test/clusters_table"}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        assert isinstance(pl_module, AssignsClusters)
-        if not 0 <= self.code < len(pl_module.num_clusters):
-            raise UserError(
-                f"callbacks.cluster_accuracy.code is {self.code}, but the module has {len(pl_module.num_clusters)} "
-                "categorical code(s), counted from 0."
-            )
-        self.metric = ClusterAccuracyMetric(pl_module.num_clusters[self.code], datamodule_of(trainer).num_classes)
+        clusters = clusters_of(pl_module, self.code, "cluster_accuracy")
+        self.metric = ClusterAccuracyMetric(clusters, datamodule_of(trainer).num_classes)
         self.metric.to(trainer.strategy.root_device)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -129,6 +124,17 @@ class ClusterAccuracy(Callback):
         draw_confusion(confusion, matched, picture)
         log_picture(trainer, "test/clusters", picture)
         log_table(trainer, "test/clusters_table", self.folder / "clusters.csv")
+
+
+def clusters_of(module: Any, code: int, callback: str) -> int:
+    """How many clusters the module's categorical code number ``code`` has."""
+    assert isinstance(module, AssignsClusters)
+    if not 0 <= code < len(module.num_clusters):
+        raise UserError(
+            f"callbacks.{callback}.code is {code}, but the module has {len(module.num_clusters)} "
+            "categorical code(s), counted from 0."
+        )
+    return module.num_clusters[code]
 
 
 def datamodule_of(trainer: Trainer) -> Any:

@@ -7,10 +7,10 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torchmetrics import Metric
 
+from callbacks.cluster_accuracy import clusters_of
 from callbacks.protocols import WeighsClusters
-from launch.errors import UserError
+from datamodules.augmentation import Motion, transform
 from launch.randomness import keyed_generator
-from lightning_modules.information_maximization import Motion, transform
 
 
 class ClusterInformationMetric(Metric):
@@ -62,13 +62,8 @@ class ClusterInformation(Callback):
         return {f"{stage}/cluster_information_nats"} if stage != "train" else set()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        assert isinstance(pl_module, WeighsClusters)
-        if not 0 <= self.code < len(pl_module.num_clusters):
-            raise UserError(
-                f"callbacks.cluster_information.code is {self.code}, but the module has "
-                f"{len(pl_module.num_clusters)} categorical code(s), counted from 0."
-            )
-        self.metric = ClusterInformationMetric(pl_module.num_clusters[self.code]).to(trainer.strategy.root_device)
+        clusters = clusters_of(pl_module, self.code, "cluster_information")
+        self.metric = ClusterInformationMetric(clusters).to(trainer.strategy.root_device)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.metric.reset()

@@ -1,9 +1,11 @@
 """Curves as inline SVG: no script, no font, no colour of its own, so that a page's style decides in light and dark."""
 
+import csv
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 
 WIDTH, HEIGHT = 420.0, 220.0
 LEFT, RIGHT, TOP, BOTTOM = 52.0, 12.0, 10.0, 26.0
@@ -17,6 +19,27 @@ class Curve:
     name: str
     iterations: list[int]
     values: list[float]
+
+
+def read_curves(path: Path, name: str) -> dict[str, Curve]:
+    """Every column of ``metrics.csv`` over iterations finished; a kill may have left half a line."""
+    curves: dict[str, Curve] = {}
+    lines = path.read_text().splitlines() if path.exists() else []
+    for row in csv.DictReader(lines):
+        for key, value in row.items():
+            if key in (None, "step", "epoch") or not str(row.get("step")).isdigit() or as_number(value) is None:
+                continue
+            curve = curves.setdefault(key, Curve(name, [], []))
+            curve.iterations.append(int(row["step"]) + (not key.startswith("test/")))
+            curve.values.append(float(value))
+    return {key: curve for key, curve in sorted(curves.items()) if curve.values}
+
+
+def as_number(text: str | None) -> float | None:
+    try:
+        return float(text or "")
+    except ValueError:
+        return None
 
 
 def line_chart(curves: Sequence[Curve], label: str) -> str:

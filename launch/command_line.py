@@ -31,6 +31,17 @@ PLUGINS = {
 }
 
 
+def split_arguments(arguments: list[str]) -> tuple[str | None, list[str]]:
+    """The folder that ``resume=`` names, if any, and the other arguments."""
+    named = [it.partition("=")[2] for it in arguments if it.startswith("resume=")]
+    others = [it for it in arguments if not it.startswith("resume=")]
+    if named and any(it in ("-m", "--multirun") for it in others):
+        raise UserError("resume= goes on with one run: leave out -m.")
+    if len(named) > 1 or named == [""]:
+        raise UserError("resume= names one folder, or latest.")
+    return (named[0] if named else None), others
+
+
 def check_command_line(config_name: str, arguments: Sequence[str]) -> list[dict[str, Any]]:
     """Compose and check the jobs that a command asks for; returns their configs.
 

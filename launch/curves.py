@@ -7,14 +7,15 @@ A folder is a run, or a sweep with a run in each folder of it. A curve is named 
 """
 
 import argparse
-import csv
 from collections.abc import Iterable
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
 from callbacks.pictures import save_figure
+from launch.charts import read_curves
 from launch.errors import UserError, did_you_mean, told_as_sentences
+from launch.sweep_table import job_order
 
 
 def runs_in(folders: Iterable[Path]) -> list[Path]:
@@ -24,19 +25,16 @@ def runs_in(folders: Iterable[Path]) -> list[Path]:
         inner = [folder] if (folder / "metrics.csv").exists() else [it.parent for it in folder.glob("*/metrics.csv")]
         if not inner:
             raise UserError(f"{folder} is neither a run nor a sweep: there is no metrics.csv in it or one level below.")
-        found += sorted(inner, key=lambda run: (len(run.name), run.name))  # a sweep's 2 before its 10
+        found += sorted(inner, key=job_order)
     return found
 
 
 def read_curve(run: Path, metric: str) -> tuple[list[int], list[float]]:
     """Iterations finished and the metric's values where it was logged."""
-    with (run / "metrics.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    keys = {key for row in rows for key, value in row.items() if value} - {"step", "epoch"}
-    if metric not in keys:
-        raise UserError(f"{run} has not logged {metric}; {did_you_mean(metric, keys)}")
-    logged = [(int(row["step"]) + 1, float(row[metric])) for row in rows if row[metric]]
-    return [step for step, _ in logged], [value for _, value in logged]
+    logged = read_curves(run / "metrics.csv", run.name)
+    if metric not in logged:
+        raise UserError(f"{run} has not logged {metric}; {did_you_mean(metric, logged)}")
+    return logged[metric].iterations, logged[metric].values
 
 
 def names_of(runs: list[Path]) -> list[str]:

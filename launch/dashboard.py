@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import torch
 
+from callbacks.throughput import Throughput
 from launch.command_line import CONF, compose_job
 from launch.errors import UserError, told_as_sentences
 from launch.loggers import has_key
@@ -86,7 +87,7 @@ def panels_of(experiments: list[Logged]) -> list[Panel]:
     metrics: set[str] = set().union(*(it.metrics for it in experiments))
     pictures: set[str] = set().union(*(it.pictures for it in experiments))
     losses = {key for key in metrics if key.startswith("train/loss")}
-    speed = metrics & {"train/images_per_s", "train/step_s", "train/data_wait_s"}
+    speed = metrics & Throughput().metrics("train")
     rates = {key for key in metrics if key.startswith("train/lr")}
     training = {key for key in metrics if key.startswith("train/")} - losses - speed - rates
     panels = [

@@ -8,7 +8,6 @@ It reads what the run has written so far, so a run that failed or still trains h
 
 import argparse
 import base64
-import csv
 import json
 import math
 from dataclasses import dataclass
@@ -19,9 +18,10 @@ from typing import Any
 
 import yaml
 
-from launch.charts import Curve, line_chart
+from launch.charts import Curve, line_chart, read_curves
 from launch.curves import names_of
 from launch.errors import UserError, told_as_sentences
+from launch.sweep_table import job_order
 
 STYLE = Path(__file__).with_name("report.css")
 STAGES = {"train": "Training", "val": "Validation", "test": "Test"}
@@ -66,10 +66,6 @@ def is_run(folder: Path) -> bool:
     return any((folder / name).exists() for name in ("record.json", "metrics.csv", "config.yaml"))
 
 
-def job_order(folder: Path) -> tuple[int, str]:
-    return len(folder.name), folder.name
-
-
 def read_run(folder: Path, name: str) -> RunFiles:
     record, config = folder / "record.json", folder / "config.yaml"
     return RunFiles(
@@ -79,27 +75,6 @@ def read_run(folder: Path, name: str) -> RunFiles:
         (yaml.safe_load(config.read_text()) or {}) if config.exists() else {},
         read_curves(folder / "metrics.csv", name),
     )
-
-
-def read_curves(path: Path, name: str) -> dict[str, Curve]:
-    """Every column of ``metrics.csv`` over iterations finished; a kill may have left half a line."""
-    curves: dict[str, Curve] = {}
-    lines = path.read_text().splitlines() if path.exists() else []
-    for row in csv.DictReader(lines):
-        for key, value in row.items():
-            if key in (None, "step", "epoch") or not str(row.get("step")).isdigit() or as_number(value) is None:
-                continue
-            curve = curves.setdefault(key, Curve(name, [], []))
-            curve.iterations.append(int(row["step"]) + (not key.startswith("test/")))
-            curve.values.append(float(value))
-    return {key: curve for key, curve in sorted(curves.items()) if curve.values}
-
-
-def as_number(text: str | None) -> float | None:
-    try:
-        return float(text or "")
-    except ValueError:
-        return None
 
 
 # --- the page ------------------------------------------------------------------------------------------------

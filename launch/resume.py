@@ -4,9 +4,6 @@ This happens without Hydra's own start, which would write into the folder: the f
 and each resume leaves its command beside it in ``resumes/``.
 """
 
-import json
-import os
-import platform
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -25,21 +22,11 @@ from launch.config_check import TrainConfig, check_config, plain
 from launch.errors import UserError
 from launch.loggers import MetricsFile
 from launch.processes import is_first_process, warn_of_other_ranks
+from launch.records import is_training, read_record
 from launch.runs import run_config
 from launch.security import check_foreign
 
 MISSING = object()
-
-
-def split_arguments(arguments: list[str]) -> tuple[str | None, list[str]]:
-    """The folder that ``resume=`` names, if any, and the other arguments."""
-    named = [it.partition("=")[2] for it in arguments if it.startswith("resume=")]
-    others = [it for it in arguments if not it.startswith("resume=")]
-    if named and any(it in ("-m", "--multirun") for it in others):
-        raise UserError("resume= goes on with one run: leave out -m.")
-    if len(named) > 1 or named == [""]:
-        raise UserError("resume= names one folder, or latest.")
-    return (named[0] if named else None), others
 
 
 def prepare(asked: str, overrides: list[str]) -> tuple[dict[str, Any], Path]:
@@ -113,24 +100,6 @@ def refuse_what_cannot_go_on(folder: Path, iteration: int, config: dict[str, Any
         raise UserError(f"{folder} is being trained by process {record['pid']}: stop it first, or wait for its end.")
     if record.get("status") == "finished" and iteration >= config["trainer"]["max_steps"] > 0:
         raise UserError(f"{folder} is finished after {iteration} iterations: set trainer.max_steps above {iteration}.")
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    path = folder / "record.json"
-    return json.loads(path.read_text()) if path.exists() else {}
-
-
-def is_training(record: dict[str, Any]) -> bool:
-    """Whether the process that wrote the record is alive on this machine. A killed one leaves ``running`` behind."""
-    if record.get("status") != "running" or record.get("host") != platform.node():
-        return False
-    try:
-        os.kill(record["pid"], 0)
-    except (ProcessLookupError, KeyError):
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def first_overrides(folder: Path) -> list[str]:

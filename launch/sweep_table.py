@@ -16,7 +16,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from launch.errors import UserError, told_as_sentences
-from launch.resume import is_training, read_record
+from launch.records import is_training, read_record
 
 COLUMNS: Sequence[str] = ("job", "overrides", "metric", "value", "folder", "status", "error")
 WIDTH_IN, HEIGHT_IN = 4.0, 3.4  # of one key's picture
@@ -43,7 +43,12 @@ def metric_of(config: Mapping[str, Any]) -> str | None:
 def jobs_in(sweep: Path) -> list[Job]:
     """The jobs that have begun, in their order."""
     folders = [it.parent.parent for it in sweep.glob("*/.hydra/overrides.yaml")]
-    return [read_job(it) for it in sorted(folders, key=lambda it: (len(it.name), it.name))]  # 2 before 10
+    return [read_job(it) for it in sorted(folders, key=job_order)]
+
+
+def job_order(folder: Path) -> tuple[int, str]:
+    """Sorts a sweep's 2 before its 10."""
+    return len(folder.name), folder.name
 
 
 def read_job(folder: Path) -> Job:

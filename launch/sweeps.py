@@ -27,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from launch.errors import UserError, told_as_sentences
 from launch.processes import ASKED_TO_STOP, SWEEP
-from launch.resume import read_record
+from launch.records import read_record
 from launch.sweep_table import jobs_in, metric_of, tell
 
 TRAIN = Path(__file__).resolve().parent.parent / "train.py"

@@ -11,7 +11,7 @@ classes. What is reached and each departure from the paper: docs/methods/infogan
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -26,9 +26,10 @@ from callbacks.protocols import (
     WeighsClusters,
     check_codes,
 )
+from datamodules.augmentation import transform
 from launch.errors import UserError
 from launch.randomness import keyed_generator
-from lightning_modules.information_maximization import RealImageTerms, real_image_bonus, transform
+from lightning_modules.information_maximization import RealImageTerms, real_image_bonus
 from lightning_modules.networks.dcgan import Discriminator, Generator
 from lightning_modules.two_player import Batch, OptimizerFactory, Player, TwoPlayer, out_of_autocast
 
@@ -128,15 +129,6 @@ class InfoGAN(TwoPlayer):
         self.num_clusters = [code.size for code in self.codes if code.kind == "categorical"]
         self.image_shape = tuple(generator.image_shape)
         self._check_sizes()
-        self.save_hyperparameters(
-            {
-                "codes": [asdict(code) for code in self.codes],
-                "noise_size": noise_size,
-                "learned_variance": learned_variance,
-                "q_optimizer": q_optimizer,
-            },
-            logger=False,
-        )
 
     # --- the two losses --------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ import yaml
 
 from callbacks.pictures import save_single
 from launch import report
-from launch.charts import Curve, line_chart, nice_ticks, short
+from launch.charts import Curve, line_chart, nice_ticks, read_curves, short
 from launch.errors import UserError
 
 VOID = {"meta", "img", "br"}
@@ -139,7 +139,7 @@ def test_a_folder_without_a_run_is_told(tmp_path):
 def test_values_stand_at_finished_iterations_and_half_a_line_is_left_out(tmp_path):
     path = tmp_path / "metrics.csv"
     path.write_text(CSV + "2,3")
-    curves = report.read_curves(path, "a")
+    curves = read_curves(path, "a")
     assert curves["val/accuracy"] == Curve("a", [10, 30], [0.25, 0.5])
     assert curves["test/accuracy"] == Curve("a", [30], [0.625])
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from launch.command_line import compose_job
+from launch.command_line import compose_job, split_arguments
 from launch.errors import UserError
-from launch.resume import newest_unfinished, prepare, split_arguments
+from launch.resume import newest_unfinished, prepare
 
 
 def write_run(folder, status="interrupted", started_at="2026-01-01", checkpoint=True, overrides=(), alive=False):

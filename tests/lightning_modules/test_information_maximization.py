@@ -2,7 +2,6 @@ import math
 
 import pytest
 import torch
-from torchvision.transforms.functional import InterpolationMode, affine
 
 from lightning_modules.information_maximization import (
     RealImageTerms,
@@ -10,7 +9,6 @@ from lightning_modules.information_maximization import (
     confidence,
     consistency,
     real_image_bonus,
-    transform,
 )
 
 STILL = RealImageTerms(balance=1, confidence=1, consistency=1, rotation=0, shift=0, scale=0, shear=0)
@@ -59,37 +57,3 @@ def test_the_bonus_is_the_weighted_sum():
     first, second = logits.log_softmax(1), moved_logits.log_softmax(1)
     expected = 3 * balance(first.exp().mean(0)) + 0.5 * confidence(first) + 2 * consistency(first, second)
     torch.testing.assert_close(real_image_bonus(logits, moved_logits, terms, lambda mean: mean), expected)
-
-
-def test_nothing_drawn_moves_nothing():
-    images = torch.rand(2, 1, 8, 8)
-    terms = moved(rotation=15.0, shift=1.0, scale=0.1, shear=0.2)
-    torch.testing.assert_close(transform(images, torch.zeros(2, 6), terms), images)
-
-
-def test_a_shift_is_in_pixels_and_leaves_black_behind():
-    images = torch.rand(1, 2, 6, 8)
-    right = torch.tensor([[0, 0, 0, 0, 1.0, 0]])
-    shifted = transform(images, right, moved(shift=2.0))
-    torch.testing.assert_close(shifted[..., :-2], images[..., 2:])
-    assert float(shifted[..., -2:].abs().max()) == 0
-    down = transform(images, torch.tensor([[0, 0, 0, 0, 0, 0.5]]), moved(shift=2.0))
-    torch.testing.assert_close(down[..., :-1, :], images[..., 1:, :])
-
-
-def test_a_rotation_is_torchvision_s():
-    images = torch.rand(1, 1, 9, 9)
-    ours = transform(images, torch.tensor([[1.0, 0, 0, 0, 0, 0]]), moved(rotation=30.0))
-    theirs = affine(
-        images, angle=-30.0, translate=[0, 0], scale=1.0, shear=[0.0], interpolation=InterpolationMode.BILINEAR
-    )
-    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
-
-
-def test_each_image_is_moved_by_its_own_draw():
-    images = torch.rand(1, 1, 8, 8).repeat(3, 1, 1, 1)
-    drawn = torch.tensor([[0, 0, 0, 0, 1.0, 0], [0] * 6, [1.0, 0, 0, 0, 0, 0]])
-    together = transform(images, drawn, moved(rotation=15.0, shift=1.0))
-    for position in range(3):
-        alone = transform(images[:1], drawn[position : position + 1], moved(rotation=15.0, shift=1.0))
-        torch.testing.assert_close(together[position : position + 1], alone)
