@@ -64,6 +64,17 @@ class WeighsClusters(AssignsClusters, Protocol):
         ...
 
 
+@runtime_checkable
+class Classifies(Protocol):
+    num_classes: int
+    class_names: list[str] | None
+    """Of the data that it was trained on, where they are known."""
+
+    def class_logits(self, images: Tensor) -> Tensor:
+        """images: [B, C, H, W] in [0, 1] -> [B, num_classes]; a softmax of them is the classes' probabilities."""
+        ...
+
+
 def check_codes(codes: Mapping[str, Any], ranges: Mapping[str, range | None]) -> None:
     """Raise a UserError that names the first code or value that does not exist, and all that do."""
     known = [f"{name} ({describe_range(values)})" for name, values in ranges.items()]

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -22,20 +23,27 @@ class Augment:
 
     pad: int = 0
     """Pixels on each side."""
-    flip: bool = False
-    """Left to right."""
+    flip: bool | Literal["alternating"] = False
+    """Left to right, half of the time; ``alternating``: each image in every other epoch, beginning at random (Jordan
+    2024, arXiv:2404.00498)."""
 
     def __post_init__(self) -> None:
         if self.pad < 0:
             raise UserError(f"datamodule.augment.pad is {self.pad}: give a number of pixels, 0 or more.")
+        if self.flip not in (True, False, "alternating"):
+            raise UserError(f"datamodule.augment.flip is {self.flip!r}: give true, false or alternating.")
 
     def draw(self, size: int, seed: int, epoch: int) -> Tensor:
         """For each of a split's ``size`` examples the crop's top and left in the padded image and whether it is
         flipped, [size, 3] int64: a function of (seed, epoch, example), so neither ranks nor interruptions matter."""
         generator = keyed_generator(seed, "augment", epoch)
         offsets = torch.randint(2 * self.pad + 1, (size, 2), generator=generator)
-        flips = torch.randint(2, (size, 1), generator=generator)
-        return torch.cat([offsets, flips if self.flip else torch.zeros_like(flips)], dim=1)
+        if self.flip == "alternating":
+            first = torch.randint(2, (size, 1), generator=keyed_generator(seed, "first flip"))
+            flips = (first + epoch) % 2
+        else:
+            flips = torch.randint(2, (size, 1), generator=generator) * self.flip
+        return torch.cat([offsets, flips], dim=1)
 
 
 def shift_and_flip(images: Tensor, drawn: Tensor, pad: int) -> Tensor:

@@ -15,7 +15,7 @@ class Published:
     """A file of a data set.
 
     Args:
-        place: its folder below the folder of all data sets, such as ``MNIST/raw``.
+        place: its folder below the folder of all data sets, such as ``MNIST/raw``; empty: that folder itself.
         urls: where it can be fetched, tried in this order.
     """
 
@@ -23,6 +23,11 @@ class Published:
     md5: str
     place: str
     urls: tuple[str, ...]
+
+    @property
+    def known_by(self) -> str:
+        """What a folder of all data sets has that holds this file."""
+        return self.place or self.name
 
     def path_in(self, data_dir: Path) -> Path:
         return data_dir / self.place / self.name
@@ -45,7 +50,7 @@ class Published:
                     return
         raise UserError(
             f"{self.name} is not in {path.parent} and could not be downloaded ({'; '.join(reasons)}). Fetch it by hand "
-            f"and put it there, or set DATA_DIR or paths.data_dir to a folder that holds {self.place}."
+            f"and put it there, or set DATA_DIR or paths.data_dir to a folder that holds {self.known_by}."
         )
 
     def checked(self, data_dir: Path) -> Path:
@@ -53,7 +58,7 @@ class Published:
         path = self.path_in(data_dir)
         if not path.exists():
             raise UserError(
-                f"{path} is missing: set DATA_DIR or paths.data_dir to the folder that holds {self.place}, "
+                f"{path} is missing: set DATA_DIR or paths.data_dir to the folder that holds {self.known_by}, "
                 f"or fetch {self.urls[0]} by hand and put it there."
             )
         if not check_integrity(str(path), self.md5):

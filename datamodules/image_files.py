@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import PIL
@@ -168,7 +167,7 @@ class ImageFiles:
         with ThreadPoolExecutor(min(os.cpu_count() or 1, 32)) as threads:
             try:
                 done = threads.map(decode, range(0, len(images), CHUNK))
-                for _ in done if quiet else shown(done, len(images), self.name):
+                for _ in done if quiet else shown(done, len(images), f"decoding {self.name}"):
                     pass
             finally:
                 threads.shutdown(wait=False, cancel_futures=True)  # a Ctrl-C does not wait for the rest
@@ -186,15 +185,15 @@ def say(line: str, quiet: bool = False) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def shown(done: Iterator[int], total: int, name: str) -> Iterator[Any]:
-    """Passes on numbers of decoded files; in a terminal a bar shows them, elsewhere a line now and then."""
+def shown(done: Iterator[int], total: int, doing: str) -> Iterator[int]:
+    """Passes on numbers of files that are done; in a terminal a bar shows them, elsewhere a line now and then."""
     said, count = time.monotonic(), 0
     terminal = sys.stderr.isatty()
-    with tqdm(total=total, desc=f"decoding {name}", unit="img", dynamic_ncols=True, disable=not terminal) as bar:
+    with tqdm(total=total, desc=doing, unit="file", dynamic_ncols=True, disable=not terminal) as bar:
         for number in done:
             count += number
             bar.update(number)
             if not terminal and time.monotonic() - said > SECONDS_A_LINE:
                 said = time.monotonic()
-                print(f"decoding {name}: {count} of {total} images", flush=True)
+                print(f"{doing}: {count} of {total} files", flush=True)
             yield number

@@ -1,4 +1,4 @@
-"""Anybody's own images: a folder of files, with a folder for each class or without."""
+"""Anybody's own images: a folder of files or an archive of one, with a folder for each class or without."""
 
 import os
 from functools import cached_property
@@ -8,10 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from datamodules.archives import ENDINGS as ARCHIVES
+from datamodules.archives import is_archive, unpacked
 from datamodules.image_files import ENDINGS, ImageFiles, Pixels
 from datamodules.images import ImageDataModule, ImageTable
 from launch.errors import UserError
 from launch.randomness import keyed_generator
+
+SPLITS = ("train", "val", "test")
 
 
 class ImageFolderDataModule(ImageDataModule):
@@ -23,7 +27,8 @@ class ImageFolderDataModule(ImageDataModule):
     ``split_seed`` alone sets test images aside.
 
     Args:
-        folder: the images.
+        folder: the images; or an archive of them (tar, tar.gz, tar.xz, zip), which is unpacked once into ``cache_dir``.
+            A single folder around all that an archive holds is no class.
         cache_dir: where the decoded images are kept.
         name: what a record calls the data.
         size, channels, crop: see ``Pixels``.
@@ -44,16 +49,29 @@ class ImageFolderDataModule(ImageDataModule):
         super().__init__(**splits)
         if test_size is not None and test_size < 1:
             raise UserError(f"datamodule.test_size is {test_size}: give a number of images, or null for a tenth.")
-        self.name, self.folder, self.cache_dir, self.test_size = name, Path(folder), Path(cache_dir), test_size
+        self.name, self.source, self.cache_dir, self.test_size = name, Path(folder), Path(cache_dir), test_size
         self.pixels = Pixels(size, channels, crop)
         self.image_shape = self.pixels.shape
         self.decoded: Tensor | None = None
 
     @cached_property
+    def folder(self) -> Path:
+        """Where the images lie: the folder that was given, or the one that the archive was unpacked into."""
+        if self.source.is_dir():
+            return self.source
+        if not (self.source.is_file() and is_archive(self.source)):
+            raise UserError(
+                f"{self.source} is no folder and no archive: set datamodule.folder to the folder of the images, or to "
+                f"a file that ends in {', '.join(ARCHIVES)}."
+            )
+        folder = unpacked(self.source, self.cache_dir)
+        tops = [it for it in folder.iterdir() if not it.name.startswith((".", "__MACOSX"))]
+        around = len(tops) == 1 and tops[0].is_dir() and tops[0].name not in SPLITS
+        return tops[0] if around else folder
+
+    @cached_property
     def paths(self) -> list[str]:
         """The images, relative to the folder, in an order that no file system has a say in."""
-        if not self.folder.is_dir():
-            raise UserError(f"{self.folder} is no folder: set datamodule.folder to the folder of the images.")
         paths = sorted(images_below(self.folder))
         if not paths:
             raise UserError(f"{self.folder} holds no image: looked for {', '.join(ENDINGS)} at every depth.")
@@ -65,14 +83,14 @@ class ImageFolderDataModule(ImageDataModule):
         tops = {path.partition("/")[0] for path in self.paths if "/" in path}
         flat = any("/" not in path for path in self.paths)
         if {"train", "test"} <= tops:
-            if beside := sorted(tops - {"train", "val", "test"}) + ["images of its own"] * flat:
+            if beside := sorted(tops - set(SPLITS)) + ["images of its own"] * flat:
                 raise UserError(
                     f"{self.folder} holds train and test, and beside them {', '.join(beside)}: move that away."
                 )
             if self.test_size is not None:
                 raise UserError(f"{self.folder} has its own test images: leave datamodule.test_size=null.")
             return True
-        if tops and tops <= {"train", "val", "test"}:  # with other folders beside it, "train" is a class
+        if tops and tops <= set(SPLITS):  # with other folders beside it, "train" is a class
             raise UserError(
                 f"{self.folder} holds {' and '.join(sorted(tops))} alone: splits are train, test and, where there "
                 "is one, val; for a split made here, set datamodule.folder to the folder of all images."
@@ -80,7 +98,7 @@ class ImageFolderDataModule(ImageDataModule):
         return False
 
     @cached_property
-    def classes(self) -> list[str | None]:
+    def class_of_each(self) -> list[str | None]:
         """Each image's class; None throughout where there are none."""
         inner = [path.partition("/")[2] if self.official else path for path in self.paths]
         classes = [path.partition("/")[0] if "/" in path else None for path in inner]
@@ -96,8 +114,12 @@ class ImageFolderDataModule(ImageDataModule):
         return classes if len(set(classes)) > 1 else [None] * len(classes)
 
     @property
+    def class_names(self) -> list[str] | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return sorted(set(filter(None, self.class_of_each))) or None
+
+    @property
     def num_classes(self) -> int | None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return len(set(filter(None, self.classes))) or None
+        return len(self.class_names or []) or None
 
     def prepare_data(self) -> None:
         if not self.tables and self.decoded is None:
@@ -115,16 +137,17 @@ class ImageFolderDataModule(ImageDataModule):
         return ImageFiles(self.name, self.folder, self.paths, self.pixels, self.cache_dir)
 
     def _labels(self) -> Tensor | None:
-        names = sorted(set(filter(None, self.classes)))
-        numbers = {name: number for number, name in enumerate(names)}
-        return torch.tensor([numbers[name] for name in self.classes if name]) if names else None
+        if self.class_names is None:
+            return None
+        numbers = {name: number for number, name in enumerate(self.class_names)}
+        return torch.tensor([numbers[name] for name in self.class_of_each if name])
 
     def _split(self) -> dict[str, Tensor]:
         if self.official:
             tops = [path.partition("/")[0] for path in self.paths]
             return {
                 split: torch.tensor([position for position, top in enumerate(tops) if top == split])
-                for split in ("train", "val", "test")
+                for split in SPLITS
                 if split in tops
             }
         total = len(self.paths)

@@ -2,7 +2,7 @@
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -67,6 +67,9 @@ class ImageDataModule(LightningDataModule):
     name: str
     image_shape: tuple[int, int, int]
     num_classes: int | None
+
+    class_names: Sequence[str] | None = None
+    """In the order of their labels; None where they have no names but the numbers."""
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ def check_run(config: Mapping[str, Any], module: Any, datamodule: Any, callbacks
     """Shapes, capabilities, watched metrics and batch sizes of the built parts of a job."""
     problems = [
         *unfit_shapes(module, datamodule),
+        *unfit_classes(module, datamodule),
         *unfit_callbacks(config, module, callbacks),
         *unlabelled(config, module, datamodule, callbacks),
         *unfit_metrics(config, module, datamodule, callbacks),
@@ -28,6 +29,15 @@ def unfit_shapes(module: Any, datamodule: Any) -> Iterator[str]:
         yield (
             f"The module is built for images of (channels, height, width) {tuple(wanted)}, but datamodule "
             f"{datamodule.name} gives {tuple(given)}: choose another datamodule or change the networks' sizes."
+        )
+
+
+def unfit_classes(module: Any, datamodule: Any) -> Iterator[str]:
+    told, given = getattr(module, "num_classes", None), getattr(datamodule, "num_classes", None)
+    if told and given and told != given:
+        yield (
+            f"The module tells {told} classes apart, and datamodule {datamodule.name} has {given}: set the network's "
+            f"num_classes to {given} or choose another datamodule."
         )
 
 

@@ -1,4 +1,4 @@
-"""What tests/test_resume.py runs in a process of its own: runs of InfoGAN on digits that are killed and resumed.
+"""What tests/test_resume.py runs in a process of its own: runs on digits that are killed and resumed.
 
 Each run is a fork, so that torch is imported once. Weights at the end are saved for the pytest process to compare.
 """
@@ -14,9 +14,10 @@ from lightning import Callback
 
 from launch.command_line import compose_job
 from launch.runs import build
-from tests.lightning_modules.test_infogan import TINY
+from tests.lightning_modules import test_infogan, test_resnet
 
 STEPS, SAVED_EVERY = 12, 4
+TINY = test_infogan.TINY | test_resnet.TINY
 
 
 class SignalAt(Callback):
@@ -30,14 +31,16 @@ class SignalAt(Callback):
             os.kill(os.getpid(), self.signum)
 
 
-def train(folder: Path, final: Path, checkpoint: Path | None = None, *callbacks: Callback) -> None:
-    overrides = ["trainer=cpu", "logger=none", f"trainer.max_steps={STEPS}", *TINY["infogan_digits"],
-                 f"callbacks.checkpoint.every_n_train_steps={SAVED_EVERY}", "datamodule.batch_size=256"]  # fmt: skip
+def train(experiment: str, folder: Path, final: Path, checkpoint: Path | None = None, *callbacks: Callback) -> None:
+    overrides = [f"experiment={experiment}", "trainer=cpu", "logger=none", f"trainer.max_steps={STEPS}",
+                 *TINY[experiment], "trainer.log_every_n_steps=4", f"callbacks.checkpoint.every_n_train_steps={SAVED_EVERY}", "datamodule.batch_size=256"]  # fmt: skip
     run = build(compose_job("train", overrides, str(folder)))
     run.trainer.callbacks.extend(callbacks)  # type: ignore
     run.trainer.fit(run.module, datamodule=run.datamodule, ckpt_path=checkpoint, weights_only=True)
     optimizers = [optimizer.state_dict() for optimizer in run.trainer.optimizers]
-    torch.save({"weights": run.module.state_dict(), "optimizers": optimizers, "next": torch.rand(3)}, final)
+    error = run.trainer.callback_metrics.get("train/error", torch.zeros(()))  # counted since the last logging
+    weights = run.module.state_dict() | {"train/error": error}
+    torch.save({"weights": weights, "optimizers": optimizers, "next": torch.rand(3)}, final)
 
 
 def in_a_fork(function: Any, *arguments: Any) -> int:
@@ -55,21 +58,21 @@ def in_a_fork(function: Any, *arguments: Any) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def main(folder: Path, cases: list[str]) -> None:
+def main(folder: Path, experiment: str, cases: list[str]) -> None:
     torch.set_num_threads(1)
-    assert in_a_fork(train, folder / "whole", folder / "whole.pt") == 0
-    assert in_a_fork(train, folder / "again", folder / "again.pt") == 0
+    assert in_a_fork(train, experiment, folder / "whole", folder / "whole.pt") == 0
+    assert in_a_fork(train, experiment, folder / "again", folder / "again.pt") == 0
     for case in cases:
         name, iteration, turn = case.split("-")
         run, step, signum = folder / case, int(iteration), getattr(signal, name)
-        status = in_a_fork(train, run, folder / "never.pt", None, SignalAt(step, int(turn), signum))
+        status = in_a_fork(train, experiment, run, folder / "never.pt", None, SignalAt(step, int(turn), signum))
         assert status == (-9 if name == "SIGKILL" else 128 + signum), status
         checkpoint = run / "checkpoints" / "last.ckpt"
         start = checkpoint if checkpoint.exists() else None
         saved = torch.load(checkpoint, weights_only=True)["global_step"] if start else 0
         assert saved == (step // SAVED_EVERY * SAVED_EVERY if name == "SIGKILL" else step + 1)
-        assert in_a_fork(train, run, folder / f"{case}.pt", start) == 0
+        assert in_a_fork(train, experiment, run, folder / f"{case}.pt", start) == 0
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])

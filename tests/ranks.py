@@ -1,4 +1,4 @@
-"""What tests/test_ranks.py runs in a process of its own: one experiment on 1, 2 and 3 ranks, printed as JSON.
+"""What tests/test_ranks.py runs in a process of its own: experiments on 1, 2 and 3 ranks, printed as JSON.
 
 A fork after a backward pass fails where a GPU exists, so CUDA is hidden and the pytest process stays out of it.
 """
@@ -6,6 +6,7 @@ A fork after a backward pass fails where a GPU exists, so CUDA is hidden and the
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -15,20 +16,28 @@ from callbacks.cluster_accuracy import ClusterAccuracyMetric
 from datamodules.batches import GlobalBatches
 from launch.command_line import compose_job
 from launch.runs import build
-from tests.lightning_modules.test_infogan import TINY
+from tests.lightning_modules import test_infogan, test_resnet
 
 STEPS = 20
+EXPERIMENTS = {
+    "infogan_digits": [
+        *test_infogan.TINY["infogan_digits"],
+        "callbacks=[default,cluster_accuracy,cluster_information]",
+    ],
+    "resnet_digits": test_resnet.TINY["resnet_digits"],
+}
 
 
-def run_on(world_size: int, folder: Path):
-    """InfoGAN on digits in float64 with frozen batch statistics; 7 evaluation batches, the last one short."""
-    overrides = ["trainer=cpu" if world_size == 1 else "trainer=ddp_cpu", f"trainer.devices={world_size}", "logger=none",
-                 f"trainer.max_steps={STEPS}", *TINY["infogan_digits"], "datamodule.batch_size=12",
-                 "datamodule.eval_batch_size=53", "trainer.precision=64-true", "callbacks=[default,cluster_accuracy,cluster_information]",
-                 "~callbacks.progress", "+trainer.enable_progress_bar=false"]  # fmt: skip
+def run_on(world_size: int, folder: Path, experiment: str = "infogan_digits"):
+    """In float64 with frozen batch statistics; 7 evaluation batches, the last one short."""
+    overrides = [f"experiment={experiment}", "trainer=cpu" if world_size == 1 else "trainer=ddp_cpu",
+                 f"trainer.devices={world_size}", "logger=none", f"trainer.max_steps={STEPS}",
+                 "trainer.log_every_n_steps=5", *EXPERIMENTS[experiment], "datamodule.batch_size=12",
+                 "datamodule.eval_batch_size=53", "trainer.precision=64-true", "~callbacks.progress",
+                 "+trainer.enable_progress_bar=false"]  # fmt: skip
     overrides = [it for it in overrides if not it.startswith("callbacks.image_grid")]
     overrides += ["+trainer.strategy.start_method=fork"] if world_size > 1 else []
-    run = build(compose_job("train", overrides, str(folder / str(world_size))))
+    run = build(compose_job("train", overrides, str(folder / f"{experiment}{world_size}")))
     run.module.double()  # what comes back from a fork is loaded into the parent's module
     for part in run.module.modules():
         if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
@@ -36,9 +45,9 @@ def run_on(world_size: int, folder: Path):
     return run
 
 
-def without_examples(world_size: int, folder: Path) -> dict[str, float]:
-    """Cluster accuracy on two test images: of three ranks one has none."""
-    run = run_on(world_size, folder)
+def without_examples(world_size: int, folder: Path, experiment: str) -> dict[str, float]:
+    """Metrics of two test images: of three ranks one has none."""
+    run = run_on(world_size, folder, experiment)
     run.datamodule.setup()
     table = run.datamodule.tables["test"]  # type: ignore
     run.datamodule.tables["test"] = type(table)(table.images[:2], table.labels[:2])  # type: ignore
@@ -72,18 +81,22 @@ def main(folder: Path) -> None:
     for size in (41, 2):
         for world_size in (1, 2, 3):
             multiprocessing.start_processes(count_on_rank, (world_size, folder, size), world_size, start_method="fork")
-    found = {}
-    for world_size in (1, 2, 3):
-        run = run_on(world_size, folder)
-        run.trainer.test(run.module, datamodule=run.datamodule, verbose=False)
-        accuracy = {key: float(value) for key, value in run.trainer.callback_metrics.items()}
-        run = run_on(world_size, folder)
-        run.trainer.fit(run.module, datamodule=run.datamodule)
-        weights = torch.cat([parameter.detach().flatten() for parameter in run.module.parameters()])
-        torch.save(weights, folder / f"{world_size}.pt")
-        few, samples = without_examples(world_size, folder), samples_on(world_size)
-        found[world_size] = {"metrics": accuracy, "few": few, "samples": samples, "dtype": str(weights.dtype)}
+    found = {experiment: {size: measured(size, folder, experiment) for size in (1, 2, 3)} for experiment in EXPERIMENTS}
     print(json.dumps(found))
+
+
+def measured(world_size: int, folder: Path, experiment: str) -> dict[str, Any]:
+    run = run_on(world_size, folder, experiment)
+    run.trainer.test(run.module, datamodule=run.datamodule, verbose=False)
+    tested = {key: float(value) for key, value in run.trainer.callback_metrics.items()}
+    run = run_on(world_size, folder, experiment)
+    run.trainer.fit(run.module, datamodule=run.datamodule)
+    trained = {key: float(value) for key, value in run.trainer.callback_metrics.items() if "_s" not in key}
+    weights = torch.cat([parameter.detach().flatten() for parameter in run.module.parameters()])
+    torch.save(weights, folder / f"{experiment}{world_size}.pt")
+    found = {"metrics": tested, "trained": trained, "few": without_examples(world_size, folder, experiment)}
+    found["samples"] = samples_on(world_size) if experiment == "infogan_digits" else None
+    return found | {"dtype": str(weights.dtype)}
 
 
 if __name__ == "__main__":

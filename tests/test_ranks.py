@@ -20,11 +20,12 @@ def ranks(tmp_path_factory):
         [sys.executable, "-m", "tests.ranks", folder], cwd=ROOT, env=hidden, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    return folder, {int(size): found for size, found in json.loads(done.stdout.splitlines()[-1]).items()}
+    found = json.loads(done.stdout.splitlines()[-1])
+    return folder, {key: {int(size): values for size, values in of.items()} for key, of in found.items()}
 
 
 def test_metrics_are_exactly_the_same(ranks):
-    _, found = ranks
+    found = ranks[1]["infogan_digits"]
     assert found[1]["metrics"].keys() == {
         "test/cluster_accuracy",
         "test/cluster_information_nats",
@@ -47,22 +48,36 @@ def test_the_metric_meets_once_and_keeps_each_rank_s_own_counts(ranks, size):
         assert sum(share["own"] for share in shares) == size
 
 
+def test_classification_is_exactly_the_same(ranks):
+    """But for the cross-entropy, whose addends are summed in another order."""
+    found = ranks[1]["resnet_digits"]
+    assert found[1]["metrics"].keys() == {"test/accuracy", "test/error", "test/cross_entropy_nats"}
+    assert 0 < found[1]["metrics"]["test/accuracy"] < 1
+    for measured in ("metrics", "few"):
+        for world_size in (2, 3):
+            assert found[world_size][measured] == pytest.approx(found[1][measured], rel=1e-12)
+            assert found[world_size][measured]["test/accuracy"] == found[1][measured]["test/accuracy"]
+    for world_size in (2, 3):
+        assert found[world_size]["trained"]["train/error"] == found[1]["trained"]["train/error"]
+
+
 def test_a_rank_without_an_example_changes_nothing(ranks):
-    _, found = ranks
+    found = ranks[1]["infogan_digits"]
     assert found[1]["few"].keys() == {"test/cluster_accuracy", "test/cluster_purity", "test/cluster_information_nats"}
     assert found[3]["few"] == found[2]["few"] == found[1]["few"]
 
 
 def test_the_ranks_shares_are_the_same_samples(ranks):
-    _, found = ranks
+    found = ranks[1]["infogan_digits"]
     assert len(set(found[1]["samples"])) == 7
     assert found[2]["samples"] == pytest.approx(found[1]["samples"], rel=1e-12)
     assert found[3]["samples"] == pytest.approx(found[1]["samples"], rel=1e-12)
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_twenty_steps_lead_to_the_same_weights(ranks, world_size):
+@pytest.mark.parametrize("experiment", ["infogan_digits", "resnet_digits"])
+def test_twenty_steps_lead_to_the_same_weights(ranks, experiment, world_size):
     folder, found = ranks
-    assert found[world_size]["dtype"] == found[1]["dtype"] == "torch.float64"
-    alone, together = torch.load(folder / "1.pt"), torch.load(folder / f"{world_size}.pt")
+    assert found[experiment][world_size]["dtype"] == found[experiment][1]["dtype"] == "torch.float64"
+    alone, together = torch.load(folder / f"{experiment}1.pt"), torch.load(folder / f"{experiment}{world_size}.pt")
     assert float((alone - together).abs().max()) < 1e-8

@@ -15,9 +15,9 @@ from tests.lightning_modules.test_infogan import TINY
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def interrupted(folder: Path, *cases: str) -> dict[str, dict]:
+def interrupted(folder: Path, experiment: str, *cases: str) -> dict[str, dict]:
     """What each run of tests/interruption.py ended with."""
-    command = [sys.executable, "-m", "tests.interruption", str(folder), *cases]
+    command = [sys.executable, "-m", "tests.interruption", str(folder), experiment, *cases]
     hidden = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, cwd=ROOT, env=hidden, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -38,7 +38,7 @@ CASES = ["SIGKILL-2-0", "SIGKILL-5-1", "SIGKILL-10-1", "SIGINT-6-1", "SIGTERM-7-
 @pytest.fixture(scope="module")
 def ends(tmp_path_factory):
     """12 iterations of 5 an epoch, saved every 4; killed in the middle of an iteration, or asked to stop."""
-    return interrupted(tmp_path_factory.mktemp("interrupted"), *CASES)
+    return interrupted(tmp_path_factory.mktemp("interrupted"), "infogan_digits", *CASES)
 
 
 def test_two_runs_with_one_seed_are_equal(ends):
@@ -50,12 +50,20 @@ def test_a_resumed_run_ends_as_if_nothing_had_happened(ends, case):
     assert_equal(ends[case], ends["whole"])
 
 
+def test_a_classifier_goes_on_as_if_nothing_had_happened(tmp_path):
+    """Its schedule and the errors counted since the last logging, too."""
+    cases = ["SIGKILL-6-0", "SIGINT-5-0"]
+    ends = interrupted(tmp_path, "resnet_digits", *cases)
+    for case in cases:
+        assert_equal(ends[case], ends["whole"])
+
+
 @pytest.mark.slow
 def test_killed_before_each_turn_of_each_iteration(tmp_path):
     """Twenty-four kills, and a Ctrl-C in each iteration but the last."""
     cases = [f"SIGKILL-{step}-{turn}" for step in range(12) for turn in range(2)]
     cases += [f"SIGINT-{step}-0" for step in range(11)]
-    ends = interrupted(tmp_path, *cases)
+    ends = interrupted(tmp_path, "infogan_digits", *cases)
     for case in cases:
         assert_equal(ends[case], ends["whole"])
 

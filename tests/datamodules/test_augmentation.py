@@ -140,6 +140,20 @@ def test_a_negative_pad_is_refused():
         DigitsDataModule(batch_size=8, augment={"pad": -1})
 
 
+def test_alternating_flips_show_every_image_both_ways_in_two_epochs():
+    augment = Augment(flip="alternating")
+    flips = [augment.draw(1000, seed=3, epoch=epoch)[:, 2] for epoch in range(4)]
+    assert torch.equal(flips[0] + flips[1], torch.ones(1000, dtype=torch.int64))
+    assert torch.equal(flips[2], flips[0])
+    assert 400 < int(flips[0].sum()) < 600
+    assert not torch.equal(flips[0], augment.draw(1000, seed=4, epoch=0)[:, 2])
+
+
+def test_an_unknown_flip_is_refused():
+    with pytest.raises(UserError, match=r"augment.flip is 'sometimes': give true, false or alternating"):
+        DigitsDataModule(batch_size=8, augment={"flip": "sometimes"})
+
+
 def motion(**ranges: float) -> Motion:
     return Motion(**({"rotation": 0, "shift": 0, "scale": 0, "shear": 0} | ranges))
 

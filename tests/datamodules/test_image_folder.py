@@ -1,11 +1,14 @@
 import os
+import tarfile
 from pathlib import Path
+from shutil import rmtree
 from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
 
+from datamodules.cifar10 import CIFAR10DataModule
 from datamodules.image_files import Pixels
 from datamodules.image_folder import ImageFolderDataModule
 from launch.command_line import compose_job
@@ -13,9 +16,11 @@ from launch.config_check import TrainConfig, check_config
 from launch.errors import UserError
 from launch.runs import build, instantiate
 
+JPEGS = Path(os.environ.get("DATA_DIR", "data")) / "cifar10_jpeg_q75.tar.xz"
+
 
 def write_tiny(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """30 faces in one folder; 3 chairs with 10 views each, laid out as the original."""
+    """30 faces in one folder; 3 chairs with 10 views each, laid out as the original; an archive of CIFAR-10's classes."""
     for number in range(30):
         write(data_dir / "faces3d" / f"{number:03d}.png", 8 * number, (40, 40))
     for chair in (
@@ -26,11 +31,23 @@ def write_tiny(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for view in range(10):
             name = f"image_{view:03d}_p020_t{view * 11:03d}_r096.png"
             write(data_dir / "rendered_chairs" / chair / "renders" / name, 20 * view, (600, 600))
+    for split, size in (("train", 2), ("test", 1)):
+        for label, name in enumerate(CIFAR10DataModule.class_names):
+            for number in range(size):
+                write(data_dir / "unpacked" / split / name / f"{number:04d}.jpg", 20 * label, (32, 32))
+    pack(data_dir / "unpacked", data_dir / "cifar10_jpeg_q75.tar.xz")
 
 
 def write(path: Path, grey: int, size: tuple[int, int] = (8, 8)) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("L", size, grey).save(path)
+
+
+def pack(folder: Path, archive: Path) -> None:
+    """The folder's files become an archive's."""
+    with tarfile.open(archive, "w:xz") as file:
+        file.add(folder, ".")
+    rmtree(folder)
 
 
 def module(folder: Path, **settings) -> ImageFolderDataModule:
@@ -144,7 +161,7 @@ def test_folders_that_cannot_be_used_are_told(tmp_path, files, sentence):
 
 
 def test_a_missing_folder_and_a_test_of_nothing_are_told(tmp_path, flat):
-    with pytest.raises(UserError, match=r"nowhere is no folder: set datamodule.folder"):
+    with pytest.raises(UserError, match=r"nowhere is no folder and no archive: set datamodule.folder"):
         ready(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"datamodule.test_size is 0: give a number of images, or null"):
         module(flat, test_size=0)
@@ -191,19 +208,67 @@ def test_the_ranks_together_see_each_image_once(flat, world_size):
     assert sorted(seen["test"]) == list(range(7))
 
 
-@pytest.mark.parametrize(
-    ("data", "shape", "num_classes"), [("faces3d", (1, 32, 32), None), ("chairs3d", (1, 64, 64), 3)]
-)
-def test_the_configs_made_on_it(tmp_path, monkeypatch, data, shape, num_classes):
-    write_tiny(tmp_path / "data", monkeypatch)
-    places = [f"paths.{name}_dir={tmp_path / name}" for name in ("data", "cache")]
-    config = compose_job("train", [f"datamodule={data}", "datamodule.batch_size=4", *places])
+def from_config(name: str, data_dir: Path, cache_dir: Path) -> ImageFolderDataModule:
+    places = [f"paths.data_dir={data_dir}", f"paths.cache_dir={cache_dir}"]
+    config = compose_job("train", [f"datamodule={name}", "datamodule.batch_size=4", *places])
     check_config(config, TrainConfig)
     datamodule = instantiate(config["datamodule"])
+    datamodule.prepare_data()
     datamodule.setup()
+    return datamodule
+
+
+@pytest.mark.parametrize("lies_in", ["", "pets"])
+def test_an_archive_is_a_folder_whatever_folder_lies_around_it(classes, tmp_path, lies_in):
+    expected = ready(classes, test_size=1)
+    rename = tmp_path / "renamed" / lies_in
+    rename.parent.mkdir(exist_ok=True)
+    os.rename(classes, rename)
+    pack(tmp_path / "renamed", tmp_path / "pets.tar.xz")
+    found = ready(tmp_path / "pets.tar.xz", test_size=1)
+    assert found.describe() == expected.describe()
+    assert found.class_names == expected.class_names == ["cat", "dog"]
+    assert found.paths == expected.paths
+
+
+def test_cifar10_as_jpeg_files_has_the_official_labels(tmp_path, monkeypatch):
+    write_tiny(tmp_path / "data", monkeypatch)
+    datamodule = from_config("cifar10_jpeg", tmp_path / "data", tmp_path / "cache")
+    assert datamodule.class_names == list(CIFAR10DataModule.class_names)
+    for table in (datamodule.tables["train"], datamodule.tables["test"]):
+        assert table.labels is not None
+        assert torch.equal(table.images[:, 0, 16, 16].div(20, rounding_mode="floor"), table.labels)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not JPEGS.exists(), reason=f"{JPEGS} is not here")
+def test_the_real_cifar10_as_jpeg_files(tmp_path):
+    datamodule = from_config("cifar10_jpeg", JPEGS.parent, tmp_path)
+    assert datamodule.class_names == list(CIFAR10DataModule.class_names)
+    for split, size in (("train", 5000), ("test", 1000)):
+        labels = datamodule.tables[split].labels
+        assert labels is not None
+        assert labels.bincount().tolist() == [size] * 10
+    means = datamodule.tables["train"].images.float().mean(dim=(0, 2, 3)) / 255
+    torch.testing.assert_close(means, torch.tensor([0.4914, 0.4822, 0.4465]), atol=5e-4, rtol=0)  # CIFAR-10's own
+
+
+@pytest.mark.parametrize(
+    ("data", "shape", "num_classes", "sizes"),
+    [
+        ("faces3d", (1, 32, 32), None, (27, 3)),
+        ("chairs3d", (1, 64, 64), 3, (27, 3)),
+        ("cifar10_jpeg", (3, 32, 32), 10, (20, 10)),
+    ],
+)
+def test_the_configs_made_on_it(tmp_path, monkeypatch, data, shape, num_classes, sizes):
+    write_tiny(tmp_path / "data", monkeypatch)
+    datamodule = from_config(data, tmp_path / "data", tmp_path / "cache")
     assert datamodule.image_shape == tuple(datamodule.tables["train"].images.shape[1:]) == shape
     assert datamodule.num_classes == num_classes
-    assert datamodule.describe() | {"sha256": ""} == {"name": data, "train": 27, "val": 0, "test": 3, "sha256": ""}
+    train, test = sizes
+    expected = {"name": data, "train": train, "val": 0, "test": test, "sha256": ""}
+    assert datamodule.describe() | {"sha256": ""} == expected
 
 
 def test_unlabelled_images_train_and_test_without_clusters(flat, tmp_path):

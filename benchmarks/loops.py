@@ -1,0 +1,200 @@
+"""Training without the platform: bare loops that do an experiment's work, and methods as they are usually written."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss, one_hot
+
+from datamodules.augmentation import Augment, shift_and_flip
+from datamodules.images import ImageTable
+from launch.errors import UserError
+from launch.runs import Run
+from lightning_modules.classifier import Classifier
+from lightning_modules.infogan import InfoGAN
+from lightning_modules.two_player import TwoPlayer
+
+Loop = Callable[[int], None]
+"""Trains for a number of iterations."""
+
+
+def bare_loop(run: Run, data: ImageTable) -> Loop:
+    """The experiment's losses, networks, optimisers, batch size and precision over a table in memory."""
+    if isinstance(run.module, TwoPlayer):
+        return two_player_loop(run, data.images)
+    if isinstance(run.module, Classifier):
+        return classifier_loop(run, data)
+    raise UserError(f"{type(run.module).__name__} is neither a TwoPlayer nor a Classifier: its loop is not written.")
+
+
+def usual_loop(run: Run, data: ImageTable) -> Loop | None:
+    """The method in plain PyTorch. It does less where the experiment has terms of its own (infogan_digits)."""
+    batch_size: int = run.datamodule.batch_size  # pyright: ignore[reportAttributeAccessIssue]
+    if isinstance(run.module, InfoGAN):
+        return usual_infogan_loop(deepcopy(run.module).to(data.images.device), data.images.float() / 255, batch_size)
+    if isinstance(run.module, Classifier):
+        return usual_classifier_loop(run, data)
+    return None
+
+
+def untrained_copy(run: Run, device: torch.device) -> Any:
+    module = deepcopy(run.module).to(device)
+    never: Any = SimpleNamespace(
+        world_size=1, global_rank=0, log_every_n_steps=2**62, global_step=0, datamodule=run.datamodule
+    )
+    module._trainer = never
+    return module
+
+
+def batches_of(images: Tensor, batch_size: int) -> Callable[[], Tensor]:
+    """Each call gives the indices of the next batch of a random order without end."""
+    order: list[Tensor] = []
+
+    def following() -> Tensor:
+        if not order:
+            permutation = torch.randperm(len(images), device=images.device)
+            order.extend(permutation[: len(images) // batch_size * batch_size].split(batch_size))
+        return order.pop()
+
+    return following
+
+
+# --- two players ---------------------------------------------------------------------------------------------
+
+
+def two_player_loop(run: Run, images: Tensor) -> Loop:
+    """Every player's turn with its own loss and optimiser, other players' gradients off, as in the experiment."""
+    module: Any = untrained_copy(run, images.device)
+    every = list(module.parameters())
+    players = [
+        (it, it.optimizer(it.parameters), {id(parameter) for parameter in it.parameters})
+        for it in module.players().values()
+    ]
+    following = batches_of(images, run.datamodule.batch_size)  # pyright: ignore[reportAttributeAccessIssue]
+    half = run.trainer.precision == "bf16-mixed"
+
+    def loop(iterations: int) -> None:
+        for _ in range(iterations):
+            index = following()
+            batch = {"index": index, "image": images[index].float().div_(255)}
+            for player, optimizer, own in players:
+                for parameter in every:
+                    parameter.requires_grad_(id(parameter) in own)
+                with torch.autocast(images.device.type, torch.bfloat16, enabled=half):
+                    loss = player.loss(batch)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            module.iteration += 1
+
+    return loop
+
+
+def usual_draws(module: InfoGAN, batch_size: int) -> tuple[Tensor, list[Tensor]]:
+    """G's inputs [B, input_size] and the codes in them, from the global generator on the device."""
+    noise = torch.rand(batch_size, module.noise_size, device=module.device) * 2 - 1
+    codes, inputs = [], [noise]
+    for code in module.codes:
+        if code.kind == "categorical":
+            codes.append(torch.randint(code.size, (batch_size,), device=module.device))
+            inputs.append(one_hot(codes[-1], code.size).float())
+        else:
+            codes.append(torch.rand(batch_size, code.size, device=module.device) * 2 - 1)
+            inputs.append(codes[-1])
+    return torch.cat(inputs, dim=1), codes
+
+
+def usual_infogan_loop(module: InfoGAN, images: Tensor, batch_size: int) -> Loop:
+    """In float32: D on real and detached images, then G and Q together on new ones; cross-entropies, two optimisers.
+
+    images: float [N, C, H, W] in [0, 1].
+    """
+    g, d = module.generator, module.discriminator
+    optimizer_d = torch.optim.Adam([*d.trunk.parameters(), *d.head.parameters()], lr=2e-4, betas=(0.5, 0.999))
+    optimizer_g = torch.optim.Adam([*g.parameters(), *d.posterior.parameters()], lr=1e-3, betas=(0.5, 0.999))
+    following = batches_of(images, batch_size)
+    ones, zeros = (torch.full((batch_size,), value, device=images.device) for value in (1.0, 0.0))
+
+    def loop(iterations: int) -> None:
+        for _ in range(iterations):
+            optimizer_d.zero_grad()
+            loss_real = binary_cross_entropy_with_logits(d.real_logit(images[following()]), ones)
+            inputs, _ = usual_draws(module, batch_size)
+            loss_fake = binary_cross_entropy_with_logits(d.real_logit(g(inputs).detach()), zeros)
+            (loss_real + loss_fake).backward()
+            optimizer_d.step()
+
+            optimizer_g.zero_grad()
+            inputs, codes = usual_draws(module, batch_size)
+            logit, posterior = d(g(inputs))
+            loss = binary_cross_entropy_with_logits(logit, ones)
+            for code, output, value in zip(module.codes, module.split(posterior), codes, strict=True):
+                is_category = code.kind == "categorical"
+                loss += cross_entropy(output, value) if is_category else mse_loss(output.chunk(2, dim=1)[0], value)
+            loss.backward()
+            optimizer_g.step()
+
+    return loop
+
+
+# --- classifiers ---------------------------------------------------------------------------------------------
+
+
+def augmented_batches(run: Run, data: ImageTable) -> Callable[[], dict[str, Tensor]]:
+    """Each call gives the next batch, its images augmented as the experiment's, float in [0, 1]."""
+    datamodule: Any = run.datamodule
+    following, device = batches_of(data.images, datamodule.batch_size), data.images.device
+    augment: Augment | None = datamodule.augment
+    drawn = None if augment is None else augment.draw(len(data), seed=0, epoch=0).to(device)
+
+    def batch() -> dict[str, Tensor]:
+        assert data.labels is not None
+        index = following()
+        images = data.images[index]
+        if augment is not None and drawn is not None:
+            images = shift_and_flip(images, drawn[index], augment.pad)
+        return {"index": index, "image": images.float().div_(255), "label": data.labels[index]}
+
+    return batch
+
+
+def classifier_loop(run: Run, data: ImageTable) -> Loop:
+    """The experiment's own loss and schedule, without what the Trainer and the callbacks do."""
+    device = data.images.device
+    module: Classifier = untrained_copy(run, device)
+    module.setup("fit")
+    (optimizer,), schedules = module.configure_optimizers()
+    following, half = augmented_batches(run, data), run.trainer.precision == "bf16-mixed"
+
+    def loop(iterations: int) -> None:
+        for _ in range(iterations):
+            with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                loss = module.training_step(following(), 0)["loss"]
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            for schedule in schedules:
+                schedule["scheduler"].step()
+
+    return loop
+
+
+def usual_classifier_loop(run: Run, data: ImageTable) -> Loop:
+    """The same net and batches in float32, images normalised, torch's SGD as it is by default."""
+    module = untrained_copy(run, data.images.device)
+    network, mean, scale = module.network, module.mean, module.scale
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
+    following = augmented_batches(run, data)
+
+    def loop(iterations: int) -> None:
+        for _ in range(iterations):
+            batch = following()
+            loss = cross_entropy(network((batch["image"] - mean) * scale), batch["label"])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    return loop

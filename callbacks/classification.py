@@ -1,0 +1,188 @@
+"""Accuracy of a classifier: over all examples, for each class, and what is taken for what."""
+
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torchmetrics import Metric
+
+from callbacks.pictures import log_picture, log_table, save_figure
+from callbacks.protocols import Classifies
+from launch.errors import UserError
+
+NUMBERS_UP_TO = 20  # classes; beyond, a picture of the counts has no room for figures
+
+
+class ClassificationMetric(Metric):
+    """A count for each (class, prediction), the summed cross-entropy, and how often the class is among the first k.
+
+    All are sums over examples, so the results depend on neither batches nor ranks (the cross-entropy, summed in
+    double precision, up to its last digits). Of equal logits the lowest class is predicted.
+    """
+
+    full_state_update = False
+    confusion: Tensor
+    cross_entropy: Tensor
+    among_first: Tensor
+
+    def __init__(self, num_classes: int, k: int, **metric: Any) -> None:
+        super().__init__(**metric)
+        self.k = k
+        self.add_state("confusion", torch.zeros(num_classes, num_classes, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("cross_entropy", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("among_first", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, label: Tensor) -> None:
+        """logits: [B, K] float; label: [B] int64."""
+        classes = len(self.confusion)
+        cells = torch.bincount(label * classes + logits.argmax(dim=1), minlength=classes**2)
+        self.confusion += cells.reshape(classes, classes)
+        self.cross_entropy += cross_entropy(logits.double(), label, reduction="sum")
+        self.among_first += (logits.topk(self.k, dim=1).indices == label.unsqueeze(1)).sum()
+
+    def compute(self) -> dict[str, float]:
+        total = max(int(self.confusion.sum()), 1)
+        right = int(self.confusion.diagonal().sum())
+        return {
+            "accuracy": right / total,
+            "error": (total - right) / total,
+            "cross_entropy_nats": float(self.cross_entropy) / total,
+            f"error_top{self.k}": (total - int(self.among_first)) / total,
+        }
+
+    def class_accuracy(self) -> list[float]:
+        """The share of each class's examples that are predicted as it; not a number where it has none."""
+        right, examples = self.confusion.diagonal().tolist(), self.confusion.sum(dim=1).tolist()
+        return [one / of if of else math.nan for one, of in zip(right, examples, strict=True)]
+
+
+class Classification(Callback):
+    """Logs ``<stage>/accuracy``, ``error`` and ``cross_entropy_nats``, and ``train/error``; writes ``classes.csv``.
+
+    ``train/error`` is that of the training batches since the last logging, as they were augmented. The table has a row
+    a class: its accuracy and how often each class was predicted; ``classes.png`` shows it.
+
+    Args:
+        folder: where the table and its picture go.
+        top_k: also log ``<stage>/error_top<k>``, the share of examples whose class is not among the k likeliest.
+    """
+
+    requires = Classifies
+    needs_labels = True
+
+    def __init__(self, folder: str, top_k: int | None = None) -> None:
+        if top_k is not None and top_k < 2:
+            raise UserError(f"callbacks.classification.top_k is {top_k}: give 2 or more, or null.")
+        self.folder, self.top_k = Path(folder), top_k
+        self.since_logging = torch.zeros(2, dtype=torch.int64)  # wrong and all examples of this rank
+
+    def metrics(self, stage: str) -> set[str]:
+        if stage == "train":
+            return {"train/error"}
+        names = {"accuracy", "error", "cross_entropy_nats"} | ({f"error_top{self.top_k}"} if self.top_k else set())
+        return {f"{stage}/{name}" for name in names}
+
+    def pictures(self, module: Any) -> set[str]:
+        return {"test/classes", "test/classes_table"}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        assert isinstance(pl_module, Classifies)
+        if self.top_k is not None and self.top_k >= pl_module.num_classes:
+            raise UserError(
+                f"callbacks.classification.top_k is {self.top_k}, and there are {pl_module.num_classes} classes: give "
+                "fewer, or null."
+            )
+        self.metric = ClassificationMetric(pl_module.num_classes, self.top_k or 1)
+        self.metric.to(trainer.strategy.root_device)
+
+    # --- training --------------------------------------------------------------------------------------------
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.since_logging = self.since_logging.to(pl_module.device)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        wrong = (outputs["logits"].argmax(dim=1) != outputs["label"]).sum()
+        self.since_logging[0] += wrong
+        self.since_logging[1] += len(outputs["label"])
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # pyright: ignore[reportAttributeAccessIssue]
+            wrong, examples = trainer.strategy.reduce(self.since_logging.clone(), reduce_op="sum").tolist()  # pyright: ignore
+            pl_module.log("train/error", wrong / examples, batch_size=1)
+            self.since_logging.zero_()
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        # Every rank saves together; what goes on has the sum on its first rank.
+        counts = trainer.strategy.reduce(self.since_logging.clone(), reduce_op="sum")
+        checkpoint["errors_since_logging"] = counts.tolist()  # pyright: ignore
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if trainer.is_global_zero and "errors_since_logging" in checkpoint:
+            self.since_logging = torch.tensor(checkpoint["errors_since_logging"])
+
+    # --- evaluation ------------------------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.metric.reset()
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        self.metric.update(outputs["logits"], outputs["label"])
+
+    on_test_batch_end = on_validation_batch_end
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self._log(pl_module, "val")
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._log(pl_module, "test")
+        with self.metric.sync_context():
+            self._write(trainer, pl_module)
+
+    def _log(self, pl_module: LightningModule, stage: str) -> None:
+        # Each rank holds the same sums, so there is nothing left to reduce.
+        values = {f"{stage}/{name}": value for name, value in self.metric.compute().items()}
+        pl_module.log_dict({key: value for key, value in values.items() if key in self.metrics(stage)})
+
+    @rank_zero_only
+    def _write(self, trainer: Trainer, module: Any) -> None:
+        names = module.class_names or [str(it) for it in range(module.num_classes)]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / "classes.csv", "w", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(["class", "accuracy", *(f"predicted_{name}" for name in names)])
+            rows = zip(names, self.metric.class_accuracy(), self.metric.confusion.tolist(), strict=True)
+            for name, accuracy, counts in rows:
+                table.writerow([name, "" if math.isnan(accuracy) else accuracy, *counts])
+        picture = self.folder / "classes.png"
+        draw_confusion(self.metric.confusion.cpu(), names, picture)
+        log_picture(trainer, "test/classes", picture)
+        log_table(trainer, "test/classes_table", self.folder / "classes.csv")
+
+
+def draw_confusion(confusion: Tensor, names: list[str], path: Path) -> None:
+    """The share of each class that each class was predicted for; with few classes, its accuracy and the counts."""
+    shares = confusion / confusion.sum(dim=1, keepdim=True).clamp(min=1)
+    few = len(names) <= NUMBERS_UP_TO
+    with save_figure(path, width=7.5, height=6.5) as axes:
+        # Mistakes are what one looks for; on a scale to 1 they would all be white.
+        axes.imshow(shares.numpy() ** 0.5, cmap="Blues", vmin=0, vmax=1)
+        axes.set(xlabel="predicted", ylabel="class", title="What is taken for what")
+        if few:
+            for row, counts in enumerate(confusion.tolist()):
+                for column, count in enumerate(counts):
+                    color = "white" if shares[row, column] > 0.25 else "black"
+                    axes.text(column, row, str(count), ha="center", va="center", color=color, fontsize=8)
+            axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
+            axes.set_yticks(range(len(names)), [f"{it}  {shares[row, row]:.1%}" for row, it in enumerate(names)])

@@ -1,0 +1,139 @@
+"""What may be unpacked, and that nothing else is: whole or not at all, and never outside."""
+
+import io
+import os
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from datamodules.archives import ENDINGS, unpacked
+from launch.errors import UserError
+
+FILES = {"pets/cat/a.jpg": b"cat", "pets/dog/b.jpg": b"dog"}
+
+
+def write(path: Path, files: dict[str, bytes]) -> Path:
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in files.items():
+                archive.writestr(name, content)
+        return path
+    compression = {".gz": "gz", ".tgz": "gz", ".xz": "xz"}.get(path.suffix, "")
+    with tarfile.open(path, f"w:{compression}") as archive:  # type: ignore
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+def write_link(path: Path, name: str, target: str, kind: bytes) -> Path:
+    """Links ``name``, then writes through it."""
+    with tarfile.open(path, "w") as archive:
+        link = tarfile.TarInfo(name)
+        link.type, link.linkname = kind, target
+        archive.addfile(link)
+        through = tarfile.TarInfo(f"{name}/evil")
+        through.size = 4
+        archive.addfile(through, io.BytesIO(b"evil"))
+    return path
+
+
+def everything(folder: Path) -> dict[str, bytes | None]:
+    return {
+        it.relative_to(folder).as_posix(): it.read_bytes() if it.is_file() else None
+        for it in folder.rglob("*")
+        if it.is_file() or not any(it.iterdir())
+    }
+
+
+@pytest.mark.parametrize("ending", [*ENDINGS, ".TAR"])
+def test_every_kind_is_unpacked(tmp_path, ending):
+    folder = unpacked(write(tmp_path / f"pets{ending}", FILES), tmp_path / "cache")
+    assert everything(folder) == FILES
+    assert [it.name for it in (tmp_path / "cache").iterdir()] == [folder.name]
+
+
+@pytest.mark.parametrize("ending", [".tar", ".zip"])
+@pytest.mark.parametrize("name", ["../evil", "pets/../../evil", "/tmp/relight_evil", "..\\evil", "C:\\evil", "C:evil"])
+def test_a_member_that_would_leave_the_folder_is_refused_by_name(tmp_path, ending, name):
+    archive = write(tmp_path / f"pets{ending}", FILES | {name: b"evil"})
+    before = everything(tmp_path)
+    with pytest.raises(UserError) as refused:
+        unpacked(archive, tmp_path / "some" / "cache")
+    assert f"holds {name}, which would be unpacked outside of its folder: refused" in str(refused.value)
+    assert everything(tmp_path) == before | {"some/cache": None}
+    assert not Path("/tmp/relight_evil").exists()
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
+def test_links_and_special_files_are_refused_by_name(tmp_path, kind):
+    archive = write_link(tmp_path / "pets.tar", "way", str(tmp_path), kind)
+    with pytest.raises(UserError, match=r"pets.tar holds way, a link or a special file, .* Unpack it yourself"):
+        unpacked(archive, tmp_path / "cache")
+    assert everything(tmp_path) == {"pets.tar": archive.read_bytes(), "cache": None}
+
+
+def test_a_link_in_a_zip_is_refused_by_name(tmp_path):
+    link = zipfile.ZipInfo("way")
+    link.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(tmp_path / "pets.zip", "w") as archive:
+        archive.writestr(link, str(tmp_path))
+    with pytest.raises(UserError, match=r"pets.zip holds way, a link or a special file"):
+        unpacked(tmp_path / "pets.zip", tmp_path / "cache")
+
+
+@pytest.mark.parametrize("ending", [".tar", ".tar.gz", ".tar.xz", ".zip"])
+def test_a_damaged_archive_is_named_and_leaves_nothing(tmp_path, ending):
+    archive = write(tmp_path / f"pets{ending}", {"a.jpg": os.urandom(100_000)})
+    archive.write_bytes(archive.read_bytes()[:50_000])
+    with pytest.raises(UserError, match=r"pets\S+ cannot be read \(.+\): fetch it again, or unpack it yourself"):
+        unpacked(archive, tmp_path / "cache")
+    assert everything(tmp_path / "cache") == {}
+
+
+def test_an_interruption_leaves_nothing(tmp_path, monkeypatch):
+    def interrupted(*arguments, **settings):
+        raise KeyboardInterrupt
+
+    archive = write(tmp_path / "pets.tar", FILES)
+    monkeypatch.setattr(tarfile.TarFile, "extract", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        unpacked(archive, tmp_path / "cache")
+    assert everything(tmp_path / "cache") == {}
+
+
+def test_it_is_unpacked_once_and_again_when_it_has_changed(tmp_path, monkeypatch):
+    archive = write(tmp_path / "pets.tar", FILES)
+    first = unpacked(archive, tmp_path / "cache")
+    with monkeypatch.context() as patch:
+        patch.setattr(tarfile, "open", None)
+        assert unpacked(archive, tmp_path / "cache") == first
+    second = unpacked(write(archive, FILES | {"pets/eel/c.jpg": b"eel" * 9999}), tmp_path / "cache")
+    assert second != first
+    assert len(everything(second)) == 3
+
+
+def test_another_process_may_be_faster(tmp_path, monkeypatch):
+    archive = write(tmp_path / "pets.tar", FILES)
+    replace = os.replace
+
+    def later(source, target):
+        Path(target).mkdir()
+        (Path(target) / "theirs").write_bytes(b"")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", later)
+    folder = unpacked(archive, tmp_path / "cache")
+    assert everything(folder) == {"theirs": b""}
+    assert [it.name for it in (tmp_path / "cache").iterdir()] == [folder.name]
+
+
+def test_a_cache_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(
+        UserError, match=r"cannot be unpacked into \S+cache \(.+\): set RELIGHT_CACHE or paths.cache_dir"
+    ):
+        unpacked(write(tmp_path / "pets.tar", FILES), tmp_path / "file" / "cache")

@@ -1,0 +1,112 @@
+"""The paper's learning rates, iteration by iteration; what is trained and from where."""
+
+from functools import partial
+
+import pytest
+import torch
+from lightning import Trainer
+from torch import nn
+
+from datamodules.digits import DigitsDataModule
+from launch.command_line import compose_job
+from launch.errors import UserError
+from launch.runs import instantiate
+from lightning_modules.networks.resnet import TorchvisionResNet
+from lightning_modules.resnet import Drops, ResNet, Triangle, learning_rate_factor
+
+# Overrides with which each experiment of this method runs in seconds (tests/contract).
+SMALL = ["datamodule.batch_size=8", "lightning_module.network.depth=8", "lightning_module.network.width=4",
+         "trainer.precision=32-true"]  # fmt: skip
+FAST = [*SMALL, "lightning_module.scheduler.warmup=1"]
+TINY = {
+    "resnet_cifar10": SMALL,
+    "resnet_cifar10_fast": FAST,
+    "resnet_cifar10_speed": [SMALL[0], *SMALL[2:], "lightning_module.scheduler.warmup=1"],
+    "resnet_mnist": FAST,
+    "resnet_svhn": FAST,
+    "resnet_digits": FAST,
+}
+
+
+def rates(experiment: str, iterations: set[int], *overrides: str) -> dict[int, float]:
+    """The learning rates of an experiment in these iterations, counted from 0."""
+    config = compose_job("train", [f"experiment={experiment}", *overrides])
+    with torch.device("meta"):
+        module = instantiate(config["lightning_module"])
+    (optimizer,), (schedule,) = module.configure_optimizers()
+    assert schedule["interval"] == "step"
+    found = {}
+    for iteration in range(max(iterations) + 1):
+        if iteration in iterations:
+            found[iteration] = optimizer.param_groups[0]["lr"]
+        optimizer.step()
+        schedule["scheduler"].step()
+    return found
+
+
+def test_the_paper_s_rates():
+    found = rates("resnet_cifar10", {0, 399, 31_999, 32_000, 47_999, 48_000})
+    assert found == pytest.approx({0: 0.1, 399: 0.1, 31_999: 0.1, 32_000: 0.01, 47_999: 0.01, 48_000: 0.001})
+
+
+def test_the_warm_up_of_110_layers_ends():
+    """Set by hand and left to a chained schedule, the rate stays at 0.01 on today's torch."""
+    found = rates("resnet_cifar10", {0, 399, 400, 32_000}, "lightning_module=resnet_110")
+    assert found == pytest.approx({0: 0.01, 399: 0.01, 400: 0.1, 32_000: 0.01})
+
+
+def test_the_factor_is_a_function_of_the_iteration():
+    assert [learning_rate_factor(it, [3, 5], drop=0.5, warmup=2, warmup_factor=0.1) for it in range(6)] == [
+        0.1, 0.1, 1, 0.5, 0.5, 0.25,
+    ]  # fmt: skip
+
+
+def test_the_triangle_ends_next_to_nothing():
+    parameter = nn.Parameter(torch.zeros(()))
+    schedule = Triangle(torch.optim.SGD([parameter], lr=2.0), iterations=10, warmup=3)
+    found = []
+    for _ in range(10):
+        found += schedule.get_last_lr()
+        schedule.optimizer.step()
+        schedule.step()
+    assert found == pytest.approx([0.5, 1, 1.5, 2, 12 / 7, 10 / 7, 8 / 7, 6 / 7, 4 / 7, 2 / 7])
+    assert schedule.get_last_lr() == [0.0]
+
+
+def test_wrong_schedules_are_refused():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=1.0)
+    with pytest.raises(ValueError, match="ascending"):
+        Drops(optimizer, drops=[5, 3])
+    with pytest.raises(ValueError, match="warmup is 10: give a number of iterations from 0 to below 10"):
+        Triangle(optimizer, iterations=10, warmup=10)
+
+
+def test_weights_decay_in_every_layer():
+    config = compose_job("train", ["experiment=resnet_cifar10"])
+    module = instantiate(config["lightning_module"])
+    (optimizer,), _ = module.configure_optimizers()
+    (group,) = optimizer.param_groups
+    assert group["weight_decay"] == 1e-4
+    assert len(group["params"]) == len(list(module.parameters()))
+
+
+def trained(network: nn.Module, **fit: object) -> ResNet:
+    """After no iteration at all: what training begins with."""
+    module = ResNet(network, mean=[0.5], std=[0.5], optimizer=partial(torch.optim.SGD, lr=0.1))
+    trainer = Trainer(accelerator="cpu", max_steps=0, logger=False, enable_progress_bar=False,
+                      enable_model_summary=False, enable_checkpointing=False, use_distributed_sampler=False)  # fmt: skip
+    trainer.fit(module, DigitsDataModule(batch_size=128), **fit)  # type: ignore
+    return module
+
+
+def test_training_begins_with_the_weights_that_are_named(tmp_path):
+    torch.manual_seed(0)
+    given = TorchvisionResNet("resnet18", num_classes=10).net.state_dict()
+    torch.save(given, tmp_path / "weights.pt")
+    module = trained(TorchvisionResNet("resnet18", str(tmp_path / "weights.pt"), num_classes=10))
+    assert all(torch.equal(value, module.network.net.state_dict()[key]) for key, value in given.items())  # type: ignore
+
+
+def test_a_missing_file_of_weights_is_named():
+    with pytest.raises(UserError, match=r"weights is nowhere.pt: no such file, nor one of"):
+        TorchvisionResNet("resnet18", "nowhere.pt")
