@@ -1,4 +1,4 @@
-"""The base of the image sets that fit in memory."""
+"""The base of the image sets, and the table of those that fit in memory."""
 
 import hashlib
 from abc import abstractmethod

@@ -1,0 +1,131 @@
+"""ImageNet: 1,281,167 and 50,000 photographs of 1,000 classes (Russakovsky et al. 2015), or any set laid out so."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.batches import GlobalBatches
+from datamodules.image_files import ENDINGS
+from datamodules.image_folder import images_below
+from datamodules.images import ImageDataModule
+from datamodules.photographs import DrawnBatches, PhotographLoader, Photographs, Views, shift_colours
+from launch.errors import UserError
+
+SOURCE = "https://image-net.org/download-images.php"
+
+
+class ImageNetDataModule(ImageDataModule):
+    """``<folder>/train/<class>/`` and ``<folder>/val/<class>/``, which is the test; nothing is decoded in advance.
+
+    Classes are numbered in the order of their names; ImageNet's are WordNet's ids. Training sees the recipe of He et
+    al. 2016, drawn anew for each (seed, epoch, example), so that neither ranks nor workers nor interruptions matter;
+    validation, of images set aside from ``train``, and the test see the centre.
+
+    Args:
+        folder: the images.
+        name: what a record calls the data.
+        size, short_sides, test_short_side: see ``Views``.
+        pca_colour: shift each training image along the principal components of ImageNet's colours.
+        num_workers: processes that decode, on each rank; 0: none but the one that trains.
+    """
+
+    tables: dict[str, Photographs]  # type: ignore
+
+    def __init__(
+        self,
+        folder: str,
+        name: str = "imagenet",
+        size: int = 224,
+        short_sides: Sequence[int] = (256, 480),
+        test_short_side: int = 256,
+        pca_colour: bool = True,
+        num_workers: int = 8,
+        **splits: Any,
+    ) -> None:
+        super().__init__(**splits)
+        if num_workers < 0:
+            raise UserError(f"datamodule.num_workers is {num_workers}: give a number of processes, 0 or more.")
+        if self.augment is not None:
+            raise UserError("datamodule.augment is for images in memory: set datamodule.short_sides and pca_colour.")
+        self.folder, self.name, self.pca_colour, self.num_workers = Path(folder), name, pca_colour, num_workers
+        self.views = Views(size, tuple(short_sides), test_short_side)
+        self.image_shape = (3, size, size)
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """In the order of their numbers."""
+        with os.scandir(self._top("train")) as entries:
+            classes = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        if not classes:
+            raise UserError(f"{self.folder}/train holds no folder of a class: {self._how_to_get_it()}")
+        return tuple(classes)
+
+    @property
+    def num_classes(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return len(self.classes)
+
+    def load(self) -> dict[str, Photographs]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return {"train": self._split("train"), "test": self._split("val")}
+
+    def describe(self) -> dict[str, Any]:
+        """Name, sizes, and a fingerprint of the files' names: to read them all would take an hour."""
+        sha256 = hashlib.sha256()
+        for table in self.tables.values():
+            sha256.update(b"\n".join(table.names.tolist()) + b"\n\n")
+        sizes = {split: len(table) for split, table in self.tables.items()}
+        return {"name": self.name, **sizes, "classes": self.num_classes, "sha256_of_names": sha256.hexdigest()}
+
+    def on_after_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
+        scaled = super().on_after_batch_transfer(batch, dataloader_idx)
+        weights = scaled.pop("colour", None)
+        if weights is not None and self.pca_colour:
+            scaled["image"] = shift_colours(scaled["image"], weights)
+        return scaled
+
+    def _loader(self, split: str, batch_size: int, seed: int | None) -> PhotographLoader:
+        rank, world_size, pinned = 0, 1, False
+        if self.trainer is not None:
+            rank, world_size = self.trainer.global_rank, self.trainer.world_size
+            pinned = self.trainer.strategy.root_device.type == "cuda"
+        table, consumed = self.tables[split], self._consumed(seed)
+        batches = GlobalBatches(len(table), batch_size, seed=seed, rank=rank, world_size=world_size, consumed=consumed)
+        return PhotographLoader(
+            table, sampler=DrawnBatches(batches), batch_size=None, num_workers=self.num_workers, pin_memory=pinned,
+            generator=torch.Generator(),
+        )  # fmt: skip
+
+    def _split(self, top: str) -> Photographs:
+        paths = sorted(images_below(self._top(top)))
+        if not paths:
+            raise UserError(f"{self.folder}/{top} holds no image: looked for {', '.join(ENDINGS)} at every depth.")
+        numbers = {name: number for number, name in enumerate(self.classes)}
+        labels = []
+        for path in paths:
+            number = numbers.get(path.partition("/")[0])
+            if number is None:
+                raise UserError(
+                    f"{self.folder}/{top} holds {path}, which lies in no folder of a class of train: sort the images "
+                    "into a folder for each class, with the same names as in train."
+                )
+            labels.append(number)
+        names = np.array([f"{top}/{path}".encode() for path in paths])
+        return Photographs(self.folder, names, torch.tensor(labels), self.views)
+
+    def _top(self, top: str) -> Path:
+        folder = self.folder / top
+        if not folder.is_dir():
+            raise UserError(f"{folder} is missing: {self._how_to_get_it()}")
+        return folder
+
+    def _how_to_get_it(self) -> str:
+        return (
+            f"fetch ILSVRC 2012 by hand from {SOURCE} (with an account) and lay {self.folder} out as "
+            "train/<class>/*.JPEG and val/<class>/*.JPEG, or set datamodule.folder to a folder that is."
+        )
