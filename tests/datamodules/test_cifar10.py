@@ -15,7 +15,10 @@ from torchvision.datasets import CIFAR10
 from datamodules import cifar10, downloads
 from datamodules.cifar10 import CIFAR10DataModule
 from datamodules.downloads import Published
+from launch.command_line import compose_job
+from launch.config_check import TrainConfig, check_config
 from launch.errors import UserError
+from launch.runs import instantiate
 
 BATCHES = {"train": [f"data_batch_{number}" for number in range(1, 6)], "test": ["test_batch"]}
 SIZE = 12  # images a batch
@@ -198,3 +201,15 @@ def test_the_download_is_whole_or_not_at_all(tmp_path, monkeypatch):
     whole = True
     assert len(ready(tmp_path / "data").tables["test"]) == 12
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["cifar-10-python.tar.gz"]
+
+
+def test_the_config_pads_and_flips_when_asked(tmp_path, monkeypatch):
+    write_tiny(tmp_path, monkeypatch)
+    words = ["datamodule=cifar10", "datamodule.augment={pad:4,flip:true}", f"paths.data_dir={tmp_path}"]
+    config = compose_job("train", [*words, "datamodule.batch_size=20"])
+    check_config(config, TrainConfig)
+    datamodule = instantiate(config["datamodule"])
+    datamodule.prepare_data()
+    datamodule.setup()
+    assert datamodule.augment.pad == 4
+    assert [batch["image"].shape for batch in datamodule.train_dataloader()] == [(20, 3, 32, 32)] * 3
