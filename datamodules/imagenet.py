@@ -59,7 +59,7 @@ class ImageNetDataModule(ImageDataModule):
         self.image_shape = (3, size, size)
 
     @cached_property
-    def classes(self) -> tuple[str, ...]:
+    def class_names(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """In the order of their numbers."""
         with os.scandir(self._top("train")) as entries:
             classes = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
@@ -69,7 +69,7 @@ class ImageNetDataModule(ImageDataModule):
 
     @property
     def num_classes(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return len(self.classes)
+        return len(self.class_names)
 
     def load(self) -> dict[str, Photographs]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return {"train": self._split("train"), "test": self._split("val")}
@@ -105,7 +105,7 @@ class ImageNetDataModule(ImageDataModule):
         paths = sorted(images_below(self._top(top)))
         if not paths:
             raise UserError(f"{self.folder}/{top} holds no image: looked for {', '.join(ENDINGS)} at every depth.")
-        numbers = {name: number for number, name in enumerate(self.classes)}
+        numbers = {name: number for number, name in enumerate(self.class_names)}
         labels = []
         for path in paths:
             number = numbers.get(path.partition("/")[0])

@@ -73,7 +73,7 @@ def assert_equal(found: list[dict[str, torch.Tensor]], expected: list[dict[str, 
 
 def test_splits_classes_and_labels(folder):
     datamodule = ready(folder, val_size=5)
-    assert datamodule.classes == CLASSES
+    assert datamodule.class_names == CLASSES
     assert datamodule.num_classes == 3
     assert datamodule.image_shape == (3, 16, 16)
     described = datamodule.describe()

@@ -22,10 +22,14 @@ TINY = {
     "resnet_cifar10": SMALL,
     "resnet_cifar10_fast": FAST,
     "resnet_cifar10_speed": [SMALL[0], *SMALL[2:], "lightning_module.scheduler.warmup=1"],
+    "resnet_imagenet": ["datamodule.batch_size=8", "datamodule.num_workers=0", "datamodule.size=32",
+                        "datamodule.short_sides=[36,40]", "datamodule.test_short_side=36",
+                        "lightning_module.network={name: resnet18, image_shape: [3, 32, 32], num_classes: 3}",
+                        "callbacks.classification.top_k=2", "trainer.precision=32-true"],
     "resnet_mnist": FAST,
     "resnet_svhn": FAST,
     "resnet_digits": FAST,
-}
+}  # fmt: skip
 
 
 def rates(experiment: str, iterations: set[int], *overrides: str) -> dict[int, float]:
