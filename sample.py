@@ -28,8 +28,9 @@ def sample(config: dict[str, Any]) -> Path:
     check_config(config, SampleConfig)
     check_numbers(config)
     from callbacks.run_record import write_json
+    from launch.runs import load_on_device
 
-    module, checkpoint = load_generator(config)
+    module, _, checkpoint = load_on_device(config["run"], config["checkpoint"], config["accelerator"])
     check_can_sample(module, config)
     check_writable("run", Path(config["run"]) / "samples")
     folder = Path(config["run"]) / "samples" / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
@@ -45,28 +46,11 @@ def check_numbers(config: Mapping[str, Any]) -> None:
             raise UserError(f"{key} is {config[key]}: give {least} or more.")
 
 
-def load_generator(config: Mapping[str, Any]) -> tuple[Any, Path]:
-    """The run's module with trained weights, in evaluation mode on the device; its checkpoint."""
-    from lightning import Fabric
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
-
-    from launch.runs import hush, instantiate, load_weights, saved_config
-
-    hush()
-    module = instantiate(saved_config(config["run"])["lightning_module"])
-    checkpoint = load_weights(module, config["run"], config["checkpoint"])
-    try:
-        device = Fabric(accelerator=config["accelerator"], devices=1).device
-    except (MisconfigurationException, ValueError, RuntimeError) as error:
-        raise UserError(f"accelerator={config['accelerator']}: {str(error).splitlines()[0]}") from None
-    return module.eval().to(device), checkpoint
-
-
 def check_can_sample(module: Any, config: Mapping[str, Any]) -> None:
     """Refuse a module that makes no images or, where some are asked for, has no codes or not those; set the seed."""
-    from callbacks.protocols import ChoosesCodes, SamplesImages, check_codes
+    from callbacks.protocols import ChoosesCodes, SamplesImages, capabilities_of, check_codes
 
-    capabilities = module.capabilities() if hasattr(module, "capabilities") else set()
+    capabilities = capabilities_of(module)
     name = type(module).__name__
     if SamplesImages not in capabilities:
         raise UserError(f"{config['run']} is a run of {name}, which makes no images.")

@@ -41,6 +41,16 @@ class ChoosesCodes(Protocol):
 
 
 @runtime_checkable
+class MapsLatents(Protocol):
+    generator: nn.Module
+    """Latents [B, size] -> images [B, C, H, W] in [0, 1]."""
+
+    def latent_layout(self) -> list[dict[str, Any]]:
+        """The parts of a latent vector in their order: ``name``, ``size``, and ``values`` in words."""
+        ...
+
+
+@runtime_checkable
 class TraversesLatents(Protocol):
     def traversals(self, rows: int) -> dict[str, Tensor]:
         """For each code, by name, images [rows, columns, C, H, W] in [0, 1]: in a row only that code varies."""
@@ -73,6 +83,10 @@ class Classifies(Protocol):
     def class_logits(self, images: Tensor) -> Tensor:
         """images: [B, C, H, W] in [0, 1] -> [B, num_classes]; a softmax of them is the classes' probabilities."""
         ...
+
+
+def capabilities_of(module: Any) -> set[type]:
+    return module.capabilities() if hasattr(module, "capabilities") else set()
 
 
 def check_codes(codes: Mapping[str, Any], ranges: Mapping[str, range | None]) -> None:

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -68,6 +68,15 @@ class Pixels:
         square = image.crop((left, top, left + side, top + side))
         pixels = np.asarray(square.resize((self.size, self.size), Image.Resampling.BILINEAR))
         return pixels.reshape(self.size, self.size, self.channels).transpose(2, 0, 1)
+
+    def attempt(self, path: Path) -> np.ndarray | str:
+        """The same, or in words why the file gives no pixels."""
+        try:
+            return self.decode(path)
+        except PIL.UnidentifiedImageError:
+            return "is no image that PIL reads"
+        except Exception as error:  # PIL raises nearly anything on a damaged file
+            return str(error) or type(error).__name__
 
 
 def as_mode(image: Image.Image, mode: str) -> Image.Image:
@@ -156,11 +165,11 @@ class ImageFiles:
             chunk = range(start, min(start + CHUNK, len(images)))
             for position in chunk:
                 name = self.names[position]
-                try:
-                    images[position] = self.pixels.decode(self.folder / name)
-                except Exception as error:  # PIL raises nearly anything on a damaged file
-                    reason = "is no image that PIL reads" if isinstance(error, PIL.UnidentifiedImageError) else error
-                    bad[name] = f"{name} ({reason})"
+                pixels = self.pixels.attempt(self.folder / name)
+                if isinstance(pixels, str):
+                    bad[name] = pixels
+                else:
+                    images[position] = pixels
             return len(chunk)
 
         # PIL gives the interpreter up while it decodes.
@@ -172,12 +181,17 @@ class ImageFiles:
             finally:
                 threads.shutdown(wait=False, cancel_futures=True)  # a Ctrl-C does not wait for the rest
         if bad:
-            named = ", ".join(bad[name] for name in sorted(bad)[:5]) + (", ..." if len(bad) > 5 else "")
-            raise UserError(
-                f"{len(bad)} of {len(images)} images in {self.folder} cannot be read: {named}. "
-                "Repair or remove them: none is left out silently."
-            )
+            raise unreadable(bad, len(images), self.folder)
         return images
+
+
+def unreadable(bad: Mapping[str, str], total: int, folder: Path) -> UserError:
+    """A sentence that names the first of the bad files, each with its reason."""
+    named = ", ".join(f"{name} ({bad[name]})" for name in sorted(bad)[:5]) + (", ..." if len(bad) > 5 else "")
+    return UserError(
+        f"{len(bad)} of {total} images in {folder} cannot be read: {named}. "
+        "Repair or remove them: none is left out silently."
+    )
 
 
 def say(line: str, quiet: bool = False) -> None:

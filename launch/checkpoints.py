@@ -2,6 +2,7 @@
 
 import os
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,18 @@ def load_plain(path: Path, map_location: Any = "cpu") -> Any:
 def weights_in(path: Path) -> str:
     """Whether a checkpoint's ``state_dict`` is ``averaged`` or as it was ``trained``."""
     return "averaged" if "averaging_state" in read_checkpoint(path) else "trained"
+
+
+def class_names_in(checkpoint: Mapping[str, Any], num_classes: int, path: Path) -> list[str] | None:
+    """The names of the classes that a checkpoint's weights tell apart; None where it does not know them."""
+    names = checkpoint.get("class_names")
+    if names is None:
+        return None
+    if not isinstance(names, list) or len(names) != num_classes or not all(isinstance(it, str) for it in names):
+        raise UserError(
+            f"{path} is of another model than the config describes: its class_names are no {num_classes} names."
+        )
+    return names
 
 
 def check_fits(module: LightningModule, state: dict[str, Any], path: Path) -> None:

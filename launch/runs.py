@@ -10,14 +10,15 @@ from typing import Any
 import hydra
 import torch
 from hydra.errors import InstantiationException
-from lightning import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
+from lightning import Callback, Fabric, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from launch.checkpoints import WholeCheckpoints, check_fits, checkpoint_path, read_checkpoint
+from callbacks.protocols import Classifies, capabilities_of
+from launch.checkpoints import WholeCheckpoints, check_fits, checkpoint_path, class_names_in, read_checkpoint
 from launch.config_check import OWN_PACKAGES, TrainConfig, check_config, plain
 from launch.errors import UserError
 from launch.parts_check import check_run
@@ -144,9 +145,11 @@ def saved_config(folder: str | Path, run_dir: str | Path | None = None) -> dict[
 def load_weights(module: LightningModule, folder: str | Path, checkpoint: str = "last") -> Path:
     """Load a run's weights into a module built from its config; returns the checkpoint's path."""
     path = checkpoint_path(folder, checkpoint)
-    state = read_checkpoint(path)["state_dict"]
-    check_fits(module, state, path)
-    module.load_state_dict(state)
+    content = read_checkpoint(path)
+    check_fits(module, content["state_dict"], path)
+    module.load_state_dict(content["state_dict"])
+    if Classifies in capabilities_of(module):
+        module.class_names = class_names_in(content, module.num_classes, path)  # pyright: ignore
     return path
 
 
@@ -158,3 +161,18 @@ def load_run(
     module = instantiate(config["lightning_module"])
     load_weights(module, folder, checkpoint)
     return module.eval(), config, instantiate(config["datamodule"])
+
+
+def load_on_device(
+    folder: str | Path, checkpoint: str, accelerator: str
+) -> tuple[LightningModule, dict[str, Any], Path]:
+    """A finished run to be used: its module as of ``load_run``, on the device; its config; its checkpoint's path."""
+    hush()
+    config = saved_config(folder)
+    module = instantiate(config["lightning_module"])
+    path = load_weights(module, folder, checkpoint)
+    try:
+        device = Fabric(accelerator=accelerator, devices=1).device
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        raise UserError(f"accelerator={accelerator}: {str(error).splitlines()[0]}") from None
+    return module.eval().to(device), config, path

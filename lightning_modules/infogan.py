@@ -21,6 +21,7 @@ from torch.nn.functional import log_softmax, one_hot, softplus
 from callbacks.protocols import (
     AssignsClusters,
     ChoosesCodes,
+    MapsLatents,
     SamplesImages,
     TraversesLatents,
     WeighsClusters,
@@ -253,7 +254,7 @@ class InfoGAN(TwoPlayer):
 
     def capabilities(self) -> set[type]:
         of_categories = {AssignsClusters, WeighsClusters} if self.num_clusters else set()
-        return {SamplesImages, TraversesLatents, ChoosesCodes} | of_categories
+        return {SamplesImages, TraversesLatents, ChoosesCodes, MapsLatents} | of_categories
 
     def metrics(self, stage: str) -> set[str]:
         if stage != "train":
@@ -276,6 +277,15 @@ class InfoGAN(TwoPlayer):
             if value is not None:
                 columns[name].fill_(value)
         return self.generate(noise, drawn).float()
+
+    def latent_layout(self) -> list[dict[str, Any]]:
+        """As ``generate`` joins them."""
+        uniform = "numbers, in training uniform in [-1, 1]"
+        layout: list[dict[str, Any]] = [{"name": "noise", "size": self.noise_size, "values": uniform}]
+        for position, code in enumerate(self.codes):
+            values = "one-hot" if code.kind == "categorical" else uniform
+            layout.append({"name": f"code{position}_{code.kind}", "size": code.size, "values": values})
+        return layout
 
     def code_ranges(self) -> dict[str, range | None]:
         ranges: dict[str, range | None] = {}

@@ -9,16 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 from PIL import Image
 
 from callbacks.protocols import SamplesImages
 from launch.command_line import check_command_line, compose_job
-from launch.config_check import TrainConfig, check_config
 from launch.errors import UserError
-from launch.runs import build, load_run
+from launch.runs import load_run
 from lightning_modules.infogan import InfoGAN
 from sample import sample, with_free_codes
+from tests.finished_runs import finished_run
 from tests.lightning_modules.test_infogan import TINY
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,16 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run's folder: the config as saved before anything is resolved, and the last checkpoint."""
-    folder = tmp_path_factory.mktemp("run")
-    steps = ["trainer=cpu", "trainer.max_steps=2", "logger=none", "seed=7"]
-    config = compose_job("train", [*steps, *TINY["infogan_digits"]], str(folder))
-    check_config(config, TrainConfig)
-    built = build(config)
-    built.trainer.fit(built.module, datamodule=built.datamodule)
-    (folder / ".hydra").mkdir()
-    OmegaConf.save(OmegaConf.create(config), folder / ".hydra" / "config.yaml")
-    return folder
+    return finished_run(tmp_path_factory.mktemp("run"), "seed=7", *TINY["infogan_digits"])
 
 
 def sampled(run: Path, *words: str) -> Path:

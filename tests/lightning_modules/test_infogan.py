@@ -11,6 +11,7 @@ from torch import nn
 from callbacks.protocols import (
     AssignsClusters,
     ChoosesCodes,
+    MapsLatents,
     SamplesImages,
     TraversesLatents,
     WeighsClusters,
@@ -324,7 +325,7 @@ def test_clusters_are_the_most_likely_categories():
 
 
 def test_capabilities_depend_on_the_codes():
-    always = {SamplesImages, TraversesLatents, ChoosesCodes}
+    always = {SamplesImages, TraversesLatents, ChoosesCodes, MapsLatents}
     assert infogan().capabilities() == always | {AssignsClusters, WeighsClusters}
     assert infogan([Code("continuous", 1)]).capabilities() == always
 
