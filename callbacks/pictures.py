@@ -1,7 +1,7 @@
 """PNG files in the run folder, and the same pictures in the logger."""
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,33 @@ def save_figure(path: Path, width: float, height: float) -> Iterator[Any]:
     yield figure.add_subplot()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
+
+
+def save_captioned(images: Tensor, captions: Sequence[str], names: Sequence[str], path: Path) -> None:
+    """Write images, uint8 [N, C, H, W], as one PNG, each over its caption and in small print its name.
+
+    Captions and names that are too many or too long are cut.
+    """
+    columns = min(len(images), 6)
+    rows = -(-len(images) // columns)
+    figure = Figure(figsize=(max(1.6 * columns, 3.2), 2.0 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    for place, (image, caption, name) in enumerate(zip(images.cpu(), captions, names, strict=False), start=1):
+        axes = figure.add_subplot(rows, columns, place)
+        axes.imshow(image.permute(1, 2, 0).expand(-1, -1, 3).numpy(), interpolation="nearest")
+        axes.set_xticks([])
+        axes.set_yticks([])
+        # What a person called a file may look like mathematics to matplotlib.
+        axes.set_xlabel(shortened(name, 24), fontsize=6, color="grey", parse_math=False)
+        axes.set_title(shortened(caption, 20), fontsize=9, parse_math=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+def shortened(text: str, length: int) -> str:
+    """Without its middle where it is too long: a caption's percentage and a file's ending stay."""
+    half = (length - 1) // 2
+    return text if len(text) <= length else f"{text[:half]}…{text[-half:]}"
 
 
 def log_picture(trainer: Trainer, key: str, path: Path) -> None:

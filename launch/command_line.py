@@ -4,6 +4,7 @@ Hydra's own flags (--help, --cfg) are left to Hydra.
 """
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,11 +19,24 @@ from hydra.errors import HydraException
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
-from launch.config_check import EvaluateConfig, Parameters, SampleConfig, TrainConfig, check_config, plain
+from launch.config_check import (
+    EvaluateConfig,
+    Parameters,
+    PredictConfig,
+    SampleConfig,
+    TrainConfig,
+    check_config,
+    plain,
+)
 from launch.errors import UserError, did_you_mean
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
-SCHEMAS: dict[str, type] = {"train": TrainConfig, "evaluate": EvaluateConfig, "sample": SampleConfig}
+SCHEMAS: dict[str, type] = {
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "sample": SampleConfig,
+    "predict": PredictConfig,
+}
 PLUGINS = {
     "joblib": "hydra_joblib_launcher",
     "submitit_local": "hydra_submitit_launcher",
@@ -40,6 +54,25 @@ def split_arguments(arguments: list[str]) -> tuple[str | None, list[str]]:
     if len(named) > 1 or named == [""]:
         raise UserError("resume= names one folder, or latest.")
     return (named[0] if named else None), others
+
+
+def with_quoted(keys: Sequence[str], arguments: Sequence[str]) -> list[str]:
+    """The values of these keys quoted where Hydra would stumble over them (``photo (1).jpg``) or read a number.
+
+    Those of a sweep, and what is quoted already, stay as they are.
+    """
+    if any(it in ("-m", "--multirun") for it in arguments):
+        return list(arguments)
+    quoted = []
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        plain_path = re.fullmatch(r"[\w./-]*/[\w./-]*", value, re.ASCII)
+        if key in keys and value and value[0] not in "'\"" and not plain_path:
+            # Inside quotes a backslash means itself, but before a quote, and that is where the closing one stands.
+            inner = re.sub(r"(\\*)('|\Z)", lambda it: it[1] * 2 + ("\\'" if it[2] else ""), value)
+            argument = f"{key}='{inner}'"
+        quoted.append(argument)
+    return quoted
 
 
 def check_command_line(config_name: str, arguments: Sequence[str]) -> list[dict[str, Any]]:

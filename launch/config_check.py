@@ -80,6 +80,19 @@ class SampleConfig:
     seed: int | None = None
 
 
+@dataclass
+class PredictConfig:
+    """The top-level keys of a command that tells what is in images."""
+
+    run: str
+    input: str
+    checkpoint: str
+    invert: bool
+    batch_size: int
+    accelerator: str
+    paths: Paths
+
+
 def plain(config: Any) -> dict[str, Any]:
     """A config as plain dicts and lists, interpolated; ``???`` stays."""
     try:

@@ -1,0 +1,287 @@
+"""predict.py on runs trained for a few iterations, mostly in this process: starting Python with torch takes seconds."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString
+from PIL import Image
+
+import predict
+from callbacks.protocols import Classifies
+from launch.command_line import check_command_line, compose_job, with_quoted
+from launch.errors import UserError
+from launch.runs import load_run
+from lightning_modules.resnet import ResNet
+from tests.finished_runs import finished_run
+from tests.lightning_modules.test_infogan import TINY
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = ["experiment=resnet_digits", "trainer.precision=32-true", "lightning_module.network.width=4",
+         "lightning_module.network.depth=8", "lightning_module.scheduler.warmup=1"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten classes without names of their own, 8x8 grey."""
+    return finished_run(tmp_path_factory.mktemp("run"), *SMALL, "trainer.max_steps=20")
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """22 classes that are folders, 6x6 colour out of the 8x8 at the centre; the folders are gone."""
+    folder = tmp_path_factory.mktemp("many")
+    for number in range(22):
+        for copy in range(2):
+            write(folder / "images" / f"kind {number:02d}" / f"{copy}.png", noise(number, (10, 12, 3)))
+    trained = finished_run(
+        folder / "run", *SMALL, "datamodule=image_folder", f"datamodule.folder={folder}/images", "datamodule.size=6",
+        "datamodule.channels=3", "datamodule.crop=8", "datamodule.batch_size=8", f"paths.cache_dir={folder}/cache",
+        "lightning_module.network.image_shape=[3,6,6]", "lightning_module.network.num_classes=22",
+    )  # fmt: skip
+    shutil.rmtree(folder / "images")
+    return trained
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seven images, one of them a folder deeper."""
+    folder = tmp_path_factory.mktemp("images")
+    for number in range(6):
+        write(folder / f"{number}.png", noise(number, (8, 8)))
+    write(folder / "below" / "deeper" / "6.png", noise(6, (8, 8)))
+    return folder
+
+
+def noise(seed: int, shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(seed).integers(256, size=shape, dtype=np.uint8)
+
+
+def write(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def predicted(run: Path, source: Path | str, *words: str) -> Path:
+    """The folder that a command makes."""
+    given = with_quoted(["run", "input"], [f"run={run}", f"input={source}", "accelerator=cpu", *words])
+    return predict.predict(compose_job("predict", given))
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "predictions.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def probabilities(folder: Path) -> np.ndarray:
+    """[N, 10], those of the digits."""
+    return np.array([[float(row[f"probability_{number}"]) for number in range(10)] for row in table(folder)])
+
+
+def of_module(run: Path, pixels: np.ndarray) -> np.ndarray:
+    """pixels: uint8 [N, C, H, W] -> [N, K], by the module itself."""
+    module, _, _ = load_run(run)
+    with torch.no_grad():
+        return module.class_logits(torch.from_numpy(pixels) / 255).softmax(dim=1).numpy()  # type: ignore
+
+
+def test_the_table_says_what_the_module_says(run, images):
+    rows = table(folder := predicted(run, images))
+    names = ["0.png", "1.png", "2.png", "3.png", "4.png", "5.png", "below/deeper/6.png"]
+    assert [row["path"] for row in rows] == [f"{images}/{name}" for name in names]
+    expected = of_module(run, np.stack([noise(number, (8, 8)) for number in range(7)])[:, None])
+    np.testing.assert_allclose(probabilities(folder), expected, rtol=1e-4, atol=1e-7)
+    assert len(set(expected.argmax(axis=1))) > 1
+    assert [row["label"] for row in rows] == [str(number) for number in expected.argmax(axis=1)]
+    np.testing.assert_allclose([float(row["probability"]) for row in rows], expected.max(axis=1), rtol=1e-4)
+    assert list(rows[0]) == ["path", "label", "probability", *(f"probability_{number}" for number in range(10))]
+
+
+def test_an_image_s_row_depends_on_neither_the_others_nor_the_batch_size(run, images):
+    whole = probabilities(predicted(run, images))
+    np.testing.assert_allclose(probabilities(predicted(run, images, "batch_size=3")), whole, rtol=1e-4, atol=1e-7)
+    alone = predicted(run, images / "4.png")
+    np.testing.assert_allclose(probabilities(alone), whole[4:5], rtol=1e-4, atol=1e-7)
+    assert [row["path"] for row in table(alone)] == [f"{images}/4.png"]
+
+
+def test_inverted_images_are_read_as_their_negatives(run, images, tmp_path):
+    write(tmp_path / "negative.png", 255 - noise(2, (8, 8)))
+    inverted = predicted(run, tmp_path, "invert=true")
+    np.testing.assert_array_equal(probabilities(inverted), probabilities(predicted(run, images / "2.png")))
+    assert (probabilities(predicted(run, tmp_path)) != probabilities(inverted)).any()
+    assert json.loads((inverted / "predictions.json").read_text())["pixels"]["invert"] is True
+
+
+def test_files_become_pixels_as_the_run_s_data_did_and_need_none_of_them(many, tmp_path):
+    photo = noise(3, (10, 12, 3))
+    write(tmp_path / "photo.png", photo)
+    (row,) = table(predicted(many, tmp_path))
+    centre = Image.fromarray(photo[1:9, 2:10]).resize((6, 6), Image.Resampling.BILINEAR)
+    expected = of_module(many, np.asarray(centre).transpose(2, 0, 1)[None].copy())[0]
+    places = np.argsort(-expected)[:5]
+    assert [row[key] for key in ("label", "label_2", "label_3", "label_4", "label_5")] == [
+        f"kind {place:02d}" for place in places
+    ]
+    given = [row[key] for key in ("probability", *(f"probability_{place}" for place in range(2, 6)))]
+    np.testing.assert_allclose([float(it) for it in given], expected[places], rtol=1e-4)
+    assert len(row) == 11
+
+
+def test_a_wide_colour_image_becomes_a_grey_square_of_its_centre(run, tmp_path):
+    colour = np.full((8, 20, 3), 77, dtype=np.uint8)
+    colour[:, 6:14] = noise(1, (8, 8))[..., None]
+    write(tmp_path / "colour.png", colour)
+    expected = of_module(run, noise(1, (8, 8))[None, None])
+    np.testing.assert_allclose(probabilities(predicted(run, tmp_path)), expected, rtol=1e-4, atol=1e-7)
+
+
+def test_the_record_says_how_it_was_made(run, images):
+    folder = predicted(run, images)
+    record = json.loads((folder / "predictions.json").read_text())
+    labels = [row["label"] for row in table(folder)]
+    del record["command"]
+    assert record == {
+        "checkpoint": "last.ckpt",
+        "iteration": 20,
+        "weights": "trained",
+        "input": str(images),
+        "images": 7,
+        "precision": "float32",
+        "device": "cpu",
+        "pixels": {"size": 8, "channels": 1, "crop": None, "invert": False},
+        "predicted": {label: labels.count(label) for label in sorted(set(labels))},
+    }
+
+
+def test_the_picture_shows_the_first_images_in_rows_of_six(run, images, tmp_path):
+    assert Image.open(predicted(run, images) / "predictions.png").size == (1056, 440)  # 6 x 2 of 1.6 x 2 inches
+    for number in range(40):
+        write(tmp_path / f"{number:02d} $x^$ and a name too long to stand below an image.png", noise(number, (8, 8)))
+    folder = predicted(run, tmp_path, "batch_size=7")
+    assert Image.open(folder / "predictions.png").size == (1056, 1320)
+    assert len(table(folder)) == 40
+    assert sorted(path.name for path in folder.iterdir()) == ["predictions.csv", "predictions.json", "predictions.png"]
+
+
+def test_bad_files_are_all_named_and_nothing_is_written(run, images, tmp_path):
+    copied = shutil.copytree(images, tmp_path / "images")
+    (copied / "1.png").write_bytes(b"no image")
+    (copied / "5.png").write_bytes((images / "5.png").read_bytes()[:60])
+    before = set((run / "predictions").glob("*"))
+    with pytest.raises(
+        UserError, match=r"2 of 7 images in .*: 1.png \(is no image that PIL reads\), 5.png \(.+\)\. Repair"
+    ):
+        predicted(run, copied, "batch_size=2")
+    assert set((run / "predictions").glob("*")) == before
+
+
+MISTAKES = {
+    "batch_size=0": "batch_size is 0: give 1 or more",
+    "input=nowhere": "input=nowhere: there is no such file or folder. Give an image, or a folder of images",
+    "input=launch": "input=launch holds no image: looked for .jpg, .jpeg",
+    "run=tests": "tests is not a run: it has no .hydra/config.yaml",
+    "checkpoint=lst": "has no checkpoint 'lst'; did you mean 'last'",
+    "accelerator=graphics": "accelerator=graphics: .*auto",
+    "invert=5": "invert is 5, which is not true or false",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_gets_its_sentence_and_makes_nothing(run, images, mistake):
+    before = set((run / "predictions").glob("*"))
+    with pytest.raises(UserError, match=MISTAKES[mistake]):
+        predicted(run, images, mistake)
+    assert set((run / "predictions").glob("*")) == before
+
+
+def test_a_wrong_or_missing_key_is_named():
+    with pytest.raises(UserError, match="inverted=true: there is no key 'inverted'; did you mean 'invert'"):
+        check_command_line("predict", ["run=x", "input=y", "inverted=true"])
+    with pytest.raises(UserError, match="input has no value yet: add input=..."):
+        check_command_line("predict", ["run=x"])
+
+
+def test_a_run_of_a_generator_is_refused(tmp_path, images):
+    run = finished_run(tmp_path / "run", *TINY["infogan_digits"])
+    with pytest.raises(UserError, match="is a run of InfoGAN, which does not tell what is in an image: give a classif"):
+        predicted(run, images)
+
+
+def test_a_module_of_another_kind_is_not_taken_for_a_classifier(run, images, monkeypatch):
+    monkeypatch.setattr(ResNet, "capabilities", lambda self: set())
+    with pytest.raises(UserError, match="is a run of ResNet, which does not tell"):
+        predicted(run, images)
+    monkeypatch.setattr(ResNet, "capabilities", lambda self: {Classifies})
+    assert len(table(predicted(run, images))) == 7
+
+
+def changed(run: Path, folder: Path, **content: object) -> Path:
+    """A copy of a run whose checkpoint says something else."""
+    shutil.copytree(run, folder)
+    path = folder / "checkpoints" / "last.ckpt"
+    torch.save(torch.load(path, weights_only=True) | content, path)
+    config = folder / ".hydra" / "config.yaml"
+    config.write_text(config.read_text().replace(str(run), "${paths.run_dir}"))
+    return folder
+
+
+def test_class_names_come_from_the_checkpoint_and_numbers_stand_in(run, images, tmp_path):
+    names = [f"digit {number}" for number in range(10)]
+    named = table(predicted(changed(run, tmp_path / "named", class_names=names), images))
+    numbered = table(predicted(changed(run, tmp_path / "unnamed", class_names=None), images))
+    assert [row["label"] for row in named] == [f"digit {row['label']}" for row in numbered]
+    with pytest.raises(UserError, match="last.ckpt is of another model .*: its class_names are no 10 names"):
+        predicted(changed(run, tmp_path / "wrong", class_names=names[:9]), images)
+
+
+def test_weights_that_are_not_finite_are_told(run, images, tmp_path):
+    state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    state["network.linear.bias"].fill_(torch.nan)
+    with pytest.raises(UserError, match="probabilities that are not finite: name another with checkpoint="):
+        predicted(changed(run, tmp_path / "broken", state_dict=state), images)
+
+
+def test_a_run_from_elsewhere_is_held_to_what_configs_are_for(run, images, tmp_path):
+    foreign = changed(run, tmp_path / "foreign")
+    predicted(foreign, images)
+    path = foreign / ".hydra" / "config.yaml"
+    path.write_text(path.read_text().replace("datamodules.digits.DigitsDataModule", "os.mkdir"))
+    with pytest.raises(UserError, match="datamodule._target_ is 'os.mkdir', which a run's config may not name"):
+        predicted(foreign, images)
+
+
+@pytest.mark.parametrize("name", ["photo (1), it's [a] {b}.jpg", "a=b", "back\\slash", "ends\\", "it\\'s", "plain/1-b.png", "12", "null",
+                                  "~/Pictures", "ünï.png"])  # fmt: skip
+def test_any_name_reaches_hydra_as_it_is(name):
+    (argument,) = with_quoted(["input"], [f"input={name}"])
+    (override,) = OverridesParser.create().parse_overrides([argument])
+    value = override.value()
+    assert (value.text if isinstance(value, QuotedString) else value) == name
+
+
+def test_what_is_quoted_or_swept_or_another_key_stays():
+    for words in (["input='a b'"], ["-m", "input=a,b"], ["output=a b"], ["input=", "input"]):
+        assert with_quoted(["input"], words) == words
+
+
+def test_the_command_tells_what_it_found_and_where_it_lies(run, images, tmp_path):
+    odd = shutil.copytree(images, tmp_path / "photos (1)")
+    before = set((run / "predictions").glob("*"))
+    words = ["predict.py", f"run={run}", f"input={odd}", "accelerator=cpu"]
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    (made,) = set((run / "predictions").glob("*")) - before
+    lines = done.stdout.splitlines()
+    assert [line.split()[:2] for line in lines[:7]] == [
+        [row["path"].removeprefix(f"{odd}/"), row["label"]] for row in table(made)
+    ]
+    assert lines[7] == f"7 images by {run}/checkpoints/last.ckpt:"
+    assert [line.strip() for line in lines[8:]] == [f"{made}/predictions.{it}" for it in ("csv", "json", "png")]
