@@ -3,12 +3,14 @@ SHELL := /bin/bash
 EXPERIMENT ?= infogan_digits
 ARGS ?=
 RUN ?=
+INPUT ?=
 METRIC ?=
 PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-all lint record sample curves report dashboard bench run-named results experiments
+.PHONY: help setup train test test-all lint record sample predict export curves report dashboard bench run-named input-named results \
+	experiments
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name what; do \
@@ -55,6 +57,12 @@ record: run-named setup  ## keep a finished run as a result: make record RUN=out
 sample: run-named setup  ## pictures from a finished run: make sample RUN=outputs/infogan_digits/... ARGS="count=100"
 	@$(BIN)/python sample.py run="$(RUN)" $(ARGS)
 
+predict: run-named input-named setup  ## what a classifier says of images: make predict RUN=outputs/... INPUT=photos
+	@$(BIN)/python predict.py run="$(RUN)" input="$(INPUT)" $(ARGS)
+
+export: run-named setup  ## a finished classifier or generator as ONNX: make export RUN=outputs/resnet_digits/...
+	@$(BIN)/python -m launch.onnx_export "$(RUN)" $(ARGS)
+
 curves: run-named setup  ## a metric over the iterations: make curves RUN="<runs or sweeps>" METRIC=train/loss_g
 	@test -n "$(METRIC)" || { echo "Name a column of metrics.csv, as in METRIC=train/loss_g" >&2; exit 2; }
 	@$(BIN)/python -m launch.curves "$(METRIC)" $(RUN) $(ARGS)
@@ -68,6 +76,9 @@ dashboard: setup  ## publish the wandb workspace that conf/ describes; without a
 run-named:
 	@test -n "$(RUN)" || { echo "Name the run's folder: make $(MAKECMDGOALS) RUN=outputs/<experiment>/<folder>" >&2; \
 		exit 2; }
+
+input-named:
+	@test -n "$(INPUT)" || { echo "Name an image or a folder of images, as in INPUT=photos" >&2; exit 2; }
 
 bench: setup  ## our training step and loader against bare ones
 	@$(BIN)/python -m benchmarks
