@@ -86,6 +86,8 @@ def summary(config: dict[str, Any], metrics: dict[str, float], folder: Path, wei
             lines.append(f"  {key:<32}{value:.4f}{published}")
     places = {
         "pictures": "images",
+        "classes": "classes.png",
+        "clusters": "clusters.png",
         "metrics": "metrics.csv",
         "checkpoint": "checkpoints/last.ckpt",
         "record": "record.json",
