@@ -77,6 +77,7 @@ def hush() -> None:
         "Using ModelCheckpoint with manual optimization",  # after the step is what we mean to save
         "You're resuming from a checkpoint that ended before the epoch ended",  # GlobalBatches goes on inside it
         "The dirpath has changed",
+        "Checkpoint directory .* exists and is not empty",  # a resumed run goes on in its own folder
         "`isinstance\\(treespec, LeafSpec\\)` is deprecated",
     ):
         warnings.filterwarnings("ignore", message=message)
