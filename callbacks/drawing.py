@@ -14,6 +14,7 @@ from callbacks.protocols import Drawing, DrawsStepwise, evaluating
 from launch.errors import UserError
 
 SIDE = 2 * READABLE_SIDE  # windows need more room than images
+MARGIN = SIDE // 8  # round the image, where windows show that reach beyond it
 READ, WRITE, BORDER = (60, 220, 90), (240, 60, 60), (128, 128, 128)
 
 
@@ -22,7 +23,8 @@ class DrawingPictures(Callback):
 
     Made in the test: ``<name>.png`` has a row an image and a column a time step, the first and the last among them;
     ``<name>.gif`` shows all steps. A green frame is what is read next, a red one what was just written, from the first
-    filter's centre to the last one's; the wider its border, the blurrier it is. The last column of ``redrawing`` is
+    filter's centre to the last one's; the wider its border, the blurrier it is. What lies beyond the margin round the
+    image is drawn at its edge. The last column of ``redrawing`` is
     the image itself.
 
     Args:
@@ -80,25 +82,28 @@ def framed(drawing: Drawing) -> list[list[Image.Image]]:
         for windows, color in ((drawing.read_windows, READ), (drawing.write_windows, WRITE)):
             if windows is not None:
                 for picture, window in zip(pictures, windows[step].tolist(), strict=True):
-                    frame(picture, window, picture.width / canvases.shape[-1], color)
+                    frame(picture, window, (picture.width - 2 * MARGIN) / canvases.shape[-1], color)
         steps.append(pictures)
     return steps
 
 
 def tile(image: Tensor) -> Image.Image:
-    """A magnified picture of an image, [C, H, W] in [0, 1]."""
+    """A magnified picture of an image, [C, H, W] in [0, 1], with a margin."""
     pixels = image.cpu().float().mul(255).add(0.5).clamp(0, 255).byte().permute(1, 2, 0).expand(-1, -1, 3)
     times = -(-SIDE // image.shape[2])
-    return Image.fromarray(pixels.contiguous().numpy()).resize(
-        (image.shape[2] * times, image.shape[1] * times), Image.Resampling.NEAREST
-    )
+    size = image.shape[2] * times, image.shape[1] * times
+    picture = Image.new("RGB", (size[0] + 2 * MARGIN, size[1] + 2 * MARGIN), BORDER)
+    picture.paste(Image.fromarray(pixels.contiguous().numpy()).resize(size, Image.Resampling.NEAREST), (MARGIN, MARGIN))
+    return picture
 
 
 def frame(picture: Image.Image, window: list[float], times: float, color: tuple[int, int, int]) -> None:
     """Draw a window. window: left, top, right, bottom and blur in pixels of the image, which is magnified ``times``."""
-    # Half a pixel further is the middle of a magnified one; what lies far outside is cut before it is drawn.
-    low, high = -times, max(picture.size) + times
-    corners = [min(max((it + 0.5) * times, low), high) for it in window[:4]]
+    # Half a pixel further is the middle of a magnified one.
+    corners = [
+        min(max((it + 0.5) * times + MARGIN, 0), side - 1)
+        for it, side in zip(window[:4], picture.size * 2, strict=True)
+    ]
     ImageDraw.Draw(picture).rectangle(corners, outline=color, width=min(max(round(window[4] * times / 4), 1), 4))
 
 

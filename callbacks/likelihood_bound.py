@@ -49,7 +49,7 @@ class LikelihoodBoundMetric(Metric):
             "nll_bound_nats": reconstruction + kl,
             "reconstruction_nats": reconstruction,
             "kl_nats": kl,
-            "nll_importance_weighted_nats": -float(self.log_likelihood) / total,
+            "nll_importance_nats": -float(self.log_likelihood) / total,
         }
 
     def kl_of_steps(self) -> list[float]:
@@ -64,7 +64,7 @@ class LikelihoodBound(Callback):
 
     Args:
         folder: where the table and its picture go.
-        importance_samples: also log ``test/nll_importance_weighted_nats``, from that many samples of each test
+        importance_samples: also log ``test/nll_importance_nats``, from that many samples of each test
             image's latents, as many passes. It is an upper bound too, and falls to -log p(x) as they become more.
     """
 
@@ -80,7 +80,7 @@ class LikelihoodBound(Callback):
     def metrics(self, stage: str) -> set[str]:
         names = {"nll_bound_nats", "reconstruction_nats", "kl_nats"} if stage != "train" else set()
         if stage == "test" and self.importance_samples:
-            names = names | {"nll_importance_weighted_nats"}
+            names = names | {"nll_importance_nats"}
         return {f"{stage}/{name}" for name in names}
 
     def pictures(self, module: Any) -> set[str]:
