@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss, one_hot
 
+from benchmarks.usual_draw import UsualDraw, usual_draw_loop
 from datamodules.augmentation import Augment, shift_and_flip
 from datamodules.images import ImageTable
 from launch.errors import UserError
 from launch.runs import Run
 from lightning_modules.classifier import Classifier
+from lightning_modules.draw import Draw
 from lightning_modules.infogan import InfoGAN
 from lightning_modules.two_player import TwoPlayer
 
@@ -25,9 +27,9 @@ def bare_loop(run: Run, data: ImageTable) -> Loop:
     """The experiment's losses, networks, optimisers, batch size and precision over a table in memory."""
     if isinstance(run.module, TwoPlayer):
         return two_player_loop(run, data.images)
-    if isinstance(run.module, Classifier):
-        return classifier_loop(run, data)
-    raise UserError(f"{type(run.module).__name__} is neither a TwoPlayer nor a Classifier: its loop is not written.")
+    if isinstance(run.module, Classifier | Draw):
+        return one_loss_loop(run, data)
+    raise UserError(f"The loop of {type(run.module).__name__} is not written.")
 
 
 def usual_loop(run: Run, data: ImageTable) -> Loop | None:
@@ -37,6 +39,11 @@ def usual_loop(run: Run, data: ImageTable) -> Loop | None:
         return usual_infogan_loop(deepcopy(run.module).to(data.images.device), data.images.float() / 255, batch_size)
     if isinstance(run.module, Classifier):
         return usual_classifier_loop(run, data)
+    if isinstance(run.module, Draw):
+        network = run.module.network
+        usual = UsualDraw(network.image_shape, network.steps, network.hidden, network.latent, network.read_size,
+                          network.write_size).to(data.images.device)  # fmt: skip
+        return usual_draw_loop(usual, augmented_batches(run, data))
     return None
 
 
@@ -49,14 +56,15 @@ def untrained_copy(run: Run, device: torch.device) -> Any:
     return module
 
 
-def batches_of(images: Tensor, batch_size: int) -> Callable[[], Tensor]:
+def batches_of(data: ImageTable | Tensor, batch_size: int) -> Callable[[], Tensor]:
     """Each call gives the indices of the next batch of a random order without end."""
+    device = data.device if isinstance(data, Tensor) else data.images.device
     order: list[Tensor] = []
 
     def following() -> Tensor:
         if not order:
-            permutation = torch.randperm(len(images), device=images.device)
-            order.extend(permutation[: len(images) // batch_size * batch_size].split(batch_size))
+            permutation = torch.randperm(len(data), device=device)
+            order.extend(permutation[: len(data) // batch_size * batch_size].split(batch_size))
         return order.pop()
 
     return following
@@ -140,31 +148,30 @@ def usual_infogan_loop(module: InfoGAN, images: Tensor, batch_size: int) -> Loop
     return loop
 
 
-# --- classifiers ---------------------------------------------------------------------------------------------
+# --- one loss ----------------------------------------------------------------------------------------------
 
 
 def augmented_batches(run: Run, data: ImageTable) -> Callable[[], dict[str, Tensor]]:
     """Each call gives the next batch, its images augmented as the experiment's, float in [0, 1]."""
     datamodule: Any = run.datamodule
-    following, device = batches_of(data.images, datamodule.batch_size), data.images.device
+    following, device = batches_of(data, datamodule.batch_size), data.images.device
     augment: Augment | None = datamodule.augment
     drawn = None if augment is None else augment.draw(len(data), seed=0, epoch=0).to(device)
 
     def batch() -> dict[str, Tensor]:
-        assert data.labels is not None
-        index = following()
-        images = data.images[index]
+        taken = data[following()]
+        images = taken["image"]
         if augment is not None and drawn is not None:
-            images = shift_and_flip(images, drawn[index], augment.pad)
-        return {"index": index, "image": images.float().div_(255), "label": data.labels[index]}
+            images = shift_and_flip(images, drawn[taken["index"]], augment.pad)
+        return taken | {"image": images.float().div_(255)}
 
     return batch
 
 
-def classifier_loop(run: Run, data: ImageTable) -> Loop:
-    """The experiment's own loss and schedule, without what the Trainer and the callbacks do."""
+def one_loss_loop(run: Run, data: ImageTable) -> Loop:
+    """The experiment's own loss, clipping and schedule, without what the Trainer and the callbacks do."""
     device = data.images.device
-    module: Classifier = untrained_copy(run, device)
+    module: Any = untrained_copy(run, device)
     module.setup("fit")
     (optimizer,), schedules = module.configure_optimizers()
     following, half = augmented_batches(run, data), run.trainer.precision == "bf16-mixed"
@@ -172,9 +179,10 @@ def classifier_loop(run: Run, data: ImageTable) -> Loop:
     def loop(iterations: int) -> None:
         for _ in range(iterations):
             with torch.autocast(device.type, torch.bfloat16, enabled=half):
-                loss = module.training_step(following(), 0)["loss"]
+                done = module.training_step(following(), 0)
             optimizer.zero_grad()
-            loss.backward()
+            (done["loss"] if isinstance(done, dict) else done).backward()
+            module.on_before_optimizer_step(optimizer)
             optimizer.step()
             for schedule in schedules:
                 schedule["scheduler"].step()

@@ -32,7 +32,8 @@ from launch.errors import UserError, told_as_sentences
 from launch.runs import Run, build
 
 PLATFORM, BARE, USUAL = "platform", "bare loop", "usual loop"
-LEFT_OUT = {"checkpoint", "best_checkpoint", "image_grid", "cluster_accuracy", "cluster_information", "run_record"}
+LEFT_OUT = {"checkpoint", "best_checkpoint", "image_grid", "cluster_accuracy", "cluster_information", "run_record",
+            "likelihood_bound", "drawing"}  # fmt: skip
 STAND_IN_SIZE = 10_000
 TURN_S = 2.0
 

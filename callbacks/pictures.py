@@ -1,4 +1,4 @@
-"""PNG files in the run folder, and the same pictures in the logger."""
+"""PNG and GIF files in the run folder, and the same pictures in the logger."""
 
 import csv
 from collections.abc import Iterator, Sequence
@@ -10,6 +10,7 @@ import torch
 from lightning import Trainer
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid, save_image
@@ -30,6 +31,13 @@ def save_single(image: Tensor, path: Path) -> None:
     """Write one image [C, H, W] in [0, 1], of one or three channels, pixel by pixel as it is."""
     path.parent.mkdir(parents=True, exist_ok=True)
     to_pil_image(image.cpu().mul(255).add(0.5).clamp(0, 255).to(torch.uint8)).save(path)
+
+
+def save_animation(frames: Sequence[Image.Image], path: Path, milliseconds: int = 150) -> None:
+    """Write a GIF that begins anew after a second of its last frame."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    durations = [milliseconds] * (len(frames) - 1) + [1000]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
 
 
 @contextmanager
@@ -74,6 +82,13 @@ def log_picture(trainer: Trainer, key: str, path: Path) -> None:
     for logger in trainer.loggers:
         if hasattr(logger, "log_image"):
             logger.log_image(key=key, images=[str(path)], step=trainer.global_step)  # pyright: ignore
+
+
+def log_animation(trainer: Trainer, key: str, path: Path) -> None:
+    """Show a GIF in every logger that takes videos (wandb)."""
+    for logger in trainer.loggers:
+        if hasattr(logger, "log_video"):
+            logger.log_video(key=key, videos=[str(path)], step=trainer.global_step)  # pyright: ignore
 
 
 def log_table(trainer: Trainer, key: str, path: Path) -> None:

@@ -8,6 +8,7 @@ whose ``requires`` is not among them before anything starts.
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -82,6 +83,41 @@ class Classifies(Protocol):
 
     def class_logits(self, images: Tensor) -> Tensor:
         """images: [B, C, H, W] in [0, 1] -> [B, num_classes]; a softmax of them is the classes' probabilities."""
+        ...
+
+
+@runtime_checkable
+class BoundsLikelihood(Protocol):
+    """Its validation and test steps return ``index`` [B], ``reconstruction_nats`` [B] and ``kl_nats`` [B, steps]:
+    what adds up to an upper bound on -log p(x) of each example."""
+
+    steps: int
+
+    def importance_weighted_log_likelihood(self, images: Tensor, indices: Tensor, samples: int) -> Tensor:
+        """Estimates of log p(x) in nats, [B], from that many samples of each image's latents; example i's depends on
+        the seed and indices[i] alone. images: [B, C, H, W] in [0, 1]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Images as they come about. A window is left, top, right, bottom and blur in pixels, pixel 0's centre being 0."""
+
+    canvases: Tensor
+    """After each step: [T, B, C, H, W] in [0, 1]."""
+    read_windows: Tensor | None
+    """[T, B, 5]; None where nothing is read, or without attention."""
+    write_windows: Tensor | None
+
+
+@runtime_checkable
+class DrawsStepwise(Protocol):
+    def drawing(self, indices: Tensor) -> Drawing:
+        """How the images of ``sample`` come about."""
+        ...
+
+    def redrawing(self, images: Tensor, indices: Tensor) -> Drawing:
+        """How these images are drawn again, with noise that indices decide. images: [B, C, H, W] in [0, 1]."""
         ...
 
 

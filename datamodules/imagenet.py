@@ -54,6 +54,8 @@ class ImageNetDataModule(ImageDataModule):
             raise UserError(f"datamodule.num_workers is {num_workers}: give a number of processes, 0 or more.")
         if self.augment is not None:
             raise UserError("datamodule.augment is for images in memory: set datamodule.short_sides and pca_colour.")
+        if self.binarize is not None:
+            raise UserError("datamodule.binarize is for images in memory: leave it null.")
         self.folder, self.name, self.pca_colour, self.num_workers = Path(folder), name, pca_colour, num_workers
         self.views = Views(size, tuple(short_sides), test_short_side)
         self.image_shape = (3, size, size)

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.augmentation import Augment, shift_and_flip
 from datamodules.batches import GlobalBatches
+from datamodules.binarization import Binarize
 from launch.errors import UserError
 from launch.randomness import keyed_generator
 
@@ -62,6 +63,7 @@ class ImageDataModule(LightningDataModule):
         split_seed: decides which examples are set aside; its own key, so that runs that differ in ``seed``
             are measured on the same examples.
         augment: shifts and flips of training images; None leaves them as they are.
+        binarize: makes all images black and white; None leaves them grey.
     """
 
     name: str
@@ -80,6 +82,7 @@ class ImageDataModule(LightningDataModule):
         split_seed: int = 0,
         eval_batch_size: int = 1000,
         augment: Augment | Mapping[str, Any] | None = None,
+        binarize: Binarize | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         for key, size in {"batch_size": batch_size, "eval_batch_size": eval_batch_size}.items():
@@ -88,6 +91,7 @@ class ImageDataModule(LightningDataModule):
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.val_size, self.seed, self.split_seed = val_size, seed, split_seed
         self.augment = Augment(**augment) if isinstance(augment, Mapping) else augment
+        self.binarize = Binarize(**binarize) if isinstance(binarize, Mapping) else binarize
         self.drawn: tuple[int, Tensor] | None = None  # an epoch and its draws
         self.tables: dict[str, ImageTable] = {}
 
@@ -99,6 +103,10 @@ class ImageDataModule(LightningDataModule):
         if self.tables:
             return
         tables = self.load()
+        if self.binarize is not None:
+            tables = {
+                split: ImageTable(self.binarize.apply(it.images, split), it.labels) for split, it in tables.items()
+            }
         official = tables.get("val")
         source = tables["train"] if official is None else official
         if not 0 <= self.val_size < len(source) + (official is not None):
@@ -116,7 +124,8 @@ class ImageDataModule(LightningDataModule):
                 if content is not None:
                     sha256.update(content.reshape(-1).numpy().data)
         sizes = {split: len(table) for split, table in self.tables.items()}
-        return {"name": self.name, **sizes, "sha256": sha256.hexdigest()}
+        how = {} if self.binarize is None else {"binarized": f"sampled once, seed {self.binarize.seed}"}
+        return {"name": self.name, **sizes, **how, "sha256": sha256.hexdigest()}
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         return self._loader("train", self.batch_size, seed=self.seed)

@@ -16,7 +16,7 @@ from callbacks.cluster_accuracy import ClusterAccuracyMetric
 from datamodules.batches import GlobalBatches
 from launch.command_line import compose_job
 from launch.runs import build
-from tests.lightning_modules import test_infogan, test_resnet
+from tests.lightning_modules import test_draw, test_infogan, test_resnet
 
 STEPS = 20
 EXPERIMENTS = {
@@ -25,6 +25,7 @@ EXPERIMENTS = {
         "callbacks=[default,cluster_accuracy,cluster_information]",
     ],
     "resnet_digits": test_resnet.TINY["resnet_digits"],
+    "draw_digits": [*test_draw.TINY["draw_digits"], "callbacks=[default,likelihood_bound]"],
 }
 
 
@@ -35,7 +36,7 @@ def run_on(world_size: int, folder: Path, experiment: str = "infogan_digits"):
                  "trainer.log_every_n_steps=5", *EXPERIMENTS[experiment], "datamodule.batch_size=12",
                  "datamodule.eval_batch_size=53", "trainer.precision=64-true", "~callbacks.progress",
                  "+trainer.enable_progress_bar=false"]  # fmt: skip
-    overrides = [it for it in overrides if not it.startswith("callbacks.image_grid")]
+    overrides = [it for it in overrides if not it.startswith(("callbacks.image_grid", "callbacks.drawing"))]
     overrides += ["+trainer.strategy.start_method=fork"] if world_size > 1 else []
     run = build(compose_job("train", overrides, str(folder / f"{experiment}{world_size}")))
     run.module.double()  # what comes back from a fork is loaded into the parent's module

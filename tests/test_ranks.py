@@ -61,6 +61,18 @@ def test_classification_is_exactly_the_same(ranks):
         assert found[world_size]["trained"]["train/error"] == found[1]["trained"]["train/error"]
 
 
+def test_the_bound_is_the_same(ranks):
+    """But for the last digits of what is added up in another order."""
+    found = ranks[1]["draw_digits"]
+    assert found[1]["metrics"].keys() == {
+        "test/nll_bound_nats", "test/reconstruction_nats", "test/kl_nats", "test/nll_importance_nats"}  # fmt: skip
+    assert found[1]["metrics"]["test/kl_nats"] > 0
+    for measured in ("metrics", "few", "trained"):
+        for world_size in (2, 3):
+            # Logged values are float32.
+            assert found[world_size][measured] == pytest.approx(found[1][measured], rel=1e-6)
+
+
 def test_a_rank_without_an_example_changes_nothing(ranks):
     found = ranks[1]["infogan_digits"]
     assert found[1]["few"].keys() == {"test/cluster_accuracy", "test/cluster_purity", "test/cluster_information_nats"}
@@ -75,7 +87,7 @@ def test_the_ranks_shares_are_the_same_samples(ranks):
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
-@pytest.mark.parametrize("experiment", ["infogan_digits", "resnet_digits"])
+@pytest.mark.parametrize("experiment", ["infogan_digits", "resnet_digits", "draw_digits"])
 def test_twenty_steps_lead_to_the_same_weights(ranks, experiment, world_size):
     folder, found = ranks
     assert found[experiment][world_size]["dtype"] == found[experiment][1]["dtype"] == "torch.float64"

@@ -1,9 +1,14 @@
 """Each benchmark runs; how long anything takes is no test's matter."""
 
+import math
+
+import pytest
 import torch
 
 from benchmarks import loader, sweep, training_step
 from benchmarks.turns import Spent, Turns, table
+from benchmarks.usual_draw import UsualDraw
+from tests.lightning_modules import test_draw
 from tests.lightning_modules.test_infogan import TINY
 
 CPU = torch.device("cpu")
@@ -13,6 +18,24 @@ def test_a_training_step_is_measured_against_both_loops():
     turns = training_step.measure("infogan_digits", ["trainer=cpu", *TINY["infogan_digits"]], iterations=2, rounds=1)
     assert {name: len(spent) for name, spent in turns.turns.items()} == {"platform": 2, "bare loop": 2, "usual loop": 2}
     assert "platform over bare loop" in training_step.report([turns])
+
+
+def test_draw_is_measured_against_its_usual_form():
+    overrides = ["trainer=cpu", *test_draw.TINY["draw_digits"]]
+    overrides = [it for it in overrides if not it.startswith("callbacks.")]
+    turns = training_step.measure("draw_digits", overrides, iterations=2, rounds=1)
+    assert turns.turns.keys() == {"platform", "bare loop", "usual loop"}
+
+
+@pytest.mark.parametrize(("read_size", "write_size"), [(2, 3), (None, None)])
+def test_the_usual_draw_has_a_loss_of_the_same_kind(read_size, write_size):
+    """Its parts are other ones, but nothing has been learned in either: an empty canvas, and latents near the prior."""
+    torch.manual_seed(0)
+    usual = UsualDraw((1, 8, 8), 3, 16, 4, read_size, write_size)
+    loss = usual.loss(torch.rand(20, 1, 8, 8).round())
+    loss.backward()
+    assert all(it.grad is not None for it in usual.parameters())
+    assert float(loss.detach()) == pytest.approx(64 * math.log(2), abs=10)
 
 
 def test_random_images_stand_in_for_missing_files_and_everything_can_be_left_in(tmp_path, capsys):

@@ -1,0 +1,144 @@
+"""How likely a model finds the data: an upper bound on -log p(x) in nats, its parts, and a tighter estimate."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+from torchmetrics import Metric
+
+from callbacks.pictures import log_picture, log_table, save_figure
+from callbacks.protocols import BoundsLikelihood, evaluating
+from launch.errors import UserError
+
+
+class LikelihoodBoundMetric(Metric):
+    """Sums over examples, in double precision: the means depend on neither batches nor ranks, up to their last digits.
+
+    A mean of batches' means, as is usual, weighs the examples of a short last batch too much.
+    """
+
+    full_state_update = False
+    examples: Tensor
+    reconstruction: Tensor
+    kl: Tensor
+    log_likelihood: Tensor
+
+    def __init__(self, steps: int, **metric: Any) -> None:
+        super().__init__(**metric)
+        self.add_state("examples", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("reconstruction", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("kl", torch.zeros(steps, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("log_likelihood", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, reconstruction: Tensor, kl: Tensor, log_likelihood: Tensor | None = None) -> None:
+        """reconstruction: [B]; kl: [B, steps]; log_likelihood: [B], the importance-weighted one. All in nats."""
+        self.examples += len(reconstruction)
+        self.reconstruction += reconstruction.double().sum()
+        self.kl += kl.double().sum(dim=0)
+        if log_likelihood is not None:
+            self.log_likelihood += log_likelihood.double().sum()
+
+    def compute(self) -> dict[str, float]:
+        total = max(int(self.examples), 1)
+        reconstruction, kl = float(self.reconstruction) / total, float(self.kl.sum()) / total
+        return {
+            "nll_bound_nats": reconstruction + kl,
+            "reconstruction_nats": reconstruction,
+            "kl_nats": kl,
+            "nll_importance_nats": -float(self.log_likelihood) / total,
+        }
+
+    def kl_of_steps(self) -> list[float]:
+        """The mean divergence of each time step, in nats."""
+        return (self.kl / self.examples.clamp(min=1)).tolist()
+
+
+class LikelihoodBound(Callback):
+    """Logs ``<stage>/nll_bound_nats`` and its parts ``reconstruction_nats`` and ``kl_nats``; writes ``kl_steps.csv``.
+
+    The table has a row a time step: what its latents cost on the test images; ``kl_steps.png`` shows it.
+
+    Args:
+        folder: where the table and its picture go.
+        importance_samples: also log ``test/nll_importance_nats``, from that many samples of each test
+            image's latents, as many passes. It is an upper bound too, and falls to -log p(x) as they become more.
+    """
+
+    requires = BoundsLikelihood
+
+    def __init__(self, folder: str, importance_samples: int | None = None) -> None:
+        if importance_samples is not None and importance_samples < 1:
+            raise UserError(
+                f"callbacks.likelihood_bound.importance_samples is {importance_samples}: give 1 or more, or null."
+            )
+        self.folder, self.importance_samples = Path(folder), importance_samples
+
+    def metrics(self, stage: str) -> set[str]:
+        names = {"nll_bound_nats", "reconstruction_nats", "kl_nats"} if stage != "train" else set()
+        if stage == "test" and self.importance_samples:
+            names = names | {"nll_importance_nats"}
+        return {f"{stage}/{name}" for name in names}
+
+    def pictures(self, module: Any) -> set[str]:
+        return {"test/kl_steps", "test/kl_steps_table"}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        assert isinstance(pl_module, BoundsLikelihood)
+        self.metric = LikelihoodBoundMetric(pl_module.steps).to(trainer.strategy.root_device)
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.metric.reset()
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        self.metric.update(outputs["reconstruction_nats"], outputs["kl_nats"])
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        estimate = None
+        if self.importance_samples:
+            assert isinstance(pl_module, BoundsLikelihood)
+            with evaluating(pl_module):
+                estimate = pl_module.importance_weighted_log_likelihood(
+                    batch["image"], batch["index"], self.importance_samples
+                )
+        self.metric.update(outputs["reconstruction_nats"], outputs["kl_nats"], estimate)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self._log(pl_module, "val")
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._log(pl_module, "test")
+        with self.metric.sync_context():
+            self._write(trainer)
+
+    def _log(self, pl_module: LightningModule, stage: str) -> None:
+        # Each rank holds the same sums, so there is nothing left to reduce.
+        values = {f"{stage}/{name}": value for name, value in self.metric.compute().items()}
+        pl_module.log_dict({key: value for key, value in values.items() if key in self.metrics(stage)})
+
+    @rank_zero_only
+    def _write(self, trainer: Trainer) -> None:
+        costs = self.metric.kl_of_steps()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / "kl_steps.csv", "w", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(["step", "kl_nats"])
+            table.writerows(enumerate(costs, start=1))
+        picture = self.folder / "kl_steps.png"
+        with save_figure(picture, width=6.5, height=3.5) as axes:
+            axes.bar(range(1, len(costs) + 1), costs)
+            axes.set(xlabel="time step", ylabel="KL, nats", title="What the latents of each step cost")
+        log_picture(trainer, "test/kl_steps", picture)
+        log_table(trainer, "test/kl_steps_table", self.folder / "kl_steps.csv")

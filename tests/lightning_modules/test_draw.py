@@ -1,0 +1,252 @@
+"""DRAW's bound by hand and against torch, its noise, and what callbacks ask of it."""
+
+import math
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.distributions import Independent, Normal, kl_divergence
+
+from callbacks.protocols import BoundsLikelihood, DrawsStepwise, SamplesImages
+from lightning_modules.draw import (
+    Draw,
+    DrawClassifier,
+    gaussian_log_density,
+    importance_weighted_bound,
+    latent_loss,
+    reconstruction_loss,
+)
+from lightning_modules.networks.draw import DrawNetwork, GlimpseClassifier
+
+# Overrides with which each experiment of this method runs in seconds (tests/contract).
+SMALL = ["datamodule.batch_size=8", "datamodule.eval_batch_size=8", "lightning_module.network.steps=3",
+         "lightning_module.network.hidden=8", "trainer.precision=32-true"]  # fmt: skip
+DRAWN = [*SMALL, "lightning_module.network.latent=3", "callbacks.image_grid.samples=4", "callbacks.drawing.images=2",
+         "callbacks.likelihood_bound.importance_samples=2"]  # fmt: skip
+TINY = {
+    "draw_digits": DRAWN,
+    "draw_mnist": [*DRAWN, "datamodule.val_size=8"],
+    "draw_mnist_no_attention": [*DRAWN, "datamodule.val_size=8"],
+    "draw_mnist_t10": [*DRAWN, "datamodule.val_size=8"],
+    "draw_svhn": DRAWN,
+    "draw_cifar10": DRAWN,
+    "draw_two_digits": DRAWN,
+    "draw_cluttered": [*SMALL, "datamodule.val_size=8"],
+}
+
+ADAM = partial(torch.optim.Adam, lr=1e-3)
+
+
+def draw(steps=3, image_shape=(1, 4, 5), read_size=2, write_size=3, world_size=1, rank=0, step=0, **settings) -> Draw:
+    """A small module that stands at an iteration of a run, logging nothing."""
+    torch.manual_seed(0)
+    network = DrawNetwork(image_shape, steps, hidden=6, latent=2, read_size=read_size, write_size=write_size)
+    module = Draw(network, optimizer=ADAM, **settings)
+    module._trainer = SimpleNamespace(  # type: ignore
+        world_size=world_size, global_rank=rank, log_every_n_steps=1000, global_step=step
+    )
+    return module
+
+
+def binary(size=6, shape=(1, 4, 5)) -> torch.Tensor:
+    return torch.rand(size, *shape, generator=torch.Generator().manual_seed(1)).round()
+
+
+# --- the bound -----------------------------------------------------------------------------------------------------
+
+
+def test_an_empty_canvas_costs_log_2_a_pixel():
+    images = binary(3, (1, 28, 28))
+    loss = reconstruction_loss(torch.zeros_like(images), images)
+    torch.testing.assert_close(loss, torch.full((3,), 784 * math.log(2)))
+    assert float(loss[0]) == pytest.approx(543.4, abs=0.05)
+
+
+def test_reconstruction_is_torch_s_and_finite_for_any_logit():
+    logits, images = torch.randn(4, 3, 5, 5), binary(4, (3, 5, 5))
+    expected = -Independent(torch.distributions.Bernoulli(logits=logits), 3).log_prob(images)
+    torch.testing.assert_close(reconstruction_loss(logits, images), expected)
+    assert reconstruction_loss(1e4 * logits, images).isfinite().all()
+
+
+def test_the_latent_loss_is_torch_s_divergence():
+    mean, log_deviation = torch.randn(2, 7, 5, 3)
+    q, p = Normal(mean, log_deviation.exp()), Normal(torch.zeros(3), torch.ones(3))
+    expected = kl_divergence(q, p).sum(-1)
+    torch.testing.assert_close(latent_loss(mean, log_deviation), expected)
+    assert bool((latent_loss(mean, log_deviation) > 0).all())
+    assert latent_loss(torch.zeros(7, 3), torch.zeros(7, 3)).tolist() == [0.0] * 7
+
+
+def test_the_density_is_torch_s():
+    value, mean, log_deviation = torch.randn(3, 5, 4)
+    expected = Independent(Normal(mean, log_deviation.exp()), 1).log_prob(value)
+    torch.testing.assert_close(gaussian_log_density(value, mean, log_deviation), expected)
+
+
+def test_importance_weights_are_averaged_as_probabilities():
+    weights = torch.tensor([[0.1, 0.5], [0.3, 0.5]])
+    torch.testing.assert_close(importance_weighted_bound(weights.log()), torch.tensor([0.2, 0.5]).log())
+    assert importance_weighted_bound(torch.full((3, 1), -2000.0)).tolist() == [-2000.0]
+
+
+def test_one_importance_sample_is_the_bound_on_average_and_many_lie_above():
+    module, images = draw().double(), binary(1).double().expand(1000, -1, -1, -1)
+    with torch.no_grad():
+        one, eight = (module.importance_weighted_log_likelihood(images, torch.arange(1000), it) for it in (1, 8))
+        noise = torch.randn(3, 1000, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        reconstruction, latent = module.losses(images, noise)
+    bound = -(reconstruction + latent.sum(0)).mean()
+    deviation = float(one.std()) / 1000**0.5
+    assert float(one.mean()) == pytest.approx(float(bound), abs=5 * deviation)
+    assert float(eight.mean()) > float(one.mean()) + 3 * deviation
+
+
+def test_one_step_is_a_variational_auto_encoder():
+    """The same weights without the recurrence: encoder, one latent, decoder."""
+    module = draw(steps=1, read_size=None, write_size=None).double()
+    network, images = module.network, binary().double()
+    assert network.image_gates is not None
+    noise = torch.randn(1, 6, 2, dtype=torch.float64)
+    flat = images.flatten(1)
+
+    def lstm_from_zero(linear, gates):
+        _, let_in, let_out, new = (gates + linear.bias).chunk(4, dim=1)
+        return let_out.sigmoid() * (let_in.sigmoid() * new.tanh()).tanh()
+
+    encoder, decoder = network.encoder.linear, network.decoder.linear
+    hidden = lstm_from_zero(encoder, flat @ network.image_gates.weight.T + (flat - 0.5) @ encoder.weight[:, :20].T)
+    mean, log_deviation = network.posterior(hidden).chunk(2, dim=1)
+    z = mean + log_deviation.exp() * noise[0]
+    logits = network.patch(lstm_from_zero(decoder, z @ decoder.weight[:, :2].T))
+    bernoulli = -Independent(torch.distributions.Bernoulli(logits=logits), 1).log_prob(flat)
+    divergence = kl_divergence(Normal(mean, log_deviation.exp()), Normal(0.0, 1.0)).sum(1)
+
+    reconstruction, latent = module.losses(images, noise)
+    torch.testing.assert_close(reconstruction, bernoulli)
+    torch.testing.assert_close(latent[0], divergence)
+
+
+def test_the_error_of_the_canvas_so_far_is_what_is_read():
+    module, images = draw(), binary()
+    seen = []
+    forward = module.network.forward
+    module.network.forward = lambda x, gates, state, noise: (seen.append(state), forward(x, gates, state, noise))[1]  # type: ignore
+    done = module.read_and_draw(images, torch.randn(3, 6, 2), keep_steps=True)
+    assert [it.canvas.data_ptr() for it in seen] == [it.canvas.data_ptr() for it in done.steps[:3]]
+    assert torch.equal(done.steps[3].canvas, done.state.canvas)
+    assert not seen[0].canvas.any()
+    assert not torch.equal(seen[1].canvas, seen[2].canvas)
+    assert done.logits().shape == images.shape
+
+
+def test_the_loss_is_the_mean_of_the_bound():
+    module, images = draw(), binary()
+    reconstruction, latent = module.losses(images, module.training_noise(6))
+    loss = module.training_step({"image": images, "index": torch.arange(6)}, 0)
+    torch.testing.assert_close(loss, (reconstruction + latent.sum(0)).mean())
+
+
+def test_gradients_are_clipped_together():
+    module = draw(gradient_clip_norm=0.5)
+    optimizer = module.optimizer(module.parameters())
+    module.training_step({"image": binary(), "index": torch.arange(6)}, 0).backward()
+    module.on_before_optimizer_step(optimizer)
+    gradients = [it.grad for it in module.parameters() if it.grad is not None]
+    assert float(torch.cat([it.flatten() for it in gradients]).norm()) == pytest.approx(0.5, rel=1e-4)
+
+
+# --- noise ---------------------------------------------------------------------------------------------------------
+
+
+def test_noise_differs_between_steps_examples_and_iterations():
+    noise = draw(steps=5).training_noise(7)
+    assert noise.shape == (5, 7, 2)
+    assert len(noise.flatten().unique()) == noise.numel()
+    assert not torch.equal(noise, draw(steps=5, step=1).training_noise(7))
+    assert torch.equal(noise, draw(steps=5).training_noise(7))
+    many = draw(steps=2).training_noise(20_000)
+    assert float(many.mean()) == pytest.approx(0, abs=0.02)
+    assert float(many.std()) == pytest.approx(1, abs=0.02)
+    assert float(torch.corrcoef(many[:, :, 0])[0, 1]) == pytest.approx(0, abs=0.03)
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_share_the_noise_of_the_global_batch(world_size):
+    shares = [draw(world_size=world_size, rank=rank).training_noise(6 // world_size) for rank in range(world_size)]
+    assert torch.equal(torch.cat(shares, dim=1), draw().training_noise(6))
+
+
+def test_an_evaluation_depends_on_index_and_seed_alone():
+    module, images = draw().double(), binary().double()
+    whole = module.test_step({"image": images, "index": torch.arange(6)}, 0)
+    part = module.test_step({"image": images[4:5], "index": torch.tensor([4])}, 3)
+    torch.testing.assert_close(part["kl_nats"], whole["kl_nats"][4:5])
+    torch.testing.assert_close(part["reconstruction_nats"], whole["reconstruction_nats"][4:5])
+    assert whole["kl_nats"].shape == (6, 3)
+    other = draw(seed=1).double().test_step({"image": images, "index": torch.arange(6)}, 0)
+    assert not torch.equal(other["reconstruction_nats"], whole["reconstruction_nats"])
+    for samples in (1, 2):
+        estimates = module.importance_weighted_log_likelihood(images, torch.arange(6), samples)
+        alone = module.importance_weighted_log_likelihood(images[4:5], torch.tensor([4]), samples)
+        torch.testing.assert_close(alone, estimates[4:5])
+
+
+def test_a_rank_without_examples_measures_none():
+    seen = draw().test_step({"image": binary(0), "index": torch.arange(0)}, 0)
+    assert {key: tuple(value.shape) for key, value in seen.items()} == {
+        "index": (0,), "reconstruction_nats": (0,), "kl_nats": (0, 3)}  # fmt: skip
+
+
+# --- what callbacks ask --------------------------------------------------------------------------------------------
+
+
+def test_a_sample_depends_on_its_index_alone_and_is_the_end_of_its_drawing():
+    module = draw().eval()
+    together, alone = module.sample(torch.tensor([3, 8, 5])), module.sample(torch.tensor([8]))
+    torch.testing.assert_close(together[1:2], alone)
+    assert not torch.equal(together[0], together[1])
+    drawing = module.drawing(torch.tensor([3, 8, 5]))
+    torch.testing.assert_close(drawing.canvases[-1], together)
+    assert drawing.canvases.shape == (3, 3, 1, 4, 5)
+    assert drawing.read_windows is None
+    assert drawing.write_windows is not None
+    assert drawing.write_windows.shape == (3, 3, 5)
+
+
+def test_a_redrawing_shows_the_window_through_which_each_step_has_read():
+    drawing = draw().redrawing(binary(), torch.arange(6))
+    assert drawing.read_windows is not None
+    # The first one is at rest: columns 0 to 4, and as many rows about the centre of four.
+    torch.testing.assert_close(drawing.read_windows[0, 0], torch.tensor([0.0, -0.5, 4.0, 3.5, 1.0]))
+    assert not torch.equal(drawing.read_windows[1], drawing.write_windows[0])  # type: ignore
+    none = draw(read_size=None, write_size=None).redrawing(binary(), torch.arange(6))
+    assert none.read_windows is none.write_windows is None
+
+
+def test_what_it_serves():
+    module = draw()
+    assert module.capabilities() == {SamplesImages, BoundsLikelihood, DrawsStepwise}
+    assert all(isinstance(module, protocol) for protocol in module.capabilities())  # type: ignore
+
+
+def test_the_compiled_step_keeps_its_keys(monkeypatch):
+    module, asked = draw(compile_mode="default"), []
+    monkeypatch.setattr(module.network, "compile", lambda **settings: asked.append(settings))
+    keys = module.state_dict().keys()
+    module.setup("test")
+    assert asked == []
+    module.setup("fit")
+    assert asked == [{"mode": "default"}]
+    assert module.state_dict().keys() == keys
+
+
+def test_the_classifier_clips_its_gradients():
+    torch.manual_seed(0)
+    network = GlimpseClassifier([1, 12, 12], num_classes=3, steps=2, hidden=6, read_size=3)
+    module = DrawClassifier(network, mean=[0.0], std=[1.0], optimizer=ADAM, gradient_clip_norm=1e-3)
+    module.class_logits(torch.rand(4, 1, 12, 12)).square().sum().backward()
+    module.on_before_optimizer_step(module.optimizer(module.parameters()))
+    gradients = torch.cat([it.grad.flatten() for it in module.parameters() if it.grad is not None])
+    assert float(gradients.norm()) == pytest.approx(1e-3, rel=1e-2)
