@@ -6,7 +6,7 @@ whose ``requires`` is not among them before anything starts.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -118,6 +118,36 @@ class DrawsStepwise(Protocol):
 
     def redrawing(self, images: Tensor, indices: Tensor) -> Drawing:
         """How these images are drawn again, with noise that indices decide. images: [B, C, H, W] in [0, 1]."""
+        ...
+
+
+@runtime_checkable
+class DetectsObjects(Protocol):
+    """Its evaluation steps return ``image_id``, [B] int64 of the data set, and ``detections``, for each as below."""
+
+    def detect_objects(self, images: Sequence[Tensor]) -> list[dict[str, Any]]:
+        """Images, each [C, H, W] in [0, 1] -> the detections in each, a dict of
+
+        - boxes: [N, 4] float, left, top, right, bottom in pixels of the image as it is on disk,
+        - scores: [N] float32 or finer, since scores that are rounded to ties have no order,
+        - labels: [N] int64, category ids of the data set, which may have gaps (COCO's 80 lie in 1..90),
+        - masks, where the module makes them: [N, H, W] bool, or N run-length encodings as COCO's tools make them.
+        """
+        ...
+
+
+@runtime_checkable
+class AnnotatesObjects(Protocol):
+    """Asked of a DataModule."""
+
+    def coco_ground_truth(self, stage: str) -> dict[str, Any]:
+        """The split of ``val`` or ``test`` in COCO's format, whole and the same on every rank:
+
+        - images: id, height, width, and file_name where there is one,
+        - annotations: image_id, category_id, bbox (left, top, width, height), area (of the object, which is less than
+          the box's), iscrowd (0 where it is missing), and segmentation where masks are measured,
+        - categories: id, name.
+        """
         ...
 
 

@@ -14,6 +14,7 @@ def check_run(config: Mapping[str, Any], module: Any, datamodule: Any, callbacks
         *unfit_shapes(module, datamodule),
         *unfit_classes(module, datamodule),
         *unfit_callbacks(config, module, callbacks),
+        *unfit_data(config, datamodule, callbacks),
         *unlabelled(config, module, datamodule, callbacks),
         *unfit_metrics(config, module, datamodule, callbacks),
         *unfit_trainer(config, module, datamodule, trainer),
@@ -49,6 +50,17 @@ def unfit_callbacks(config: Mapping[str, Any], module: Any, callbacks: Sequence[
             yield (
                 f"callbacks.{name} needs a module that is {required.__name__}, which {type(module).__name__} is not "
                 f"as configured: remove it with ~callbacks.{name}"
+            )
+
+
+def unfit_data(config: Mapping[str, Any], datamodule: Any, callbacks: Sequence[Any]) -> Iterator[str]:
+    """Callbacks whose ``requires_data`` the DataModule does not serve."""
+    for name, callback in zip(config["callbacks"], callbacks, strict=True):
+        required = getattr(callback, "requires_data", None)
+        if required is not None and not isinstance(datamodule, required):
+            yield (
+                f"callbacks.{name} needs a datamodule that is {required.__name__}, which {datamodule.name} is not: "
+                f"remove it with ~callbacks.{name}"
             )
 
 

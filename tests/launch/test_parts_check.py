@@ -5,9 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from callbacks.mean_average_precision import MeanAveragePrecision
 from launch.command_line import compose_job
 from launch.errors import UserError
-from launch.parts_check import unfit_optimizers, unlabelled
+from launch.parts_check import unfit_data, unfit_optimizers, unlabelled
 from launch.runs import build
 
 MISFITS = {
@@ -77,3 +78,12 @@ def test_what_needs_labels_is_refused_beside_data_without():
     ]
     assert told(num_classes=2) == []
     assert told() == []  # data that knows no classes, such as text
+
+
+def test_a_callback_that_needs_annotated_objects_beside_data_without(tmp_path):
+    config, callbacks = {"callbacks": {"mean_average_precision": {}}}, [MeanAveragePrecision(str(tmp_path))]
+    (problem,) = unfit_data(config, SimpleNamespace(name="digits"), callbacks)
+    assert problem.startswith(
+        "callbacks.mean_average_precision needs a datamodule that is AnnotatesObjects, which digits"
+    )
+    assert not list(unfit_data(config, SimpleNamespace(name="coco", coco_ground_truth=dict), callbacks))

@@ -1,0 +1,75 @@
+"""Which boxes are drawn, in which colours and where."""
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.colors import to_rgb
+from PIL import Image
+
+from callbacks.detection_grid import COLORS, MOST_BOXES, DetectionGrid, annotated, likeliest, save_detections
+from launch.errors import UserError
+from tests.callbacks.detections_on_ranks import Parrot, Scenes, scenes, trainer_with
+
+NAMES = {3: "car", 90: "toothbrush of a long name"}
+
+
+def test_the_likeliest_are_drawn_the_best_on_top():
+    found = {
+        "boxes": torch.tensor([[0.0, 0, 10, 20], [5, 5, 10, 10], [1, 1, 2, 2], [0, 0, 1, 1]]),
+        "scores": torch.tensor([0.5, 0.9, 0.4, 0.8]),
+        "labels": torch.tensor([3, 90, 3, 91]),  # 91 is no category
+    }
+    frames = likeliest(found, NAMES, min_score=0.5)
+    assert [it.caption for it in frames] == ["car 0.50", "toothbr…ng name 0.90"]
+    assert frames[1].box == (5, 5, 5, 5)
+    many = {"boxes": torch.rand(50, 4), "scores": torch.linspace(0.6, 1, 50), "labels": torch.full((50,), 3)}
+    assert [it.caption for it in likeliest(many, NAMES, 0.5)][-1] == "car 1.00"
+    assert len(likeliest(many, NAMES, 0.5)) == MOST_BOXES
+
+
+def test_annotated_objects_are_those_of_the_image_the_small_ones_on_top():
+    annotations = [
+        {"image_id": 1, "category_id": 3, "bbox": [0, 0, 5, 5]},
+        {"image_id": 2, "category_id": 3, "bbox": [0, 0, 6, 6]},
+        {"image_id": 1, "category_id": 3, "bbox": [0, 0, 9, 9], "iscrowd": 1},
+    ]
+    frames = annotated(annotations, 1, NAMES)
+    assert [(it.caption, it.crowd, it.box[2]) for it in frames] == [("car (crowd)", True, 9), ("car", False, 5)]
+
+
+def test_boxes_are_drawn_where_they_are_on_both_sides(tmp_path):
+    """On a black image of half the size of the one that the boxes are in."""
+    truth = {
+        "images": [{"id": 7, "height": 200, "width": 200}],
+        "categories": [{"id": 3, "name": "car"}, {"id": 90, "name": "brush"}],
+        "annotations": [{"image_id": 7, "category_id": 90, "bbox": [20, 40, 60, 120]}],
+    }
+    found = {"boxes": torch.tensor([[20.0, 40, 80, 160]]), "scores": torch.tensor([0.9]), "labels": torch.tensor([3])}
+    save_detections([(7, torch.zeros(3, 100, 100), found)], truth, 0.5, tmp_path / "grid.png")
+    picture = np.asarray(Image.open(tmp_path / "grid.png").convert("RGB")) / 255
+    halves = np.array_split(picture, 2, axis=1)
+    for half, color in zip(halves, (COLORS[1], COLORS[0]), strict=True):
+        ground = np.argwhere((half == 0).all(axis=2))
+        (top, left), (bottom, right) = ground.min(axis=0), ground.max(axis=0)
+        drawn = np.argwhere(np.abs(half - to_rgb(color)).max(axis=2) < 0.02)
+        # The lower right corner of the box, by the side of the image.
+        assert (drawn[:, 0].max() - top) / (bottom - top) == pytest.approx(160 / 200, abs=0.02)
+        assert (drawn[:, 1].max() - left) / (right - left) == pytest.approx(80 / 200, abs=0.02)
+
+
+def test_pictures_of_the_first_images_at_validation_and_test(tmp_path):
+    truth, detections = scenes(7)
+    callback = DetectionGrid(str(tmp_path), images=2)
+    trainer = trainer_with(callback)
+    trainer.validate(Parrot(detections), Scenes(truth), verbose=False)
+    trainer.test(Parrot(detections), Scenes(truth), verbose=False)
+    assert [image for image, _, _ in callback.seen] == [it["id"] for it in truth["images"][:2]]
+    assert sorted(it.name for it in tmp_path.iterdir()) == ["test_detections.png", "val_detections-000000.png"]
+    assert callback.metrics("test") == set()
+
+
+def test_wrong_values_are_refused(tmp_path):
+    with pytest.raises(UserError, match="detection_grid.images is 0: give 1 or more"):
+        DetectionGrid(str(tmp_path), images=0)
+    with pytest.raises(UserError, match=r"detection_grid.min_score is 50: give a score from 0 to 1"):
+        DetectionGrid(str(tmp_path), min_score=50)
