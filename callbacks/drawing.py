@@ -22,10 +22,9 @@ class DrawingPictures(Callback):
     """Writes ``drawing`` (from the prior) and ``redrawing`` (of test images), each as a strip and as an animation.
 
     Made in the test: ``<name>.png`` has a row an image and a column a time step, the first and the last among them;
-    ``<name>.gif`` shows all steps. A green frame is what is read next, a red one what was just written, from the first
-    filter's centre to the last one's; the wider its border, the blurrier it is. What lies beyond the margin round the
-    image is drawn at its edge. The last column of ``redrawing`` is
-    the image itself.
+    ``<name>.gif`` shows all steps. A green frame is where the step has read, a red one where it has written, from the
+    first filter's centre to the last one's; the wider its border, the blurrier it is. What lies beyond the margin round
+    the image is drawn at its edge. The last column of ``redrawing`` is the image itself.
 
     Args:
         folder: where the pictures go.
