@@ -43,7 +43,7 @@ def records(segment: Path) -> list[dict]:
     for _ in range(100):  # wandb's service may still be writing
         printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         found = [json.loads(line) for line in printed.splitlines()]
-        if found[-1]["type"] == "exit":
+        if found and found[-1]["type"] == "exit":
             return found
         time.sleep(0.05)
     raise AssertionError(f"{segment} has no end")
