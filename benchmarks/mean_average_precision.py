@@ -29,7 +29,7 @@ from torchmetrics.detection import MeanAveragePrecision
 from benchmarks.turns import Spent, Turns, table
 from callbacks.coco_evaluation import gather_on_first, merge, results
 from callbacks.mean_average_precision import MeanAveragePrecisionMetric
-from launch.errors import told_as_sentences
+from launch.errors import UserError, told_as_sentences
 
 PLATFORM, TORCHMETRICS, ALONE = "platform", "torchmetrics", "faster_coco_eval"
 EXCHANGE, WHOLE = "mAP, exchange", "mAP, whole"
@@ -133,7 +133,7 @@ def take_turns(rank: int, folder: str, images: int, detections: int, rounds: int
 
 
 def measure(images: int = 2000, detections: int = 100, rounds: int = 1) -> list[Turns]:
-    """``images`` must be even: torchmetrics hangs where two ranks have not the same number."""
+    """``images`` must be even: torchmetrics cannot gather from ranks with different numbers."""
     assert images % WORLD_SIZE == 0
     with tempfile.TemporaryDirectory() as folder:
         arguments = (folder, images, detections, rounds)
@@ -153,6 +153,8 @@ def main(arguments: list[str] | None = None) -> list[Turns]:
     parser.add_argument("--detections", type=int, default=100, help="in an image")
     parser.add_argument("--rounds", type=int, default=1, help="measurements of each that count")
     given = parser.parse_args(arguments)
+    if given.images < WORLD_SIZE or given.images % WORLD_SIZE:
+        raise UserError(f"--images is {given.images}: give an even number, 2 or more.")
     return measure(given.images, given.detections, given.rounds)
 
 
