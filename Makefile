@@ -80,7 +80,7 @@ run-named:
 input-named:
 	@test -n "$(INPUT)" || { echo "Name an image or a folder of images, as in INPUT=photos" >&2; exit 2; }
 
-bench: setup  ## our training step and loader against bare ones
+bench: setup  ## our training step, loader and mAP on two ranks against others
 	@$(BIN)/python -m benchmarks
 
 results: setup  ## make the pages' tables from results/

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from benchmarks import loader, sweep, training_step
+from benchmarks import loader, mean_average_precision, sweep, training_step
 from benchmarks.turns import Spent, Turns, table
 from benchmarks.usual_draw import UsualDraw
 from tests.lightning_modules import test_draw
@@ -50,6 +50,13 @@ def test_the_loaders_are_measured():
     turns = loader.measure(size=16, batch_size=8, rounds=1, workers=0)
     assert turns.iterations == 2
     assert "usual loader" in loader.report([turns])
+
+
+def test_mean_average_precision_is_measured():
+    exchange, whole = mean_average_precision.measure(images=4, detections=3, rounds=1)
+    assert {name: len(spent) for name, spent in exchange.turns.items()} == {"platform": 2, "torchmetrics": 2}
+    assert whole.turns.keys() == {"platform", "faster_coco_eval", "torchmetrics"}
+    assert "mAP, whole" in mean_average_precision.report([exchange, whole])
 
 
 def test_ratios_are_within_a_round_and_the_first_round_warms_up():
