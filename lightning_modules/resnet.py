@@ -59,12 +59,15 @@ class Drops(LRScheduler):
 
 
 class Triangle(LRScheduler):
-    """From 0 up to the base rate in the first ``warmup`` of ``iterations``, then down to 0; linear both ways."""
+    """From 0 up to the base rate in the first ``warmup`` of ``iterations``, then down to 0; linear both ways.
+
+    A run that is too short for the warm-up (``debug=steps``) rises until its last iteration.
+    """
 
     def __init__(self, optimizer: Optimizer, iterations: int, warmup: int) -> None:
-        if not 0 <= warmup < iterations:
-            raise ValueError(f"warmup is {warmup}: give a number of iterations from 0 to below {iterations}")
-        self.iterations, self.warmup = iterations, warmup
+        if warmup < 0:
+            raise ValueError(f"warmup is {warmup}: give a number of iterations, 0 or more")
+        self.iterations, self.warmup = iterations, min(warmup, iterations - 1)
         super().__init__(optimizer)
 
     def get_lr(self) -> list[float | Tensor]:

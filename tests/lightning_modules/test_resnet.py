@@ -81,8 +81,9 @@ def test_wrong_schedules_are_refused():
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=1.0)
     with pytest.raises(ValueError, match="ascending"):
         Drops(optimizer, drops=[5, 3])
-    with pytest.raises(ValueError, match="warmup is 10: give a number of iterations from 0 to below 10"):
-        Triangle(optimizer, iterations=10, warmup=10)
+    with pytest.raises(ValueError, match="warmup is -1: give a number of iterations, 0 or more"):
+        Triangle(optimizer, iterations=10, warmup=-1)
+    assert Triangle(optimizer, iterations=4, warmup=50).warmup == 3
 
 
 def test_weights_decay_in_every_layer():
