@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torchmetrics import Metric
 
+from callbacks.measurement import Measurement
 from callbacks.pictures import log_picture, log_table, save_figure
 from callbacks.protocols import Classifies
 from launch.errors import UserError
@@ -62,7 +63,7 @@ class ClassificationMetric(Metric):
         return [one / of if of else math.nan for one, of in zip(right, examples, strict=True)]
 
 
-class Classification(Callback):
+class Classification(Measurement):
     """Logs ``<stage>/accuracy``, ``error`` and ``cross_entropy_nats``, and ``train/error``; writes ``classes.csv``.
 
     ``train/error`` is that of the training batches since the last logging, as they were augmented. The table has a row
@@ -73,6 +74,7 @@ class Classification(Callback):
         top_k: also log ``<stage>/error_top<k>``, the share of examples whose class is not among the k likeliest.
     """
 
+    metric: ClassificationMetric
     requires = Classifies
     needs_labels = True
 
@@ -98,8 +100,7 @@ class Classification(Callback):
                 f"callbacks.classification.top_k is {self.top_k}, and there are {pl_module.num_classes} classes: give "
                 "fewer, or null."
             )
-        self.metric = ClassificationMetric(pl_module.num_classes, self.top_k or 1)
-        self.metric.to(trainer.strategy.root_device)
+        self.metric = ClassificationMetric(pl_module.num_classes, self.top_k or 1).to(trainer.strategy.root_device)
 
     # --- training --------------------------------------------------------------------------------------------
 
@@ -128,32 +129,12 @@ class Classification(Callback):
 
     # --- evaluation ------------------------------------------------------------------------------------------
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.metric.reset()
-
-    on_test_epoch_start = on_validation_epoch_start
-
-    def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:  # fmt: skip
+    def update(self, trainer: Trainer, module: Any, outputs: Any, batch: Any) -> None:
         self.metric.update(outputs["logits"], outputs["label"])
 
-    on_test_batch_end = on_validation_batch_end
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.sanity_checking:
-            self._log(pl_module, "val")
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._log(pl_module, "test")
+    def write(self, trainer: Trainer, module: Any) -> None:
         with self.metric.sync_context():
-            self._write(trainer, pl_module)
-
-    def _log(self, pl_module: LightningModule, stage: str) -> None:
-        # Each rank holds the same sums, so there is nothing left to reduce.
-        values = {f"{stage}/{name}": value for name, value in self.metric.compute().items()}
-        pl_module.log_dict({key: value for key, value in values.items() if key in self.metrics(stage)})
+            self._write(trainer, module)
 
     @rank_zero_only
     def _write(self, trainer: Trainer, module: Any) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Callback, LightningDataModule, LightningModule, Trainer
+from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from matplotlib.patches import Rectangle
 from scipy.optimize import linear_sum_assignment
@@ -13,6 +13,7 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 from torchmetrics import Metric
 
+from callbacks.measurement import Measurement
 from callbacks.pictures import log_picture, log_table, save_figure
 from callbacks.protocols import AssignsClusters
 from launch.errors import UserError
@@ -50,7 +51,7 @@ class ClusterAccuracyMetric(Metric):
         return linear_sum_assignment(self.confusion.cpu().numpy(), maximize=True)
 
 
-class ClusterAccuracy(Callback):
+class ClusterAccuracy(Measurement):
     """Logs ``<stage>/cluster_accuracy`` and ``<stage>/cluster_purity``; writes which code means which class.
 
     Args:
@@ -60,6 +61,7 @@ class ClusterAccuracy(Callback):
         folder: where the table ``clusters.csv`` and its picture ``clusters.png`` go.
     """
 
+    metric: ClusterAccuracyMetric
     requires = AssignsClusters
     needs_labels = True
 
@@ -80,35 +82,18 @@ class ClusterAccuracy(Callback):
         self.metric = ClusterAccuracyMetric(clusters, datamodule_of(trainer).num_classes)
         self.metric.to(trainer.strategy.root_device)
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.metric.reset()
-
-    on_test_epoch_start = on_validation_epoch_start
-
-    def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:  # fmt: skip
+    def update(self, trainer: Trainer, module: Any, outputs: Any, batch: Any) -> None:
         self.metric.update(outputs["cluster"][:, self.code], outputs["label"])
 
-    on_test_batch_end = on_validation_batch_end
+    def figures(self) -> dict[str, float]:
+        return {f"cluster_{name}": value for name, value in self.metric.compute().items()}
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.sanity_checking:
-            self._log(pl_module, "val", self.metric.compute())
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._log(pl_module, "test", self.metric.compute())
+    def write(self, trainer: Trainer, module: Any) -> None:
         if self.kmeans:
             baseline = kmeans_accuracy(datamodule_of(trainer), self.metric.confusion.shape[0])
-            pl_module.log("test/kmeans_cluster_accuracy", baseline)
+            module.log("test/kmeans_cluster_accuracy", baseline)
         with self.metric.sync_context():
             self._write_table(trainer)
-
-    @staticmethod
-    def _log(pl_module: LightningModule, stage: str, values: dict[str, float]) -> None:
-        # Each rank holds the same sums, so there is nothing left to reduce.
-        pl_module.log_dict({f"{stage}/cluster_{name}": value for name, value in values.items()})
 
     @rank_zero_only
     def _write_table(self, trainer: Trainer) -> None:

@@ -3,11 +3,12 @@
 from typing import Any
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 from torch import Tensor
 from torchmetrics import Metric
 
 from callbacks.cluster_accuracy import clusters_of
+from callbacks.measurement import Measurement
 from callbacks.protocols import WeighsClusters
 from datamodules.augmentation import Motion, transform
 from launch.randomness import keyed_generator
@@ -42,7 +43,7 @@ class ClusterInformationMetric(Metric):
         return float(2 * entropy + torch.xlogy(joint, joint).sum())
 
 
-class ClusterInformation(Callback):
+class ClusterInformation(Measurement):
     """Logs ``<stage>/cluster_information_nats``, by which runs or seeds can be compared without a label.
 
     Image i is moved by a draw that depends on i alone, so every run is measured on the same copies.
@@ -52,6 +53,7 @@ class ClusterInformation(Callback):
         rotation, shift, scale, shear: how far images are moved, as in ``Motion``.
     """
 
+    metric: ClusterInformationMetric
     requires = WeighsClusters
 
     def __init__(self, rotation: float, shift: float, scale: float, shear: float, code: int = 0) -> None:
@@ -65,30 +67,15 @@ class ClusterInformation(Callback):
         clusters = clusters_of(pl_module, self.code, "cluster_information")
         self.metric = ClusterInformationMetric(clusters).to(trainer.strategy.root_device)
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.metric.reset()
-
-    on_test_epoch_start = on_validation_epoch_start
-
-    def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:  # fmt: skip
-        assert isinstance(pl_module, WeighsClusters)
+    def update(self, trainer: Trainer, module: Any, outputs: Any, batch: Any) -> None:
         images = batch["image"]
         moved = transform(images, moves(batch["index"]).to(images), self.motion)
         with torch.no_grad(), trainer.precision_plugin.forward_context():
-            before, after = (pl_module.cluster_probabilities(it)[self.code] for it in (images, moved))
+            before, after = (module.cluster_probabilities(it)[self.code] for it in (images, moved))
         self.metric.update(before, after)
 
-    on_test_batch_end = on_validation_batch_end
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.sanity_checking:
-            pl_module.log("val/cluster_information_nats", self.metric.compute())
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        pl_module.log("test/cluster_information_nats", self.metric.compute())
+    def figures(self) -> dict[str, float]:
+        return {"cluster_information_nats": self.metric.compute()}
 
 
 def moves(indices: Tensor) -> Tensor:

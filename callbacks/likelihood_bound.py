@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torchmetrics import Metric
 
+from callbacks.measurement import Measurement
 from callbacks.pictures import log_picture, log_table, save_figure
 from callbacks.protocols import BoundsLikelihood, evaluating
 from launch.errors import UserError
@@ -57,7 +58,7 @@ class LikelihoodBoundMetric(Metric):
         return (self.kl / self.examples.clamp(min=1)).tolist()
 
 
-class LikelihoodBound(Callback):
+class LikelihoodBound(Measurement):
     """Logs ``<stage>/nll_bound_nats`` and its parts ``reconstruction_nats`` and ``kl_nats``; writes ``kl_steps.csv``.
 
     The table has a row a time step: what its latents cost on the test images; ``kl_steps.png`` shows it.
@@ -68,6 +69,7 @@ class LikelihoodBound(Callback):
             image's latents, as many passes. It is an upper bound too, and falls to -log p(x) as they become more.
     """
 
+    metric: LikelihoodBoundMetric
     requires = BoundsLikelihood
 
     def __init__(self, folder: str, importance_samples: int | None = None) -> None:
@@ -90,43 +92,18 @@ class LikelihoodBound(Callback):
         assert isinstance(pl_module, BoundsLikelihood)
         self.metric = LikelihoodBoundMetric(pl_module.steps).to(trainer.strategy.root_device)
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.metric.reset()
-
-    on_test_epoch_start = on_validation_epoch_start
-
-    def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:  # fmt: skip
-        self.metric.update(outputs["reconstruction_nats"], outputs["kl_nats"])
-
-    def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:  # fmt: skip
+    def update(self, trainer: Trainer, module: Any, outputs: Any, batch: Any) -> None:
         estimate = None
-        if self.importance_samples:
-            assert isinstance(pl_module, BoundsLikelihood)
-            with evaluating(pl_module):
-                estimate = pl_module.importance_weighted_log_likelihood(
+        if self.importance_samples and trainer.testing:
+            with evaluating(module):
+                estimate = module.importance_weighted_log_likelihood(
                     batch["image"], batch["index"], self.importance_samples
                 )
         self.metric.update(outputs["reconstruction_nats"], outputs["kl_nats"], estimate)
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.sanity_checking:
-            self._log(pl_module, "val")
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._log(pl_module, "test")
+    def write(self, trainer: Trainer, module: Any) -> None:
         with self.metric.sync_context():
             self._write(trainer)
-
-    def _log(self, pl_module: LightningModule, stage: str) -> None:
-        # Each rank holds the same sums, so there is nothing left to reduce.
-        values = {f"{stage}/{name}": value for name, value in self.metric.compute().items()}
-        pl_module.log_dict({key: value for key, value in values.items() if key in self.metrics(stage)})
 
     @rank_zero_only
     def _write(self, trainer: Trainer) -> None:

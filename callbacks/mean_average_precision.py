@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torchmetrics import Metric
@@ -24,6 +24,7 @@ from callbacks.coco_evaluation import (
     gather_on_first,
     merge,
 )
+from callbacks.measurement import Measurement
 from callbacks.pictures import log_table
 from callbacks.protocols import AnnotatesObjects, DetectsObjects
 from launch.errors import UserError
@@ -113,7 +114,7 @@ class MeanAveragePrecisionMetric(Metric):
         return {kind: evaluate(found, self.ground_truth, kind) for kind in self.kinds}
 
 
-class MeanAveragePrecision(Callback):
+class MeanAveragePrecision(Measurement):
     """Logs COCO's twelve figures, ``<stage>/map`` to ``<stage>/mar_large``, and writes what the test found.
 
     ``average_precision.csv`` has a row a class, ``detections.json`` the detections as COCO's evaluation server takes
@@ -127,6 +128,7 @@ class MeanAveragePrecision(Callback):
         write_detections: some 100 bytes each.
     """
 
+    metric: MeanAveragePrecisionMetric
     requires = DetectsObjects
     requires_data = AnnotatesObjects
 
@@ -152,28 +154,11 @@ class MeanAveragePrecision(Callback):
         whole = isinstance(limit, float) and limit == 1.0  # the whole number 1 is a single batch
         self.metric = MeanAveragePrecisionMetric(datamodule.coco_ground_truth(stage), self.masks, whole)
 
-    def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:  # fmt: skip
+    def update(self, trainer: Trainer, module: Any, outputs: Any, batch: Any) -> None:
         self.metric.update(outputs["image_id"], outputs["detections"])
 
-    on_test_batch_end = on_validation_batch_end
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.sanity_checking:
-            self._log(pl_module, "val")
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._log(pl_module, "test")
-        self._write(trainer)
-
-    def _log(self, pl_module: LightningModule, stage: str) -> None:
-        # Each rank has the first one's figures, so there is nothing left to reduce.
-        pl_module.log_dict({f"{stage}/{name}": value for name, value in self.metric.compute().items()})
-
     @rank_zero_only
-    def _write(self, trainer: Trainer) -> None:
+    def write(self, trainer: Trainer, module: Any) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         for kind, evaluation in self.metric.evaluations.items():
             path = self.folder / f"average_precision{SUFFIXES[kind]}.csv"
