@@ -26,7 +26,7 @@ from launch.errors import UserError, told_as_sentences
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = re.compile(r"(<!-- table: ([\w/ ]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 EXPORTED = ("experiment", "seed", "overrides", "commit", "data", "hardware", "precision", "weights", "world_size",
-            "iterations", "wall_time_s", "versions", "resumes", "metrics")  # fmt: skip
+            "iterations", "wall_time_s", "versions", "resumes", "judges", "metrics")  # fmt: skip
 
 
 # --- make record ---------------------------------------------------------------------------------------------

@@ -18,7 +18,15 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from callbacks.protocols import Classifies, capabilities_of
-from launch.checkpoints import WholeCheckpoints, check_fits, checkpoint_path, class_names_in, read_checkpoint
+from launch.checkpoints import (
+    WholeCheckpoints,
+    check_fits,
+    checkpoint_path,
+    class_names_in,
+    fingerprint,
+    read_checkpoint,
+    weights_in,
+)
 from launch.config_check import OWN_PACKAGES, TrainConfig, check_config, plain
 from launch.errors import UserError
 from launch.parts_check import check_run
@@ -162,6 +170,26 @@ def load_run(
     module = instantiate(config["lightning_module"])
     load_weights(module, folder, checkpoint)
     return module.eval(), config, instantiate(config["datamodule"])
+
+
+def load_module(folder: str | Path, checkpoint: str = "last") -> tuple[LightningModule, dict[str, Any]]:
+    """A finished run that is an input of another: its module as of ``load_run``, and what a record says of it.
+
+    The global random state stays as it is, so that the run that asks goes the same way without its input.
+    """
+    config = saved_config(folder)
+    with torch.random.fork_rng():
+        module = instantiate(config["lightning_module"])
+    path = load_weights(module, folder, checkpoint)
+    origin = {
+        "run": str(folder),
+        "experiment": config["name"],
+        "checkpoint": path.name,
+        "iteration": read_checkpoint(path)["global_step"],
+        "weights": weights_in(path),
+        "weights_sha256": fingerprint(module.state_dict()),
+    }
+    return module.eval(), origin
 
 
 def load_on_device(
