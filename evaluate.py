@@ -4,7 +4,8 @@
     python evaluate.py run=<folder> trainer=ddp_cpu trainer.devices=3
     python evaluate.py run=<folder> callbacks=[nearest_neighbours]    # by what the run was trained without, too
 
-Everything but the hardware is the run's own, and callbacks that are named take the place of its own. Metrics and pictures go to <folder>/evaluations/<time>.
+Everything but the hardware is the run's own, and callbacks that are named take the place of its own of that name.
+Metrics and pictures go to <folder>/evaluations/<time>.
 """
 
 import os

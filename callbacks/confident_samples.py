@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning import Trainer
 from torch import Tensor
 from torchmetrics import Metric
 
-from callbacks.pictures import save_grid
+from callbacks.pictures import log_picture, save_grid
 
 PICTURES = 100
 A_ROW_EACH_UP_TO = 20  # classes; beyond, the surest of all stand together
@@ -60,9 +61,10 @@ def surest(odds: Tensor, index: Tensor, columns: int) -> tuple[Tensor, Tensor]:
     return odds.gather(1, by_odds), index.gather(1, by_odds)
 
 
-def draw_confident(module: Any, index: Tensor, path: Path) -> None:
+def draw_confident(trainer: Trainer, module: Any, index: Tensor, path: Path) -> None:
     """A row for each of index's rows, or rows of ten; grey where there is no image. index: [rows, columns]."""
     flat = index.flatten().cpu()
     images = module.sample(flat.clamp(min=0)).cpu()
     images[flat < 0] = 0.5
     save_grid(images, path, columns=index.shape[1] if len(index) > 1 else 10)
+    log_picture(trainer, f"images/{path.stem}", path)

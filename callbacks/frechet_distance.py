@@ -1,11 +1,14 @@
 """How far two sets of images lie apart: the Fréchet distance of Gaussians fitted to a network's features of them."""
 
+import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.linalg
 import torch
+from lightning import Trainer
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -27,7 +30,7 @@ def frechet_distance(first: Gaussian, second: Gaussian) -> float:
     general eigenvalue solver or matrix root may find complex or negative ones where there are fewer images than
     features; these are neither.
     """
-    singular = scipy.linalg.svdvals(root(first.covariance) @ root(second.covariance))
+    singular = np.linalg.svd(root(first.covariance) @ root(second.covariance), compute_uv=False)
     difference = first.mean - second.mean
     traces = np.trace(first.covariance) + np.trace(second.covariance)
     return float(difference @ difference + traces - 2 * singular.sum())
@@ -70,17 +73,30 @@ class GaussianMetric(Metric):
         return Gaussian(count, mean.cpu().numpy(), covariance.cpu().numpy())
 
 
+def kept(path: Path, trainer: Trainer, measure: Callable[[], Gaussian]) -> Gaussian:
+    """The Gaussian of a file, measured and written where there is none. Every rank takes part and gets the same."""
+    there = trainer.strategy.broadcast(read_gaussian(path) if trainer.is_global_zero else None)
+    if there is not None:
+        return there
+    measured = measure()
+    if trainer.is_global_zero:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(".unfinished.npz")
+        np.savez(unfinished, **measured._asdict())
+        unfinished.replace(path)
+    return measured
+
+
 def read_gaussian(path: Path) -> Gaussian | None:
-    """None where there is no such file."""
     if not path.exists():
         return None
     with np.load(path, allow_pickle=False) as file:
         return Gaussian(int(file["images"]), file["mean"], file["covariance"])
 
 
-def write_gaussian(gaussian: Gaussian, path: Path) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished.npz")
-    np.savez(unfinished, **gaussian._asdict())
-    unfinished.replace(path)
+def fingerprint(table: Any) -> str:
+    """sha256 of a split's images, in their order."""
+    sha256 = hashlib.sha256()
+    for index in torch.arange(len(table)).split(1000):
+        sha256.update(table[index]["image"].cpu().contiguous().numpy().data)
+    return sha256.hexdigest()

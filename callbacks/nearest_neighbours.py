@@ -8,8 +8,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from callbacks.inception_score import as_8_bit
-from callbacks.pictures import log_picture, save_grid
+from callbacks.pictures import as_8_bit, log_picture, save_grid
 from callbacks.protocols import HoldsImages, SamplesImages, evaluating
 from launch.errors import UserError
 

@@ -45,6 +45,8 @@ def record(run: Path, results: Path) -> Path:
         raise UserError(f"{run} was started {reason}, so no commit stands for it: commit, and run it again.")
     # Where a person keeps data and runs is nobody's business and changes no number.
     found["overrides"] = [it for it in found["overrides"] if not it.lstrip("+").startswith(("paths.", "hydra."))]
+    for judged in found.get("judges", {}).values():
+        judged.get("judge", {}).pop("run", None)
     content = json.dumps({key: found[key] for key in EXPORTED if key in found}, indent=2) + "\n"
     changes = changed(found["overrides"])
     variant = "-" + hashlib.sha256(" ".join(changes).encode()).hexdigest()[:6] if changes else ""

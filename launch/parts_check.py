@@ -107,8 +107,8 @@ def unfit_metrics(config: Mapping[str, Any], module: Any, datamodule: Any, callb
                 "datamodule.val_size above 0."
             )
     declared = declared_metrics(module, datamodule, callbacks)
-    missing = {it: callback.lack for callback in callbacks if hasattr(callback, "left_out")
-               for stage in STAGES for it in callback.left_out(stage)}  # fmt: skip
+    lacking = [it for it in callbacks if getattr(it, "lack", None)]
+    missing = {metric: it.lack for it in lacking for stage in STAGES for metric in it.left_out(stage)}
     for key, metric in watched.items():
         if metric is None or metric in declared or (key == "paper.metric" and metric in missing):
             continue
