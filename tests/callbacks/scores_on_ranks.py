@@ -89,7 +89,9 @@ class Squares(LightningDataModule):
         self.tables = {"train": ImageTable(pixels[:37]), "test": ImageTable(pixels[37:])}
 
     def test_dataloader(self) -> Any:
-        return DataLoader(self.tables["test"], batch_size=None, sampler=torch.arange(23).split(12), generator=torch.Generator())  # type: ignore
+        return DataLoader(
+            self.tables["test"], batch_size=None, sampler=torch.arange(23).split(12), generator=torch.Generator()
+        )  # type: ignore
 
     val_dataloader = test_dataloader
 
@@ -120,7 +122,11 @@ def measure_on_rank(rank: int, world_size: int, folder: Path) -> None:
     meeting = f"file://{folder}/meet{world_size}"
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world_size)
     logits, features = judged(29)
-    score, gaussian, confident = InceptionScoreMetric(CLASSES, 29, 3), GaussianMetric(FEATURES), ConfidentSamples(CLASSES, 12)
+    score, gaussian, confident = (
+        InceptionScoreMetric(CLASSES, 29, 3),
+        GaussianMetric(FEATURES),
+        ConfidentSamples(CLASSES, 12),
+    )
     own = shares(29, world_size)[rank]
     for index in own.split(4) if len(own) else [own]:
         score.update(logits[index], index)

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
 from callbacks.frechet_distance import Gaussian, GaussianMetric, fingerprint, frechet_distance, kept
 from datamodules.images import ImageTable
@@ -49,6 +50,14 @@ def test_fewer_images_than_features_give_a_real_distance():
     turned = torch.linalg.qr(normal(30, 30, seed=2)).Q[:3]
     expected = frechet_distance(fitted(first), fitted(second))
     assert frechet_distance(fitted(first @ turned), fitted(second @ turned)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_it_is_torch_fidelity_s():
+    mixing = normal(64, 64, seed=3)
+    first, second = normal(300, 64) @ mixing, 1 + 1.5 * normal(200, 64, seed=1) @ mixing
+    theirs = fid_statistics_to_metric(*map(fid_features_to_statistics, (first, second)), verbose=False)
+    expected = theirs["frechet_inception_distance"]
+    assert frechet_distance(fitted(first), fitted(second)) == pytest.approx(expected, rel=1e-9)
 
 
 def test_a_reference_is_kept_whole(tmp_path):

@@ -48,13 +48,13 @@ def photographs(count: int) -> torch.Tensor:
 
 
 def test_the_score_is_torch_fidelity_s_with_the_same_weights(weights):
-    images = photographs(12)
+    images = photographs(6)
     judge = Inception2015(str(weights))
     assert judge.lack() is None
     judge.load()
-    logits = torch.cat([judge(part)[0] for part in images.split(5)])
+    logits = torch.cat([judge(part)[0] for part in images.split(4)])
     assert judge(images[:2])[1].shape == (2, judge.features)
-    assert logits.shape == (12, judge.classes)
+    assert logits.shape == (6, judge.classes)
     ours = scored(logits, splits=1)
     theirs = calculate_metrics(
         input1=Images(images), isc=True, isc_splits=1, samples_shuffle=False, feature_extractor_weights_path=str(weights),

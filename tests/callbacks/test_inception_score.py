@@ -178,7 +178,9 @@ def test_uneven_ranks_agree_to_the_last_digits(ranks):
         assert found[0]["score"] == pytest.approx(alone["score"], rel=1e-14)
         assert found[0]["gaussian"][0] == 29
         assert torch.tensor(found[0]["gaussian"][1]).allclose(torch.tensor(alone["gaussian"][1]), rtol=1e-13, atol=0)
-        assert torch.tensor(found[0]["gaussian"][2]).allclose(torch.tensor(alone["gaussian"][2]), rtol=1e-12, atol=1e-15)
+        assert torch.tensor(found[0]["gaussian"][2]).allclose(
+            torch.tensor(alone["gaussian"][2]), rtol=1e-12, atol=1e-15
+        )
         assert found[0]["confident"] == alone["confident"]
 
 
@@ -253,7 +255,7 @@ def test_the_reference_is_seen_once(tmp_path):
 
 
 def test_without_a_reference_there_is_no_distance(tmp_path):
-    callback, judge = score_by(Glance(), tmp_path, reference=None, real_images=False), Glance()
+    callback = score_by(Glance(), tmp_path, reference=None, real_images=False)
     trainer = trainer_with(callback)
     trainer.test(Sampler(), Squares(), verbose=False)
     assert logged(trainer).keys() == callback.metrics("test")

@@ -17,6 +17,7 @@ from launch.errors import UserError
 from launch.export import record
 from launch.parts_check import declared_metrics
 from launch.runs import build, load_module, load_run
+from launch.security import check_targets
 from tests.callbacks.test_inception_score import scored
 from tests.finished_runs import finished_run
 from tests.lightning_modules.test_infogan import TINY
@@ -49,6 +50,7 @@ def test_a_run_is_judged_while_it_trains_and_says_by_whom(classifier, tmp_path):
              *judged_by(classifier), "datamodule.val_size=40", "optimized_metric=val/classifier_score"]  # fmt: skip
     config = compose_job("train", words, str(tmp_path))
     check_config(config, TrainConfig)
+    check_targets(config, "a run's own config")  # with which evaluate.py goes on
     run = build(config)
     run.trainer.fit(run.module, datamodule=run.datamodule)
     logged = set(run.trainer.callback_metrics)
@@ -140,7 +142,12 @@ REFUSED = {
 @pytest.mark.parametrize("run", REFUSED)
 def test_what_is_no_classifier_s_run_is_refused_at_the_start(run, generator, tmp_path):
     named = generator if run == "generator" else run
-    words = ["logger=none", *TINY["infogan_digits"], "callbacks=[default,image_grid,classifier_score]", *judged_by(named)]
+    words = [
+        "logger=none",
+        *TINY["infogan_digits"],
+        "callbacks=[default,image_grid,classifier_score]",
+        *judged_by(named),
+    ]
     with pytest.raises(UserError, match=REFUSED[run]):
         build(compose_job("train", words, str(tmp_path)))
 

@@ -42,7 +42,10 @@ def test_a_row_is_a_sample_and_its_neighbours(tmp_path, module):
     picture = np.asarray(Image.open(tmp_path / "nearest_neighbours.png").convert("L")).astype(int)
     side = 5 * 10 + 2  # 5 pixels magnified to 50, and a border
     assert picture.shape == (4 * side + 2, 3 * side + 2)
-    tiles = [[picture[r * side + 2 : (r + 1) * side : 10, c * side + 2 : (c + 1) * side : 10] for c in range(3)] for r in range(4)]
+    tiles = [
+        [picture[r * side + 2 : (r + 1) * side : 10, c * side + 2 : (c + 1) * side : 10] for c in range(3)]
+        for r in range(4)
+    ]
     with evaluating(module):
         samples = as_8_bit(module.sample(torch.arange(4)))
     training = Squares().tables["train"].images
