@@ -1,14 +1,17 @@
 """COCO 2017: 118,287 and 5,000 photographs of everyday scenes with 80 kinds of objects (Lin et al. 2014).
 
-torchvision decodes and flips; its ``CocoDetection`` is not used since it needs pycocotools to read the annotations,
-which here come from the file into a few flat arrays that workers share.
+torchvision's ``CocoDetection`` needs pycocotools and keeps every annotation as Python objects, of which each worker
+makes a copy bit by bit; here the file becomes a few flat arrays. Its decoder is deprecated, and Pillow gives the same
+pixels.
 """
 
+import gc
 import hashlib
 import json
 import os
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -18,11 +21,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from faster_coco_eval.core import mask as rle
+from PIL import Image
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image
 
 from datamodules.detection import DetectionDataModule, Example, ObjectTable
-from datamodules.image_files import say
+from datamodules.image_files import as_mode, say
+from datamodules.photographs import UNREADABLE, unreadable_photograph
 from launch.errors import UserError
 from launch.randomness import keyed_generator
 
@@ -83,14 +87,10 @@ class CocoTable(ObjectTable):
 def read_image(path: Path) -> Tensor:
     """uint8 [3, H, W], not turned as EXIF data say: boxes are of the pixels as they are stored."""
     try:
-        image = decode_image(str(path), ImageReadMode.RGB)
-    except RuntimeError:
-        image = None
-    if image is None or image.dtype != torch.uint8 or image.ndim != 3:
-        raise UserError(
-            f"{path} cannot be read as a JPEG, PNG or WebP image of 8 bits: fetch it again; none is left out silently."
-        )
-    return image
+        with Image.open(path) as file:
+            return torch.from_numpy(np.array(as_mode(file, "RGB"))).permute(2, 0, 1)
+    except UNREADABLE as error:
+        raise unreadable_photograph(path, error) from error
 
 
 def encode_mask(segmentation: Any, height: int, width: int) -> bytes:
@@ -104,7 +104,7 @@ def decode_masks(texts: Sequence[bytes], height: int, width: int) -> Tensor:
     if not texts:
         return torch.empty(0, height, width, dtype=torch.uint8)
     masks = rle.decode([{"size": [height, width], "counts": text} for text in texts])
-    return torch.from_numpy(np.ascontiguousarray(masks.transpose(2, 0, 1)))
+    return torch.from_numpy(masks).permute(2, 0, 1)
 
 
 class CocoDataModule(DetectionDataModule):
@@ -150,6 +150,10 @@ class CocoDataModule(DetectionDataModule):
         return self.truths[stage]
 
     def load(self) -> dict[str, CocoTable]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        with no_garbage_collection():
+            return self._load()
+
+    def _load(self) -> dict[str, CocoTable]:
         train, val = self._read("train"), self._val_file
         if sorted(train["categories"], key=lambda it: it["id"]) != self.categories:
             raise UserError(f"The two files of {self.folder}/annotations have different categories: fetch them again.")
@@ -168,7 +172,8 @@ class CocoDataModule(DetectionDataModule):
             "val": (train, [it for place, it in enumerate(images) if place in aside]),
         }
         parts["test"] = parts["train"] if self.test_split == "train" else (val, present["val"])
-        self.truths = {split: truth_of(*parts[split]) for split in ("val", "test")}
+        # Copies: one object that stays keeps the memory around it, in all some 0.9 GB of the whole of COCO.
+        self.truths = {split: json.loads(json.dumps(truth_of(*parts[split]))) for split in ("val", "test")}
         tables = {split: self._table(*part, FOLDERS["val" if part[0] is val else "train"], split)
                   for split, part in parts.items()}  # fmt: skip
         del self._val_file
@@ -286,6 +291,18 @@ class CocoDataModule(DetectionDataModule):
             f"{self.folder} out as annotations/instances_{{train,val}}2017.json, train2017/*.jpg and val2017/*.jpg, or "
             "set datamodule.folder to a folder that is."
         )
+
+
+@contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """Reading millions of small objects is four times as fast: nothing of them can be garbage yet."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
 
 
 def clipped(box: Sequence[float], height: int, width: int) -> tuple[float, float, float, float]:
