@@ -10,7 +10,8 @@ from PIL import Image
 
 from callbacks.mean_average_precision import MeanAveragePrecisionMetric
 from callbacks.protocols import AnnotatesObjects
-from datamodules.coco import CocoDataModule, clipped
+from datamodules.coco import CocoDataModule
+from datamodules.coco_files import clipped
 from launch.command_line import compose_job
 from launch.config_check import TrainConfig, check_config
 from launch.errors import UserError
@@ -190,7 +191,9 @@ def test_crowds_empty_images_and_boxes_without_area_are_no_targets_and_named(fol
     assert int(found[320]["masks"][1].sum()) == 18 * 16
 
 
-@pytest.mark.parametrize("box", [(5, 5, 0, 3), (5, 5, 3, -1), (67, 5, 3, 3), (-9, 5, 9, 3), (5, 5, float("nan"), 3)])
+@pytest.mark.parametrize(
+    "box", [(5, 5, 0, 3), (5, 5, 3, 1e-5), (5, 5, 3, -1), (67, 5, 3, 3), (-9, 5, 9, 3), (5, 5, float("nan"), 3)]
+)
 def test_boxes_without_area_within_the_image_are_left_out(folder, box, capsys):
     edit(folder, "train", lambda content: annotate(content, 330, 1, box, segmentation=[]))
     datamodule = ready(folder)
@@ -323,7 +326,7 @@ def test_an_image_that_cannot_be_read_or_does_not_fit_is_named(folder, num_worke
 
 def test_annotations_that_make_no_sense_are_named(folder):
     edit(folder, "train", lambda content: annotate(content, 330, 12, (1, 1, 5, 5)))
-    with pytest.raises(UserError, match=r"Annotation \d+ of image 330 is of category 12, which the file does not list"):
+    with pytest.raises(UserError, match=r"Annotation \d+ of image 330 is of category 12, which its file does not list"):
         ready(folder)
     edit(folder, "train", lambda content: content["annotations"][-1].update(category_id=1, segmentation=[]))
     ready(folder)

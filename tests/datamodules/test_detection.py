@@ -9,7 +9,8 @@ import torch
 from lightning import LightningModule, Trainer
 
 from callbacks.checkpoint import Checkpoint
-from datamodules.detection import AspectBatches, DetectionDataModule, Example, ObjectTable, draw_flips
+from datamodules.batches import AspectBatches
+from datamodules.detection import DetectionDataModule, Example, ObjectTable, draw_flips
 from launch.errors import UserError
 
 WIDE = [True, True, False, True, True, False, True, True, False, False, True, True, True, True]
@@ -134,28 +135,6 @@ def test_flips_are_a_function_of_seed_and_epoch_and_half_of_all():
     tested = [ready().on_after_batch_transfer(batch, 0) for batch in ready().test_dataloader()]
     for unflipped in (batches(ready(flip=False)), tested):
         assert all(bool(image[0, 0, 0] > 0.5) for batch in unflipped for image in batch["image"])
-
-
-def test_a_batch_is_of_one_aspect_and_every_example_comes_at_most_once():
-    wide = torch.rand(500, generator=torch.Generator().manual_seed(0)) < 0.7
-    order = AspectBatches(wide, 16, seed=0)
-    epochs = []
-    for epoch in range(20):
-        order.set_epoch(epoch)
-        found = list(order)
-        assert len(found) == len(order) == int(wide.sum()) // 16 + int((~wide).sum()) // 16
-        assert all(len(batch) == 16 and len(wide[batch].unique()) == 1 for batch in found)
-        assert len(torch.cat(found).unique()) == 16 * len(found)
-        epochs.append([bool(wide[batch[0]]) for batch in found])
-    assert len(set(map(tuple, epochs))) == 20  # both kinds in a new order each time
-    assert len({int(it) for epoch in range(20) for it in order_of(order, epoch)}) == 500  # no example is never seen
-    assert order_of(order, 3) == order_of(AspectBatches(wide, 16, seed=0), 3)
-    assert order_of(order, 3) != order_of(AspectBatches(wide, 16, seed=1), 3)
-
-
-def order_of(batches: AspectBatches, epoch: int) -> list[int]:
-    batches.set_epoch(epoch)
-    return batches.order().tolist()
 
 
 def test_a_group_that_would_never_be_seen_is_refused():
