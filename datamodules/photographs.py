@@ -1,7 +1,7 @@
 """Sets of photographs that do not fit in memory: workers decode them, and how many there are changes nothing."""
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,8 +113,7 @@ class Photographs(Dataset[dict[str, Tensor] | UserError]):
             try:
                 images[number] = self._pixels(path, None if drawn is None else drawn[number, :4].tolist())
             except UNREADABLE as error:
-                reason = "is no image that PIL reads" if isinstance(error, Image.UnidentifiedImageError) else error
-                return UserError(f"{path} cannot be read ({reason}): repair or remove it; none is left out silently.")
+                return unreadable_photograph(path, error)
         batch = {"index": positions, "image": torch.from_numpy(images), "label": self.labels[positions]}
         return batch if drawn is None else batch | {"colour": drawn[:, 4:]}
 
@@ -129,11 +128,20 @@ class Photographs(Dataset[dict[str, Tensor] | UserError]):
         return np.asarray(view).transpose(2, 0, 1)
 
 
-class DrawnBatches(Sampler[tuple[Tensor, Tensor | None]]):
-    """Each share of a batch with its draws, which are made here since workers know of no epoch."""
+def unreadable_photograph(path: Path, error: BaseException) -> UserError:
+    reason = "is no image that PIL reads" if isinstance(error, Image.UnidentifiedImageError) else error
+    return UserError(f"{path} cannot be read ({reason}): repair or remove it; none is left out silently.")
 
-    def __init__(self, batches: GlobalBatches) -> None:
-        self.batches = batches
+
+class DrawnBatches(Sampler[tuple[Tensor, Tensor | None]]):
+    """Each share of a batch with its draws, which are made here since workers know of no epoch.
+
+    Args:
+        draw: (size, seed, epoch) -> for each of ``size`` training examples what is drawn for it.
+    """
+
+    def __init__(self, batches: GlobalBatches, draw: Callable[[int, int, int], Tensor] = draw) -> None:
+        self.batches, self.draw = batches, draw
 
     def set_epoch(self, epoch: int) -> None:
         self.batches.set_epoch(epoch)
@@ -143,7 +151,7 @@ class DrawnBatches(Sampler[tuple[Tensor, Tensor | None]]):
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         size, seed, epoch = self.batches.size, self.batches.seed, self.batches.epoch
-        drawn = None if seed is None else draw(size, seed, epoch)
+        drawn = None if seed is None else self.draw(size, seed, epoch)
         for positions in self.batches:
             yield positions, None if drawn is None else drawn[positions]
 
