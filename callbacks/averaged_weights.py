@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, WeightAveraging
+from torch import Tensor
 
 from launch.errors import UserError
 
@@ -19,20 +21,32 @@ class AveragedWeights(EMAWeightAveraging):
     Args:
         decay: the share of the former average that an iteration keeps.
         start: the first iteration, counted from 0, whose weights are averaged.
+        bias_corrected: the average of t weights as one that began at zero, divided by 1 - decay^t. Without, it begins at
+            the first weights, which then keep a share of decay^t.
     """
 
-    def __init__(self, decay: float = 0.999, start: int = 0) -> None:
+    def __init__(self, decay: float = 0.999, start: int = 0, bias_corrected: bool = False) -> None:
         if not 0 <= decay < 1:
             raise UserError(f"callbacks.averaged_weights.decay is {decay}: give a number from 0 to below 1.")
         super().__init__(decay=decay, update_starting_at_step=start)
-        self.decay = decay
+        self.decay, self.bias_corrected = decay, bias_corrected
+        if bias_corrected:
+            self._kwargs = {"multi_avg_fn": self._towards}
         self.averaged_is_in_place = False
 
     def metrics(self, stage: str) -> set[str]:
         return set()
 
     def describe(self) -> str:
-        return f"averaged (decay {self.decay})"
+        return f"averaged (decay {self.decay}{', bias-corrected' if self.bias_corrected else ''})"
+
+    def _towards(self, averages: Any, weights: Any, averaged: Tensor) -> None:
+        """To the average of t weights: a step of (1 - decay) / (1 - decay^t) keeps it the corrected one."""
+        share = (1 - self.decay) / (1 - self.decay ** (int(averaged) + 1))
+        if averages[0].is_floating_point():
+            torch._foreach_lerp_(averages, weights, share)
+        else:  # counts and flags
+            torch._foreach_copy_(averages, weights)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # The copy was made before the module moved to its device.

@@ -60,11 +60,11 @@ class GlobalBatches(Sampler[Tensor]):
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
-    def order(self) -> Tensor:
+    def order(self, stream: str = "order") -> Tensor:
         """This epoch's examples over all ranks, [size] int64."""
         if self.seed is None:
             return torch.arange(self.size)
-        return torch.randperm(self.size, generator=keyed_generator(self.seed, "order", self.epoch))
+        return torch.randperm(self.size, generator=keyed_generator(self.seed, stream, self.epoch))
 
     def __len__(self) -> int:
         whole, rest = divmod(self.size, self.batch_size)

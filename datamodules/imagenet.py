@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.batches import GlobalBatches
 from datamodules.image_files import ENDINGS
 from datamodules.image_folder import images_below
 from datamodules.images import ImageDataModule
 from datamodules.photographs import DrawnBatches, PhotographLoader, Photographs, Views, shift_colours
 from launch.errors import UserError
+from launch.randomness import keyed_generator
 
 SOURCE = "https://image-net.org/download-images.php"
 
@@ -84,23 +84,26 @@ class ImageNetDataModule(ImageDataModule):
         sizes = {split: len(table) for split, table in self.tables.items()}
         return {"name": self.name, **sizes, "classes": self.num_classes, "sha256_of_names": sha256.hexdigest()}
 
-    def on_after_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
-        scaled = super().on_after_batch_transfer(batch, dataloader_idx)
-        weights = scaled.pop("colour", None)
+    def scaled(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        batch = super().scaled(batch)
+        weights = batch.pop("colour", None)
         if weights is not None and self.pca_colour:
-            scaled["image"] = shift_colours(scaled["image"], weights)
-        return scaled
+            batch["image"] = shift_colours(batch["image"], weights)
+        return batch
+
+    def some_images(self, count: int) -> Tensor:
+        table = self.tables["train"]
+        order = torch.randperm(len(table), generator=keyed_generator(self.seed, "some images"))
+        batch = table[order[torch.arange(count) % len(order)], None]
+        if isinstance(batch, UserError):
+            raise batch
+        return batch["image"].float() / 255
 
     def _loader(self, split: str, batch_size: int, seed: int | None) -> PhotographLoader:
-        rank, world_size, pinned = 0, 1, False
-        if self.trainer is not None:
-            rank, world_size = self.trainer.global_rank, self.trainer.world_size
-            pinned = self.trainer.strategy.root_device.type == "cuda"
-        table, consumed = self.tables[split], self._consumed(seed)
-        batches = GlobalBatches(len(table), batch_size, seed=seed, rank=rank, world_size=world_size, consumed=consumed)
+        pinned = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return PhotographLoader(
-            table, sampler=DrawnBatches(batches), batch_size=None, num_workers=self.num_workers, pin_memory=pinned,
-            generator=torch.Generator(),
+            self.tables[split], sampler=DrawnBatches(self._batches(split, batch_size, seed)), batch_size=None,
+            num_workers=self.num_workers, pin_memory=pinned, generator=torch.Generator(),
         )  # fmt: skip
 
     def _split(self, top: str) -> Photographs:

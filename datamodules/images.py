@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from datamodules.augmentation import Augment, shift_and_flip
 from datamodules.batches import GlobalBatches, consumed_in_epoch
 from datamodules.binarization import Binarize
+from datamodules.semi_supervised import StreamBatches, labelled_subset, streams_of
 from launch.errors import UserError
 from launch.randomness import keyed_generator
 
@@ -51,8 +52,8 @@ class ImageDataModule(LightningDataModule):
     """Splits of uint8 images, given to the module as floats in [0, 1].
 
     A batch holds ``index`` [B] int64 (the example's number in its split), ``image`` [B, C, H, W] float and, where
-    the data has labels, ``label`` [B] int64. A subclass names its shape and classes (None: no labels) and
-    implements ``load``.
+    the data has labels, ``label`` [B] int64; with ``num_labels`` a training batch is a dict of three such (see
+    ``semi_supervised.py``). A subclass names its shape and classes (None: no labels) and implements ``load``.
 
     Args:
         batch_size: examples a training step over all ranks together.
@@ -64,6 +65,9 @@ class ImageDataModule(LightningDataModule):
             are measured on the same examples.
         augment: shifts and flips of training images; None leaves them as they are.
         binarize: makes all images black and white; None leaves them grey.
+        num_labels: how many training examples keep their labels, as many of each class; 0: no stream of them; None: all
+            do, and there is one stream.
+        label_seed: decides which; its own key, so that runs that differ in ``seed`` know the same labels.
     """
 
     name: str
@@ -83,8 +87,12 @@ class ImageDataModule(LightningDataModule):
         eval_batch_size: int = 1000,
         augment: Augment | Mapping[str, Any] | None = None,
         binarize: Binarize | Mapping[str, Any] | None = None,
+        num_labels: int | None = None,
+        label_seed: int = 0,
     ) -> None:
         super().__init__()
+        if num_labels is not None and num_labels < 0:
+            raise UserError(f"datamodule.num_labels is {num_labels}: give 0 or more, or null for all.")
         for key, size in {"batch_size": batch_size, "eval_batch_size": eval_batch_size}.items():
             if size < 1:
                 raise UserError(f"datamodule.{key} is {size}: give a number of examples, 1 or more.")
@@ -92,6 +100,7 @@ class ImageDataModule(LightningDataModule):
         self.val_size, self.seed, self.split_seed = val_size, seed, split_seed
         self.augment = Augment(**augment) if isinstance(augment, Mapping) else augment
         self.binarize = Binarize(**binarize) if isinstance(binarize, Mapping) else binarize
+        self.num_labels, self.label_seed = num_labels, label_seed
         self.drawn: tuple[int, Tensor] | None = None  # an epoch and its draws
         self.tables: dict[str, ImageTable] = {}
 
@@ -125,6 +134,7 @@ class ImageDataModule(LightningDataModule):
                     sha256.update(content.reshape(-1).numpy().data)
         sizes = {split: len(table) for split, table in self.tables.items()}
         how = {} if self.binarize is None else {"binarized": f"sampled once, seed {self.binarize.seed}"}
+        how |= {} if self.num_labels is None else {"labels": self.num_labels, "label_seed": self.label_seed}
         return {"name": self.name, **sizes, **how, "sha256": sha256.hexdigest()}
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
@@ -136,7 +146,20 @@ class ImageDataModule(LightningDataModule):
     def test_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         return self._loader("test", self.eval_batch_size, seed=None)
 
-    def on_after_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
+    def some_images(self, count: int) -> Tensor:
+        """Training images that the seed chooses, [count, C, H, W] float32 in [0, 1]; the same on every rank."""
+        table = self.tables["train"]
+        order = torch.randperm(len(table), generator=keyed_generator(self.seed, "some images"))
+        return table[order[torch.arange(count) % len(order)]]["image"].float() / 255
+
+    def on_after_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Any]:
+        batch = self.scaled(batch)
+        if self.num_labels is not None and self.trainer is not None and self.trainer.training:
+            return streams_of(batch, labelled=self.num_labels > 0)
+        return batch
+
+    def scaled(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A batch on its device, augmented in training, its images in [0, 1]."""
         images = batch["image"]
         if self.augment is not None and self.trainer is not None and self.trainer.training:
             images = shift_and_flip(images, self._draws(batch["index"]), self.augment.pad)
@@ -155,14 +178,22 @@ class ImageDataModule(LightningDataModule):
         return self.drawn[1][index]
 
     def _loader(self, split: str, batch_size: int, seed: int | None) -> DataLoader[dict[str, Tensor]]:
+        table = self.tables[split]
+        if self.trainer is not None:
+            table = table.to(self.trainer.strategy.root_device)  # indexing on the device: no copy a step
+        batches = self._batches(split, batch_size, seed)
+        return DataLoader(table, sampler=batches, batch_size=None, generator=torch.Generator())
+
+    def _batches(self, split: str, batch_size: int, seed: int | None) -> GlobalBatches:
+        """This rank's; in training those of the streams, where there are several."""
         table, rank, world_size = self.tables[split], 0, 1
         if self.trainer is not None:
             rank, world_size = self.trainer.global_rank, self.trainer.world_size
-            table = table.to(self.trainer.strategy.root_device)  # indexing on the device: no copy a step
-        batches = GlobalBatches(
-            len(table), batch_size, seed=seed, rank=rank, world_size=world_size, consumed=self._consumed(seed)
-        )
-        return DataLoader(table, sampler=batches, batch_size=None, generator=torch.Generator())
+        how = {"seed": seed, "rank": rank, "world_size": world_size, "consumed": self._consumed(seed)}
+        if split != "train" or self.num_labels is None:
+            return GlobalBatches(len(table), batch_size, **how)
+        labelled = labelled_subset(table.labels, self.num_labels, self.num_classes, self.label_seed, self.name)
+        return StreamBatches(labelled, len(table), batch_size, **how)
 
     def _consumed(self, seed: int | None) -> Callable[[], int]:
         return consumed_in_epoch(None if seed is None else self.trainer)

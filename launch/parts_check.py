@@ -17,6 +17,7 @@ def check_run(config: Mapping[str, Any], module: Any, datamodule: Any, callbacks
         *unfit_judges(config, module, callbacks),
         *unfit_data(config, datamodule, callbacks),
         *unlabelled(config, module, datamodule, callbacks),
+        *unfit_streams(module, datamodule),
         *unfit_metrics(config, module, datamodule, callbacks),
         *unfit_trainer(config, module, datamodule, trainer),
         *unfit_optimizers(module, trainer),
@@ -83,6 +84,27 @@ def unlabelled(config: Mapping[str, Any], module: Any, datamodule: Any, callback
     for name, callback in zip(config["callbacks"], callbacks, strict=True):
         if getattr(callback, "needs_labels", False):
             yield f"callbacks.{name} needs {data}: remove it with ~callbacks.{name}"
+
+
+def unfit_streams(module: Any, datamodule: Any) -> Iterator[str]:
+    """A module that learns from few labels and many images says ``needs_streams``; ``num_labels`` makes them."""
+    num_labels = getattr(datamodule, "num_labels", None)
+    if not getattr(module, "needs_streams", False):
+        if num_labels is not None:
+            yield (
+                f"datamodule.num_labels={num_labels} makes streams of labelled and unlabelled images, which "
+                f"{type(module).__name__} does not learn from: set datamodule.num_labels=null."
+            )
+    elif num_labels is None:
+        yield (
+            f"{type(module).__name__} learns from few labels and many images: set datamodule.num_labels to the number "
+            "of labels, 0 for none, of a datamodule of images."
+        )
+    elif num_labels == 0 and getattr(module, "needs_labels", False):
+        yield (
+            f"datamodule.num_labels=0 leaves {type(module).__name__} no labels: choose more, or set "
+            "lightning_module.labelled_weight=0."
+        )
 
 
 def declared_metrics(module: Any, datamodule: Any, callbacks: Sequence[Any]) -> set[str]:

@@ -24,7 +24,9 @@ class Player:
 
     parameters: list[nn.Parameter]
     optimizer: OptimizerFactory
-    loss: Callable[[Batch], Tensor]
+    loss: Callable[[Any], Tensor]
+    steps: int = 1
+    """In a turn, each on the same batch."""
 
 
 def out_of_autocast(outputs: Tensor) -> Tensor:
@@ -67,6 +69,7 @@ class TwoPlayer(LightningModule):
         self.optimizer_g, self.optimizer_d, self.scheduler = optimizer_g, optimizer_d, scheduler
         self.gradient_clip_norm, self.seed = gradient_clip_norm, seed
         self.iteration = 0  # iterations finished before this one; the key of this one's draws
+        self.repetition = 0  # the step of a turn, counted from 0
 
     @abstractmethod
     def discriminator_loss(self, batch: Batch) -> Tensor: ...
@@ -97,19 +100,20 @@ class TwoPlayer(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         self.iteration = self.trainer.global_step
         optimizers = self.optimizers()
-        assert isinstance(optimizers, list)
+        optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
         for turn, (name, player) in enumerate(self.turns.items(), start=1):
             optimizer = optimizers[turn - 1]
             resting = self.parameters_at_rest(player)
             for parameter in resting:
                 parameter.requires_grad_(False)
-            loss = player.loss(batch)
-            optimizer.zero_grad()
-            self.manual_backward(loss)
-            if turn == len(self.turns):
-                optimizer.step()
-            else:  # the same step, past the wrapper that counts it
-                self.trainer.strategy.optimizer_step(optimizer.optimizer, closure=lambda: None)
+            for self.repetition in range(player.steps):
+                loss = player.loss(batch)
+                optimizer.zero_grad()
+                self.manual_backward(loss)
+                if turn == len(self.turns) and self.repetition == player.steps - 1:
+                    optimizer.step()
+                else:  # the same step, past the wrapper that counts it
+                    self.trainer.strategy.optimizer_step(optimizer.optimizer, closure=lambda: None)
             for parameter in resting:
                 parameter.requires_grad_(True)
             self.log_training(f"loss_{name}", loss)
@@ -146,6 +150,14 @@ class TwoPlayer(LightningModule):
         gathered = self.all_gather(mean, sync_grads=True)
         assert isinstance(gathered, Tensor)
         return gathered.mean(dim=0)
+
+    def gathered(self, rows: Tensor) -> Tensor:
+        """The rows [B, ...] of all ranks one behind the other; their gradient reaches all ranks."""
+        if self.trainer.world_size == 1:
+            return rows
+        gathered = self.all_gather(rows, sync_grads=True)
+        assert isinstance(gathered, Tensor)
+        return gathered.flatten(0, 1)
 
     def share(self, drawn: Tensor) -> Tensor:
         """This rank's slice of what was drawn for the global batch, on this rank's device."""
