@@ -157,6 +157,8 @@ class TwoPlayer(LightningModule):
             return rows
         gathered = self.all_gather(rows, sync_grads=True)
         assert isinstance(gathered, Tensor)
+        if gathered.requires_grad:  # gloo exchanges what lies in memory, whatever the gradient's strides say
+            gathered.register_hook(Tensor.contiguous)
         return gathered.flatten(0, 1)
 
     def share(self, drawn: Tensor) -> Tensor:
