@@ -243,8 +243,9 @@ class ImprovedGAN(TwoPlayer):
         if names := getattr(datamodule, "class_names", None):
             self.class_names = list(names)
         if stage == "fit" and not self.initialized:
-            size = datamodule.batch_size
-            self.initialize(datamodule.some_images(max(INITIAL_IMAGES // size, 1) * size), size)
+            minibatch, size = self.discriminator.minibatch, datamodule.batch_size
+            wanted = max(INITIAL_IMAGES, len(minibatch.reference_images) if minibatch else 0)
+            self.initialize(datamodule.some_images(-(-wanted // size) * size), size)
 
     def initialize(self, images: Tensor, batch_size: int) -> None:
         """Set gains and biases by images [B, C, H, W], batches of that size; the same on every rank."""

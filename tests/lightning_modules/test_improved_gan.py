@@ -41,10 +41,24 @@ GRID = ["callbacks.image_grid.samples=4", "callbacks.image_grid.rows=2"]
 MLP = [*SMALL, "lightning_module.generator.hidden=[16,16]", "lightning_module.discriminator.hidden=[16,16]"]
 CONV = [*SMALL, *GRID, "lightning_module.generator.base=[8,4,4]", "lightning_module.generator.channels=[8,4,3]",
         "lightning_module.discriminator.blocks=[8,8]"]  # fmt: skip
+CLOSENESS = ["lightning_module.discriminator.minibatch_discrimination={kernels:5,width:3,references:10}"]
 TINY = {
     "improved_gan_digits": [*MLP, *GRID],
     "improved_gan_mnist": [*MLP, *GRID],
-}
+    "improved_gan_mnist_labels_alone": MLP,
+    "improved_gan_mnist_minibatch": [*MLP, *GRID, *CLOSENESS],
+    "improved_gan_cifar10": CONV,
+    "improved_gan_cifar10_minibatch": [*CONV, *CLOSENESS],
+    "improved_gan_svhn": CONV,
+    "improved_gan_imagenet": [*GRID, "trainer.precision=32-true", "datamodule.batch_size=4", "datamodule.num_labels=3",
+                              "datamodule.num_workers=0", "datamodule.eval_batch_size=4",
+                              "datamodule.size=32", "datamodule.short_sides=[32,40]", "datamodule.test_short_side=32",
+                              "lightning_module.generator.base=[8,4,4]", "lightning_module.generator.channels=[8,4,3]",
+                              "lightning_module.generator.references=4",
+                              "lightning_module.discriminator.image_shape=[3,32,32]",
+                              "lightning_module.discriminator.blocks=[8,8]",
+                              "lightning_module.discriminator.num_classes=3", *CLOSENESS],
+}  # fmt: skip
 
 ADAM = partial(torch.optim.Adam, lr=1e-3)
 MINIBATCH = {"kernels": 4, "width": 3, "references": 6}
@@ -371,8 +385,7 @@ def run_of(*overrides: str, folder: Path):
 TECHNIQUES = [
     "lightning_module.matching=null", "lightning_module.generator_steps=2", "lightning_module.label_smoothing=0.9",
     "lightning_module.historical_averaging=0.1", "lightning_module.generator.normalization=virtual",
-    "lightning_module.generator.references=7",
-    "lightning_module.discriminator.minibatch_discrimination={kernels:5,width:3,references:10}",
+    "lightning_module.generator.references=7", *CLOSENESS,
 ]  # fmt: skip
 
 
