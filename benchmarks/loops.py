@@ -10,13 +10,17 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss, one_hot
 
 from benchmarks.usual_draw import UsualDraw, usual_draw_loop
+from benchmarks.usual_improved_gan import UsualDiscriminator, UsualGenerator, usual_improved_gan_loop
 from datamodules.augmentation import Augment, shift_and_flip
 from datamodules.images import ImageTable
+from datamodules.semi_supervised import labelled_subset
 from launch.errors import UserError
 from launch.runs import Run
 from lightning_modules.classifier import Classifier
 from lightning_modules.draw import Draw
+from lightning_modules.improved_gan import ImprovedGAN
 from lightning_modules.infogan import InfoGAN
+from lightning_modules.networks.improved_gan import MLPDiscriminator
 from lightning_modules.two_player import TwoPlayer
 
 Loop = Callable[[int], None]
@@ -25,8 +29,10 @@ Loop = Callable[[int], None]
 
 def bare_loop(run: Run, data: ImageTable) -> Loop:
     """The experiment's losses, networks, optimisers, batch size and precision over a table in memory."""
+    if isinstance(run.module, ImprovedGAN):
+        return two_player_loop(run, streams_of_batches(run, data))
     if isinstance(run.module, TwoPlayer):
-        return two_player_loop(run, data.images)
+        return two_player_loop(run, unlabelled_batches(run, data.images))
     if isinstance(run.module, Classifier | Draw):
         return one_loss_loop(run, data)
     raise UserError(f"The loop of {type(run.module).__name__} is not written.")
@@ -39,6 +45,8 @@ def usual_loop(run: Run, data: ImageTable) -> Loop | None:
         return usual_infogan_loop(deepcopy(run.module).to(data.images.device), data.images.float() / 255, batch_size)
     if isinstance(run.module, Classifier):
         return usual_classifier_loop(run, data)
+    if isinstance(run.module, ImprovedGAN) and isinstance(run.module.discriminator, MLPDiscriminator):
+        return usual_streams_loop(run, data)
     if isinstance(run.module, Draw):
         network = run.module.network
         usual = UsualDraw(network.image_shape, network.steps, network.hidden, network.latent, network.read_size,
@@ -73,32 +81,74 @@ def batches_of(data: ImageTable | Tensor, batch_size: int) -> Callable[[], Tenso
 # --- two players ---------------------------------------------------------------------------------------------
 
 
-def two_player_loop(run: Run, images: Tensor) -> Loop:
-    """Every player's turn with its own loss and optimiser, other players' gradients off, as in the experiment."""
-    module: Any = untrained_copy(run, images.device)
-    every = list(module.parameters())
-    players = [
-        (it, it.optimizer(it.parameters), {id(parameter) for parameter in it.parameters})
-        for it in module.players().values()
-    ]
+def unlabelled_batches(run: Run, images: Tensor) -> Callable[[], dict[str, Any]]:
     following = batches_of(images, run.datamodule.batch_size)  # pyright: ignore[reportAttributeAccessIssue]
-    half = run.trainer.precision == "bf16-mixed"
+
+    def batch() -> dict[str, Any]:
+        index = following()
+        return {"index": index, "image": images[index].float().div_(255)}
+
+    return batch
+
+
+def streams_of_batches(run: Run, data: ImageTable) -> Callable[[], dict[str, Any]]:
+    """Each call gives the next batch of each stream of ``datamodules/semi_supervised.py``."""
+    it: Any = run.datamodule
+    known = labelled_subset(data.labels, it.num_labels, it.num_classes, it.label_seed, it.name)
+    known = known.repeat(-(-it.batch_size // len(known))).to(data.images.device)
+    labelled = batches_of(known, it.batch_size)
+    unlabelled, for_generator = (batches_of(data, it.batch_size) for _ in range(2))
+
+    def taken(index: Tensor) -> dict[str, Tensor]:
+        batch = data[index]
+        return batch | {"image": batch["image"].float().div_(255)}
+
+    return lambda: {
+        "labelled": taken(known[labelled()]),
+        "unlabelled": taken(unlabelled()),
+        "for_generator": taken(for_generator()),
+    }
+
+
+def two_player_loop(run: Run, batch: Callable[[], dict[str, Any]]) -> Loop:
+    """Every player's turn with its own loss and optimiser, other players' gradients off, as in the experiment."""
+    module: Any = untrained_copy(run, run.trainer.strategy.root_device)
+    moving = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    module.turns = module.players()
+    players = [(it, it.optimizer(it.parameters), {id(one) for one in it.parameters}) for it in module.turns.values()]
+    half, kind = run.trainer.precision == "bf16-mixed", run.trainer.strategy.root_device.type
 
     def loop(iterations: int) -> None:
         for _ in range(iterations):
-            index = following()
-            batch = {"index": index, "image": images[index].float().div_(255)}
+            given = batch()
             for player, optimizer, own in players:
-                for parameter in every:
+                for parameter in moving:
                     parameter.requires_grad_(id(parameter) in own)
-                with torch.autocast(images.device.type, torch.bfloat16, enabled=half):
-                    loss = player.loss(batch)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
+                for module.repetition in range(player.steps):
+                    with torch.autocast(kind, torch.bfloat16, enabled=half):
+                        loss = player.loss(given)
+                    optimizer.zero_grad()
+                    loss.backward()
+                    optimizer.step()
             module.iteration += 1
 
     return loop
+
+
+def usual_streams_loop(run: Run, data: ImageTable) -> Loop:
+    module: Any = run.module
+    batch, device = streams_of_batches(run, data), data.images.device
+    pixels, hidden = module.image_shape[0] * module.image_shape[1] * module.image_shape[2], run.config["lightning_module"]
+    g = UsualGenerator(module.generator.input_size, hidden["generator"]["hidden"], pixels).to(device)
+    d = UsualDiscriminator(pixels, hidden["discriminator"]["hidden"], module.num_classes).to(device)
+
+    def flat():
+        while True:
+            parts = batch()
+            images = [it["image"].flatten(1) for it in parts.values()]
+            yield images[0], parts["labelled"]["label"], images[1], images[2]
+
+    return usual_improved_gan_loop(g, d, flat())
 
 
 def usual_draws(module: InfoGAN, batch_size: int) -> tuple[Tensor, list[Tensor]]:

@@ -8,7 +8,7 @@ import torch
 from benchmarks import loader, mean_average_precision, sweep, training_step
 from benchmarks.turns import Spent, Turns, table
 from benchmarks.usual_draw import UsualDraw
-from tests.lightning_modules import test_draw
+from tests.lightning_modules import test_draw, test_improved_gan
 from tests.lightning_modules.test_infogan import TINY
 
 CPU = torch.device("cpu")
@@ -24,6 +24,13 @@ def test_draw_is_measured_against_its_usual_form():
     overrides = ["trainer=cpu", *test_draw.TINY["draw_digits"]]
     overrides = [it for it in overrides if not it.startswith("callbacks.")]
     turns = training_step.measure("draw_digits", overrides, iterations=2, rounds=1)
+    assert turns.turns.keys() == {"platform", "bare loop", "usual loop"}
+
+
+def test_improved_gan_is_measured_against_its_usual_form():
+    overrides = ["trainer=cpu", *test_improved_gan.TINY["improved_gan_digits"]]
+    overrides = [it for it in overrides if not it.startswith("callbacks.")]
+    turns = training_step.measure("improved_gan_digits", overrides, iterations=2, rounds=1)
     assert turns.turns.keys() == {"platform", "bare loop", "usual loop"}
 
 

@@ -90,6 +90,26 @@ def test_validation_and_test_measure_the_average(whole):
     assert not torch.equal(end[statistics[0]], remembers.trained[-1][statistics[0]])
 
 
+def test_a_bias_corrected_average_against_a_loop(tmp_path):
+    """e_t = decay e_(t-1) + (1 - decay) w_t from zero, and what is used is e_t / (1 - decay^t); across a resume, too."""
+    corrected = "callbacks.averaged_weights.bias_corrected=true"
+    run, remembers = made(tmp_path / "whole", 7, corrected)
+    fit(run)
+    for steps in (4, 7):
+        begun = {name: torch.zeros_like(it) for name, it in remembers.trained[0].items() if it.is_floating_point()}
+        for weights in remembers.trained[:steps]:
+            begun = {name: DECAY * it + (1 - DECAY) * weights[name] for name, it in begun.items()}
+        expected = {name: it / (1 - DECAY**steps) for name, it in begun.items()}
+        found = remembers.seen["val 4"] if steps == 4 else state(run.module)
+        for name, tensor in expected.items():
+            torch.testing.assert_close(found[name], tensor)
+    saved = json.loads((tmp_path / "whole" / "record.json").read_text())
+    assert saved["weights"] == f"averaged (decay {DECAY}, bias-corrected)"
+    fit(made(tmp_path / "part", 3, corrected)[0])
+    resumed, _ = made(tmp_path / "part", 7, corrected)
+    assert_equal(state(fit(resumed, tmp_path / "part" / "checkpoints" / "last.ckpt").module), state(run.module))
+
+
 def test_training_goes_on_from_the_trained_weights(whole, tmp_path):
     """An average that is only looked at changes nothing of the training."""
     _, _, remembers, _ = whole

@@ -76,6 +76,39 @@ def test_each_player_moves_in_its_turn_alone(tmp_path):
     assert module.discriminator.weight.requires_grad
 
 
+class Twice(Scalars):
+    """G takes two steps in its turn."""
+
+    def players(self):
+        return super().players() | {
+            "g": Player(list(self.generator.parameters()), self.optimizer_g, self.generator_loss, steps=2)
+        }
+
+
+class Solo(Scalars):
+    """D plays alone."""
+
+    def players(self):
+        return {"d": super().players()["d"]}
+
+
+def test_a_turn_of_two_steps_is_one_iteration(tmp_path):
+    module = Twice()
+    trainer = fit(module, 3, tmp_path, enable_checkpointing=False)
+    assert trainer.global_step == 3
+    assert [name for name, *_ in module.seen] == ["d", "g", "g"] * 3
+    # (w - 1) is halved by each step of lr 0.25 on (w - 1)^2.
+    assert module.generator.weight.item() == pytest.approx(1 - 0.5**6)
+
+
+def test_one_player_alone_is_trained_too(tmp_path):
+    module = Solo()
+    trainer = fit(module, 2, tmp_path, enable_checkpointing=False)
+    assert trainer.global_step == 2
+    assert module.discriminator.weight.item() == pytest.approx(-1 + 0.5**2)
+    assert module.generator.weight.item() == 0
+
+
 class SharedNetwork(Scalars):
     """D's network moves in both turns; each time its output, 1 times the weight, is wanted at 1."""
 
