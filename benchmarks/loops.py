@@ -1,5 +1,6 @@
 """Training without the platform: bare loops that do an experiment's work, and methods as they are usually written."""
 
+import math
 from collections.abc import Callable
 from copy import deepcopy
 from types import SimpleNamespace
@@ -138,9 +139,9 @@ def two_player_loop(run: Run, batch: Callable[[], dict[str, Any]]) -> Loop:
 def usual_streams_loop(run: Run, data: ImageTable) -> Loop:
     module: Any = run.module
     batch, device = streams_of_batches(run, data), data.images.device
-    pixels, hidden = module.image_shape[0] * module.image_shape[1] * module.image_shape[2], run.config["lightning_module"]
-    g = UsualGenerator(module.generator.input_size, hidden["generator"]["hidden"], pixels).to(device)
-    d = UsualDiscriminator(pixels, hidden["discriminator"]["hidden"], module.num_classes).to(device)
+    pixels, sizes = math.prod(module.image_shape), run.config["lightning_module"]
+    g = UsualGenerator(module.generator.input_size, sizes["generator"]["hidden"], pixels).to(device)
+    d = UsualDiscriminator(pixels, sizes["discriminator"]["hidden"], module.num_classes).to(device)
 
     def flat():
         while True:

@@ -5,6 +5,7 @@ exponentials are written out, the optimisers are torch's Adam as it is by defaul
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +45,7 @@ class UsualGenerator(nn.Module):
     def __init__(self, noise: int, hidden: Sequence[int], pixels: int) -> None:
         super().__init__()
         sizes = [noise, *hidden]
-        self.linears = nn.ModuleList(nn.Linear(one, two, bias=False) for one, two in zip(sizes, sizes[1:], strict=False))
+        self.linears = nn.ModuleList(nn.Linear(one, two, bias=False) for one, two in pairwise(sizes))
         self.norms = nn.ModuleList(nn.BatchNorm1d(size, affine=False, eps=1e-6) for size in hidden)
         self.shifts = nn.ParameterList(nn.Parameter(torch.zeros(size)) for size in hidden)
         self.last = UsualWeightNorm(sizes[-1], pixels, train_scale=True)

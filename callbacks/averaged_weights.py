@@ -21,8 +21,8 @@ class AveragedWeights(EMAWeightAveraging):
     Args:
         decay: the share of the former average that an iteration keeps.
         start: the first iteration, counted from 0, whose weights are averaged.
-        bias_corrected: the average of t weights as one that began at zero, divided by 1 - decay^t. Without, it begins at
-            the first weights, which then keep a share of decay^t.
+        bias_corrected: the average of t weights is one that began at zero, divided by 1 - decay^t. Without, it begins
+            at the first weights, which keep a share of decay^(t - 1).
     """
 
     def __init__(self, decay: float = 0.999, start: int = 0, bias_corrected: bool = False) -> None:
@@ -44,9 +44,9 @@ class AveragedWeights(EMAWeightAveraging):
         """To the average of t weights: a step of (1 - decay) / (1 - decay^t) keeps it the corrected one."""
         share = (1 - self.decay) / (1 - self.decay ** (int(averaged) + 1))
         if averages[0].is_floating_point():
-            torch._foreach_lerp_(averages, weights, share)
+            torch._foreach_lerp_(averages, weights, share)  # pyright: ignore[reportPrivateImportUsage]
         else:  # counts and flags
-            torch._foreach_copy_(averages, weights)
+            torch._foreach_copy_(averages, weights)  # pyright: ignore[reportPrivateImportUsage]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # The copy was made before the module moved to its device.

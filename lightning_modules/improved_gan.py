@@ -26,6 +26,7 @@ from lightning_modules.networks.improved_gan import Discriminator, Generator
 from lightning_modules.networks.improved_gan_layers import initializing
 from lightning_modules.two_player import OptimizerFactory, Player, TwoPlayer, out_of_autocast
 
+Distance = Literal["squared", "absolute"]
 Streams = dict[str, dict[str, Tensor]]
 INITIAL_IMAGES = 500  # that set gains and biases, as in the code
 
@@ -48,7 +49,7 @@ def unlabelled_loss(real: Tensor, fake: Tensor, smoothing: float = 1.0) -> Tenso
     return 0.5 * ((softplus(real) - smoothing * real).mean() + softplus(fake).mean())
 
 
-def feature_matching(real: Tensor, fake: Tensor, distance: Literal["squared", "absolute"]) -> Tensor:
+def feature_matching(real: Tensor, fake: Tensor, distance: Distance) -> Tensor:
     """Between mean features [F] (section 3.1), as the mean over them: the sum would be F times as much."""
     difference = real - fake
     return difference.square().mean() if distance == "squared" else difference.abs().mean()
@@ -74,7 +75,8 @@ class HistoricalAverage(nn.Module):
         """Called once a step: takes the parameters into the mean, then says how far they are from it."""
         means = [getattr(self, f"mean{number}") for number in range(len(parameters))]
         self.steps += 1
-        torch._foreach_lerp_(means, [it.detach() for it in parameters], 1 / float(self.steps))
+        now = [it.detach() for it in parameters]
+        torch._foreach_lerp_(means, now, 1 / float(self.steps))  # pyright: ignore[reportPrivateImportUsage]
         distances = [(it - mean).square().sum() for it, mean in zip(parameters, means, strict=True)]
         return torch.stack(distances).sum()
 
@@ -97,7 +99,7 @@ class AdamInsideRoot(Adam):
             self._init_group(group, [], [], [], squares, [], [])
             if squares:
                 decay = group["betas"][1]
-                torch._foreach_add_(squares, self.inside * (1 - decay) / decay)
+                torch._foreach_add_(squares, self.inside * (1 - decay) / decay)  # pyright: ignore[reportPrivateImportUsage]
         return super().step(closure)
 
 
@@ -122,14 +124,14 @@ class ImprovedGAN(TwoPlayer):
     whose features G's are matched.
 
     Args:
-        generator, discriminator: of ``networks/improved_gan.py``; they choose normalisation and minibatch discrimination.
+        generator, discriminator: of ``networks/improved_gan.py``; they choose normalisation and minibatch features.
         noise_range: of G's uniform noise.
         matching: G matches D's mean features, by their squared or absolute difference; None: G plays against D.
         generator_target: see ``adversarial_loss``; without matching.
         generator_steps: turns of G in an iteration, each on new noise.
         label_smoothing: the target of real images, 1 for none.
         labelled_weight, unlabelled_weight: of the two parts of D's loss. Without labels (0) D is an ordinary
-            discriminator and classifies nothing; without unlabelled images (0) G rests, and D learns from its labels alone.
+            discriminator and classifies nothing; without unlabelled images (0) G rests, and D learns from labels alone.
         historical_averaging: weight of that term in both losses.
     """
 
@@ -146,7 +148,7 @@ class ImprovedGAN(TwoPlayer):
         optimizer_g: OptimizerFactory,
         optimizer_d: OptimizerFactory,
         noise_range: tuple[float, float] = (0.0, 1.0),
-        matching: Literal["squared", "absolute"] | None = "squared",
+        matching: Distance | None = "squared",
         generator_target: float | None = None,
         generator_steps: int = 1,
         label_smoothing: float = 1.0,
@@ -156,7 +158,8 @@ class ImprovedGAN(TwoPlayer):
         **base: Any,
     ) -> None:
         super().__init__(generator, discriminator, optimizer_g=optimizer_g, optimizer_d=optimizer_d, **base)
-        self.noise_range, self.matching, self.generator_target = noise_range, matching, generator_target
+        self.matching: Distance | None = matching
+        self.noise_range, self.generator_target = noise_range, generator_target
         self.generator_steps, self.label_smoothing = generator_steps, label_smoothing
         self.labelled_weight, self.unlabelled_weight = labelled_weight, unlabelled_weight
         self.historical_averaging = historical_averaging
@@ -198,7 +201,8 @@ class ImprovedGAN(TwoPlayer):
 
     def generator_loss(self, batch: Streams) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         images = batch["for_generator"]["image"]
-        fake = self.discriminator.features(self.generator(self.noise_share(len(images), f"noise of g{self.repetition}")))
+        noise = self.noise_share(len(images), f"noise of g{self.repetition}")
+        fake = self.discriminator.features(self.generator(noise))
         if self.matching is None:
             logits = self.discriminator.logits(fake, gather=self.gathered)
             loss = adversarial_loss(real_log_odds(out_of_autocast(logits)), self.generator_target)
@@ -210,7 +214,7 @@ class ImprovedGAN(TwoPlayer):
 
     def historical_term(self, name: str) -> Tensor:
         if not self.historical_averaging:
-            return torch.zeros((), device=self.device, dtype=self.dtype)
+            return torch.zeros((), device=self.device)
         return self.historical_averaging * self.histories[name](self.turns[name].parameters)
 
     def players(self) -> dict[str, Player]:
@@ -236,7 +240,11 @@ class ImprovedGAN(TwoPlayer):
     def noise_share(self, size: int, stream: str) -> Tensor:
         """For this rank's share of this iteration, ``size`` examples."""
         drawn = self.draw_noise(size * self.trainer.world_size, stream, self.iteration)
-        return self.share(drawn).to(self.dtype)
+        return self.as_inputs(self.share(drawn))
+
+    def as_inputs(self, drawn: Tensor) -> Tensor:
+        """On the device of the networks, and as precise as they are."""
+        return drawn.to(self.generator.layers[0].weight)  # pyright: ignore[reportArgumentType, reportCallIssue]
 
     def setup(self, stage: str) -> None:
         datamodule: Any = getattr(self.trainer, "datamodule", None)
@@ -251,10 +259,10 @@ class ImprovedGAN(TwoPlayer):
         """Set gains and biases by images [B, C, H, W], batches of that size; the same on every rank."""
         with torch.random.fork_rng():
             torch.manual_seed(int(keyed_generator(self.seed, "noise of the first batch").initial_seed()))
-            noise = self.draw_noise(batch_size, "first batch").to(self.device, self.dtype)
+            noise = self.as_inputs(self.draw_noise(batch_size, "first batch"))
             with initializing(self.generator):
                 self.generator(noise)
-            images = images.to(self.device, self.dtype)
+            images = self.as_inputs(images)
             if (minibatch := self.discriminator.minibatch) is not None:
                 minibatch.reference_images.copy_(images[: len(minibatch.reference_images)])
             with initializing(self.discriminator):
@@ -277,7 +285,7 @@ class ImprovedGAN(TwoPlayer):
     @torch.no_grad()
     def sample(self, indices: Tensor) -> Tensor:
         noise = torch.cat([self.draw_noise(1, "sample", int(index)) for index in indices])
-        return self.generator(noise.to(self.device, self.dtype)).float()
+        return self.generator(self.as_inputs(noise)).float()
 
     def latent_layout(self) -> list[dict[str, Any]]:
         low, high = self.noise_range

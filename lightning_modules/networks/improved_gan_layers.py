@@ -35,8 +35,8 @@ class GaussianNoise(nn.Module):
 class WeightNorm(nn.Module):
     """y = g (v x) / ||v|| + b, with g and b set by the first batch (Salimans & Kingma 2016, section 3).
 
-    While ``initializing``, a forward makes its own pre-activation of mean 0 and standard deviation ``init_std`` in every
-    unit, over batch and space, keeps the g and b that do so, and passes the normalised values on: one pass
+    While ``initializing``, a forward makes its own pre-activation of mean 0 and standard deviation ``init_std`` in
+    every unit, over batch and space, keeps the g and b that do so, and passes the normalised values on: one pass
     initialises a whole network.
 
     Args:
@@ -226,7 +226,7 @@ def similarity(own: Tensor, others: Tensor) -> Tensor:
 
 @contextmanager
 def initializing(network: nn.Module) -> Iterator[None]:
-    """The forward within sets gains and biases by its batch (see ``WeightNorm``); in training mode, without gradient."""
+    """A forward within sets gains and biases by its batch (see ``WeightNorm``); in training mode, without gradient."""
     parts = [it for it in network.modules() if isinstance(it, MinibatchDiscrimination)]
     parts += [it for it in network.modules() if isinstance(it, WeightNorm) and it.init_std is not None]
     for part in parts:

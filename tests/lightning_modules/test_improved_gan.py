@@ -134,7 +134,11 @@ def test_feature_matching_is_a_mean_over_features():
 def test_extreme_logits_stay_finite():
     logits = torch.tensor([[1e4, -1e4], [-1e4, -1e4]])
     odds = real_log_odds(logits)
-    for loss in (unlabelled_loss(odds, odds, 0.9), labelled_loss(logits, torch.tensor([1, 0])), adversarial_loss(odds, 1.0)):
+    for loss in (
+        unlabelled_loss(odds, odds, 0.9),
+        labelled_loss(logits, torch.tensor([1, 0])),
+        adversarial_loss(odds, 1.0),
+    ):
         assert torch.isfinite(loss)
 
 
@@ -273,7 +277,7 @@ def test_each_step_of_a_turn_draws_new_noise():
         module.generator_loss(batch())
     module.discriminator_loss(batch())
     assert len({tuple(noise.flatten().tolist()) for noise in drawn}) == 4
-    assert all(0 <= noise.min() and noise.max() < 1 for noise in drawn)
+    assert all(noise.min() >= 0 and noise.max() < 1 for noise in drawn)
 
 
 def test_without_unlabelled_images_the_generator_rests():
