@@ -48,7 +48,7 @@ TINY = {
     "improved_gan_mnist_labels_alone": MLP,
     "improved_gan_mnist_minibatch": [*MLP, *GRID, *CLOSENESS],
     "improved_gan_cifar10": CONV,
-    "improved_gan_cifar10_minibatch": [*CONV, *CLOSENESS],
+    "improved_gan_cifar10_minibatch": [*CONV, *CLOSENESS, "callbacks.inception_score.judge.download=false"],
     "improved_gan_svhn": CONV,
     "improved_gan_imagenet": [*GRID, "trainer.precision=32-true", "datamodule.batch_size=4", "datamodule.num_labels=3",
                               "datamodule.num_workers=0", "datamodule.eval_batch_size=4",
