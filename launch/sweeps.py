@@ -95,12 +95,16 @@ def on_several_ranks(trainer: Mapping[str, Any]) -> bool:
 
 
 def final_metric(folder: Path, metric: str | None) -> float | None:
-    """The metric in a run's record. Any figure there that is no number, be it a loss, is a failure."""
-    metrics = read_record(folder).get("metrics", {})
+    """The metric in a run's record, None where its judge was left out, which the run has said. Any figure there that is
+    no number, be it a loss, is a failure."""
+    record = read_record(folder)
+    metrics, judges = record.get("metrics", {}), record.get("judges", {})
     for key, value in metrics.items():
         if math.isnan(value):
             raise ArithmeticError(f"{key} is not a number at the end of the job")
     if metric is not None and metric not in metrics:
+        if any("left_out" in it for it in judges.values()):
+            return None
         raise UserError(f"{folder} has not measured {metric}, which the sweep is about.")
     return metrics[metric] if metric else None
 

@@ -34,8 +34,8 @@ def record(folder):
     return json.loads((folder / "record.json").read_text())
 
 
-def measure(folder, **metrics):
-    (folder / "record.json").write_text(json.dumps({"status": "finished", "metrics": metrics}))
+def measure(folder, judges=None, **metrics):
+    (folder / "record.json").write_text(json.dumps({"status": "finished", "metrics": metrics, "judges": judges or {}}))
 
 
 def test_a_job_gives_the_metric_of_its_record_under_its_own_command(config, tmp_path):
@@ -60,6 +60,13 @@ def test_a_failed_job_gives_nan_and_a_record_with_its_traceback(config, tmp_path
     assert failed["error"] == "ZeroDivisionError: of my own"
     assert 'raise ZeroDivisionError("of my own")' in failed["traceback"]
     assert (failed["experiment"], failed["seed"], failed["config"]["paper"]) == ("it", 1, config["paper"])
+
+
+@pytest.mark.parametrize(("judge", "status"), [({"left_out": "no weights"}, "finished"), ({"judge": {}}, "failed")])
+def test_a_job_whose_judge_was_left_out_is_finished_without_its_metric(config, tmp_path, judge, status):
+    value = sweeps.run_job(lambda config: measure(tmp_path, {"score": judge}, **{"train/loss": 1.0}), config)
+    assert value is None or math.isnan(value)
+    assert record(tmp_path)["status"] == status
 
 
 def test_a_mistake_told_in_a_sentence_is_a_failure(config, tmp_path, capsys):
