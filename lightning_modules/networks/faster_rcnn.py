@@ -1,0 +1,424 @@
+"""Faster R-CNN's network out of torchvision's detection parts (Ren et al. 2015, arXiv:1506.01497), with masks Mask R-CNN.
+
+Weights are named as in torchvision's detectors and mean the same. What differs is said at each part: the precision of
+boxes and scores, where random draws come from, and that training gives what the losses are made of, not the losses.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_inference, project_masks_on_boxes
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.ops import MultiScaleRoIAlign, roi_pool
+
+from launch.errors import UserError
+from lightning_modules.networks.detection_backbones import (
+    VGG16,
+    WEIGHTS_KEY,
+    FrozenBatchNorm,
+    Norm,
+    Pyramid,
+    load_classifier,
+    load_state,
+    norm_layer,
+)
+from lightning_modules.networks.resnet import check_weights, read_weights
+
+LAST = re.compile(r"cls_score|bbox_pred|mask_fcn_logits")  # layers with outputs for every class
+Backbone = Pyramid | VGG16
+Targets = list[dict[str, Tensor]]
+Detections = list[dict[str, Tensor]]
+
+
+@dataclass
+class SampledAnchors:
+    """What the RPN's losses are made of: the anchors drawn from all images of a batch, P of S around objects."""
+
+    logits: Tensor  # [S], of being an object
+    labels: Tensor  # [S], 1 where it is one, else 0
+    deltas: Tensor  # [P, 4], predicted
+    anchors: Tensor  # [P, 4]
+    objects: Tensor  # [P, 4], the boxes to find from there
+
+
+@dataclass
+class SampledRegions:
+    """What the heads' losses are made of: the proposals drawn from all images of a batch, F of R around objects."""
+
+    logits: Tensor  # [R, K + 1], class 0 is the background
+    labels: Tensor  # [R]
+    deltas: Tensor  # [F, 4], predicted for the true class
+    proposals: Tensor  # [F, 4]
+    objects: Tensor  # [F, 4]
+    mask_logits: Tensor | None = None  # [F, 28, 28], of the true class
+    masks: Tensor | None = None  # [F, 28, 28] in [0, 1]
+
+
+def in_full_precision(x: Tensor) -> tuple[Tensor, Any]:
+    """The tensor in float32 or finer, and the context in which autocast leaves it so."""
+    return x.to(torch.promote_types(x.dtype, torch.float32)), torch.autocast(x.device.type, enabled=False)
+
+
+class Sampler(BalancedPositiveNegativeSampler):
+    """Draws for an image from that image's generator; without generators as torchvision does, from the global one."""
+
+    generators: Sequence[torch.Generator] | None = None
+
+    def __call__(self, matched_idxs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """matched_idxs: of each image [N], -1 ignored, 0 background, else an object -> masks [N] of those drawn."""
+        if self.generators is None:
+            return super().__call__(matched_idxs)
+        drawn: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for labels, generator in zip(matched_idxs, self.generators, strict=True):
+            room = self.batch_size_per_image
+            most = int(room * self.positive_fraction)
+            for masks, wanted, limit in zip(drawn, (labels >= 1, labels == 0), (most, room), strict=True):
+                found = torch.where(wanted)[0]
+                taken = torch.randperm(len(found), generator=generator)[: min(limit, room)].to(found.device)
+                masks.append(torch.zeros_like(wanted).index_fill_(0, found[taken], True))
+                room -= len(taken)
+        return drawn
+
+
+class Anchors(AnchorGenerator):
+    """In float32 whatever the features are: in bf16 neighbours 16 pixels apart become one from pixel 2,048 on, and
+    anything is rounded to 4 pixels from 512 on."""
+
+    def set_cell_anchors(self, dtype: torch.dtype, device: torch.device) -> None:
+        super().set_cell_anchors(torch.promote_types(dtype, torch.float32), device)
+
+
+class ProposalHead(RPNHead):
+    """Logits and deltas in float32: in bf16 many scores are ties, and a side is known to half a per cent."""
+
+    def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        logits, deltas = [], []
+        for feature in x:
+            hidden, context = in_full_precision(self.conv(feature))
+            with context:
+                logits.append(self.cls_logits(hidden))
+                deltas.append(self.bbox_pred(hidden))
+        return logits, deltas
+
+
+class RegionProposals(RegionProposalNetwork):
+    """torchvision's RPN, which gives its samples instead of losses, and may ignore anchors as the paper does.
+
+    Numbers in pairs are for training and for what comes after it.
+
+    Args:
+        channels: of the feature maps.
+        anchor_sizes: for each map, square roots of the anchors' areas in pixels of the resized image.
+        aspect_ratios: heights by widths.
+        convolutions: before the two outputs.
+        anchors_per_image: drawn for the losses, at most half of them around objects.
+        before_nms: the likeliest of each map.
+        proposals: of an image that go on to the heads.
+        min_score: of a proposal; min_side: of its box, in pixels of the resized image.
+        ignore_cross_border: anchors that reach beyond the image are neither object nor background, and no object's best.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        anchor_sizes: Sequence[Sequence[int]],
+        aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0),
+        convolutions: int = 1,
+        anchors_per_image: int = 256,
+        before_nms: Sequence[int] = (2000, 1000),
+        proposals: Sequence[int] = (2000, 1000),
+        nms: float = 0.7,
+        min_score: float = 0.0,
+        min_side: float = 1e-3,
+        ignore_cross_border: bool = False,
+    ) -> None:
+        for key, pair in {"before_nms": before_nms, "proposals": proposals}.items():
+            if len(pair) != 2 or min(pair) < 1:
+                raise UserError(f"network.rpn.{key} is {list(pair)}: give two numbers, for training and after it.")
+        anchors = Anchors(tuple(map(tuple, anchor_sizes)), (tuple(aspect_ratios),) * len(anchor_sizes))
+        super().__init__(
+            anchors, ProposalHead(channels, anchors.num_anchors_per_location()[0], convolutions),
+            fg_iou_thresh=0.7, bg_iou_thresh=0.3, batch_size_per_image=anchors_per_image, positive_fraction=0.5,
+            pre_nms_top_n={"training": before_nms[0], "testing": before_nms[1]},
+            post_nms_top_n={"training": proposals[0], "testing": proposals[1]}, nms_thresh=nms, score_thresh=min_score,
+        )  # fmt: skip
+        self.fg_bg_sampler = Sampler(anchors_per_image, 0.5)
+        self.min_size, self.ignore_cross_border = min_side, ignore_cross_border
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, images: ImageList, features: Mapping[str, Tensor], targets: Targets | None = None
+    ) -> tuple[list[Tensor], SampledAnchors | None]:
+        """Of each image the proposals [N, 4], the likeliest first; with targets what the losses need, too."""
+        maps = list(features.values())
+        logits, deltas = self.head(maps)
+        anchors = self.anchor_generator(images, maps)
+        in_level = [it[0].numel() for it in logits]
+        logits, deltas = concat_box_prediction_layers(logits, deltas)
+        # Proposals are constants to the heads' losses: the approximate joint training of section 3.2.
+        boxes = self.box_coder.decode(deltas.detach(), anchors).view(len(anchors), -1, 4)
+        proposals, _ = self.filter_proposals(boxes, logits, images.image_sizes, in_level)
+        if targets is None:
+            return proposals, None
+        labels, objects = self.label(anchors, targets, images.image_sizes)
+        positive, negative = (torch.where(torch.cat(it))[0] for it in self.fg_bg_sampler(labels))
+        drawn = torch.cat([positive, negative])
+        return proposals, SampledAnchors(
+            logits.flatten()[drawn], torch.cat(labels)[drawn],
+            deltas[positive], torch.cat(anchors)[positive], torch.cat(objects)[positive],
+        )  # fmt: skip
+
+    def label(
+        self, anchors: list[Tensor], targets: Targets, sizes: list[tuple[int, int]]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Of each image's anchors: 1 object, 0 background, -1 neither [A]; and the object's box [A, 4]."""
+        if not self.ignore_cross_border:
+            return self.assign_targets_to_anchors(anchors, targets)
+        labels, objects = [], []
+        for boxes, target, (height, width) in zip(anchors, targets, sizes, strict=True):
+            inside = (boxes[:, :2] >= 0).all(1) & (boxes[:, 2] <= width) & (boxes[:, 3] <= height)
+            labels.append(torch.full_like(boxes[:, 0], -1))
+            objects.append(torch.zeros_like(boxes))
+            if inside.any():
+                (labels[-1][inside],), (objects[-1][inside],) = self.assign_targets_to_anchors([boxes[inside]], [target])
+        return labels, objects
+
+
+class RoIPool(nn.Module):
+    """The max-pooling of Fast R-CNN, to whole pixels of the one map at a sixteenth of the image."""
+
+    output_size = (7, 7)
+
+    def forward(self, features: Mapping[str, Tensor], boxes: list[Tensor], sizes: Any) -> Tensor:
+        whole, context = in_full_precision(features["0"])
+        with context:
+            return roi_pool(whole, boxes, 7, 1 / 16).to(features["0"].dtype)
+
+
+class RegionHeads(RoIHeads):
+    """torchvision's heads, which give their samples instead of losses; logits and deltas are float32.
+
+    Args:
+        channels: of the feature maps.
+        num_classes: without the background.
+        head: ``linear`` (two layers), ``convolutions`` (four and a linear layer), ``vgg16`` (Fast R-CNN's, with its
+            pooling).
+        width: of the linear layers.
+        norm: after the head's convolutions, as of a backbone; None leaves it out.
+        canonical_size: a proposal of that side is read from the map at a sixteenth of the image, one of half the side
+            from the next finer.
+        regions_per_image: drawn for the losses, at most a quarter of them around objects.
+        min_score, nms, max_detections: which detections of an image are kept; NMS is within a class.
+        masks: a mask for every detection (Mask R-CNN).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_classes: int,
+        head: Literal["linear", "convolutions", "vgg16"] = "linear",
+        width: int = 1024,
+        norm: Norm | None = None,
+        canonical_size: int = 224,
+        regions_per_image: int = 512,
+        min_score: float = 0.05,
+        nms: float = 0.5,
+        max_detections: int = 100,
+        masks: bool = False,
+    ) -> None:
+        def pool(side: int) -> MultiScaleRoIAlign:
+            return MultiScaleRoIAlign(["0", "1", "2", "3"], side, 2, canonical_scale=canonical_size)
+
+        super().__init__(
+            RoIPool() if head == "vgg16" else pool(7), box_head(head, channels, width, norm),
+            FastRCNNPredictor(width, num_classes + 1), fg_iou_thresh=0.5, bg_iou_thresh=0.5,
+            batch_size_per_image=regions_per_image, positive_fraction=0.25, bbox_reg_weights=None,
+            score_thresh=min_score, nms_thresh=nms, detections_per_img=max_detections,
+        )  # fmt: skip
+        self.num_classes = num_classes
+        self.fg_bg_sampler = Sampler(regions_per_image, 0.25)
+        if masks:
+            self.mask_roi_pool = pool(14)
+            self.mask_head = MaskRCNNHeads(channels, (256,) * 4, dilation=1)
+            self.mask_predictor = MaskRCNNPredictor(256, 256, num_classes + 1)
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        features: Mapping[str, Tensor],
+        proposals: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+        targets: Targets | None = None,
+    ) -> tuple[Detections, SampledRegions | None]:
+        if targets is not None:
+            return [], self.sample(features, proposals, image_shapes, targets)
+        logits, deltas = self.predict(features, proposals, image_shapes)
+        found = self.postprocess_detections(logits, deltas, proposals, image_shapes)
+        detections = [{"boxes": b, "scores": s, "labels": k} for b, s, k in zip(*found, strict=True)]
+        if self.has_mask():
+            masks = self.predict_masks(features, found[0], image_shapes)
+            for detection, mask in zip(detections, maskrcnn_inference(masks, found[2]), strict=True):
+                detection["masks"] = mask
+        return detections, None
+
+    def sample(
+        self, features: Mapping[str, Tensor], proposals: list[Tensor], sizes: list[tuple[int, int]], targets: Targets
+    ) -> SampledRegions:
+        proposals, matches, labels, _ = self.select_training_samples(proposals, targets)
+        logits, deltas = self.predict(features, proposals, sizes)
+        foreground = [torch.where(it > 0)[0] for it in labels]
+        boxes = [it[chosen] for it, chosen in zip(proposals, foreground, strict=True)]
+        matches = [it[chosen] for it, chosen in zip(matches, foreground, strict=True)]
+        objects = [target["boxes"][it] for target, it in zip(targets, matches, strict=True)]
+        of_all = torch.cat(labels)
+        rows = torch.where(of_all > 0)[0]
+        classes = of_all[rows]
+        sampled = SampledRegions(
+            logits, of_all, deltas.unflatten(1, (-1, 4))[rows, classes], torch.cat(boxes), torch.cat(objects)
+        )
+        if self.has_mask():
+            mask_logits = self.predict_masks(features, boxes, sizes)
+            side = mask_logits.shape[-1]
+            parts = zip(targets, boxes, matches, strict=True)
+            sampled.masks = torch.cat([project_masks_on_boxes(it["masks"], b, m, side) for it, b, m in parts])
+            sampled.mask_logits = mask_logits[torch.arange(len(classes), device=classes.device), classes]
+        return sampled
+
+    def predict(
+        self, features: Mapping[str, Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor]:
+        """Class logits [R, K + 1] and box deltas [R, 4 (K + 1)]."""
+        hidden, context = in_full_precision(self.box_head(self.box_roi_pool(features, boxes, sizes)))
+        with context:
+            return self.box_predictor(hidden)
+
+    def predict_masks(self, features: Mapping[str, Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]) -> Tensor:
+        """Mask logits of every class, [R, K + 1, 28, 28]."""
+        assert self.mask_roi_pool is not None and self.mask_head is not None and self.mask_predictor is not None
+        return in_full_precision(self.mask_predictor(self.mask_head(self.mask_roi_pool(features, boxes, sizes))))[0]
+
+
+def box_head(head: str, channels: int, width: int, norm: Norm | None) -> nn.Module:
+    """Features of regions [R, channels, 7, 7] -> [R, width]."""
+    if head == "linear":
+        return TwoMLPHead(49 * channels, width)
+    if head == "convolutions":
+        layer = None if norm is None else norm_layer(norm)
+        return FastRCNNConvFCHead((channels, 7, 7), [channels] * 4, [width], norm_layer=layer)
+    if head == "vgg16":
+        return nn.Sequential(nn.Flatten(), nn.Linear(49 * channels, width), nn.ReLU(inplace=True), nn.Dropout(),
+                             nn.Linear(width, width), nn.ReLU(inplace=True), nn.Dropout())  # fmt: skip
+    raise UserError(f"network.heads.head is {head!r}: give linear, convolutions or vgg16.")
+
+
+class DetectionNetwork(nn.Module):
+    """Images -> detections; with targets what the losses are made of.
+
+    Args:
+        weights: of the whole network, to begin with: COCO_V1 where torchvision has such a network, or a file of a
+            state_dict. Where the number of classes differs, the last layers begin at random.
+        min_size, max_size: an image's short side becomes min_size, unless the long one would exceed max_size.
+        mean, std: of the channels, for pixels in [0, 1].
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        rpn: RegionProposals,
+        heads: RegionHeads,
+        *,
+        weights: str | None = None,
+        min_size: int = 800,
+        max_size: int = 1333,
+        mean: Sequence[float] = (0.485, 0.456, 0.406),
+        std: Sequence[float] = (0.229, 0.224, 0.225),
+    ) -> None:
+        super().__init__()
+        self.transform = GeneralizedRCNNTransform(min_size, max_size, list(mean), list(std))
+        self.backbone, self.rpn, self.roi_heads, self.weights = backbone, rpn, heads, weights
+        self.num_classes, self.memory_format = heads.num_classes, torch.contiguous_format
+        maps, sizes = backbone.maps, len(rpn.anchor_generator.sizes)
+        if maps != sizes:
+            raise UserError(f"network.rpn.anchor_sizes has {sizes} lists for {maps} feature maps: give one for each.")
+        if weights is not None and self.published is not None:
+            check_weights("network.weights", self.published, weights)
+        elif weights is not None and not Path(weights).exists():
+            raise UserError(f"network.weights is {weights}: no such file, and torchvision has no such detector.")
+        if weights == "COCO_V1" and backbone.norm == "frozen" and backbone.name == "resnet50":
+            for part in backbone.modules():
+                if isinstance(part, FrozenBatchNorm):
+                    part.eps = 0.0  # as these weights were trained
+        if backbone.norm == "frozen" and weights is None and backbone.weights is None:
+            raise UserError(
+                "network.backbone.norm is frozen, which keeps what weights have learned, and there are none: set "
+                "network.backbone.weights or network.weights, or network.backbone.norm to batch or group."
+            )
+
+    def forward(
+        self,
+        images: Sequence[Tensor],
+        targets: Targets | None = None,
+        generators: Sequence[torch.Generator] | None = None,
+    ) -> Detections | tuple[SampledAnchors, SampledRegions]:
+        """images: [3, H, W] each, in [0, 1]. generators: one an image, for what is drawn in training.
+
+        Detections are in the images' own pixels: boxes [N, 4], scores [N], labels [N] from 1 on, and masks
+        [N, 1, H, W] in [0, 1].
+        """
+        self.rpn.fg_bg_sampler.generators = self.roi_heads.fg_bg_sampler.generators = generators  # pyright: ignore
+        resized, targets = self.transform(list(images), targets)
+        features = self.backbone(resized.tensors.contiguous(memory_format=self.memory_format))
+        proposals, anchors = self.rpn(resized, features, targets)
+        detections, regions = self.roi_heads(features, proposals, resized.image_sizes, targets)
+        if targets is not None:
+            return anchors, regions
+        return self.transform.postprocess(detections, resized.image_sizes, [it.shape[-2:] for it in images])
+
+    @property
+    def published(self) -> str | None:
+        """What torchvision calls the same network, if it has it."""
+        with_masks = self.roi_heads.has_mask()
+        names = {
+            ("resnet50", TwoMLPHead, False): "fasterrcnn_resnet50_fpn",
+            ("resnet50", TwoMLPHead, True): "maskrcnn_resnet50_fpn",
+            ("resnet50", FastRCNNConvFCHead, False): "fasterrcnn_resnet50_fpn_v2",
+            ("mobilenet_v3_large", TwoMLPHead, False): "fasterrcnn_mobilenet_v3_large_320_fpn",
+        }
+        return names.get((self.backbone.name, type(self.roi_heads.box_head), with_masks))
+
+    def download(self) -> None:
+        """Have the weights to begin with on this machine."""
+        if self.weights is not None:
+            read_weights("network.weights", self.published or "", self.weights)
+        elif self.backbone.weights is not None:
+            read_weights(WEIGHTS_KEY, self.backbone.name, self.backbone.weights)
+
+    def load_weights(self, category_ids: Sequence[int]) -> None:
+        """Begin with the weights that are named; those of the whole network, if given, hold the backbone's.
+
+        torchvision's detectors have an output for every number up to the last category id; ours has those that exist.
+        """
+        if self.weights is None:
+            if self.backbone.weights is not None:
+                load_classifier(self.backbone)
+            return
+        state, own = read_weights("network.weights", self.published or "", self.weights), self.state_dict()
+        for key in [it for it in state if it.startswith("roi_heads.") and LAST.search(it)]:
+            if state[key].shape == own[key].shape:
+                continue
+            outputs = 4 if "bbox_pred" in key else 1
+            classes = state[key].unflatten(0, (-1, outputs))
+            if len(classes) > max(category_ids):
+                state[key] = classes[[0, *category_ids]].flatten(0, 1)
+            if state[key].shape != own[key].shape:
+                del state[key]
+        load_state(self, state, self.published or "this network", self.weights, optional="roi_heads.")
