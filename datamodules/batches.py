@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 
 import torch
+from lightning import Trainer
 from torch import Tensor
 from torch.utils.data import Sampler
 
@@ -75,3 +76,10 @@ class GlobalBatches(Sampler[Tensor]):
         for step in range(start, len(self)):
             batch = order[step * self.batch_size : (step + 1) * self.batch_size]
             yield batch.tensor_split(self.world_size)[self.rank]
+
+
+def consumed_in_epoch(trainer: Trainer | None) -> Callable[[], int]:
+    """How many global batches of this training epoch a trainer has used; none without one."""
+    if trainer is None:
+        return lambda: 0
+    return lambda: trainer.fit_loop.epoch_loop.batch_progress.current.ready

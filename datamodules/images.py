@@ -2,7 +2,7 @@
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.augmentation import Augment, shift_and_flip
-from datamodules.batches import GlobalBatches
+from datamodules.batches import GlobalBatches, consumed_in_epoch
 from datamodules.binarization import Binarize
 from launch.errors import UserError
 from launch.randomness import keyed_generator
@@ -164,11 +164,8 @@ class ImageDataModule(LightningDataModule):
         )
         return DataLoader(table, sampler=batches, batch_size=None, generator=torch.Generator())
 
-    def _consumed(self, seed: int | None):
-        trainer = self.trainer
-        if seed is None or trainer is None:
-            return lambda: 0
-        return lambda: trainer.fit_loop.epoch_loop.batch_progress.current.ready
+    def _consumed(self, seed: int | None) -> Callable[[], int]:
+        return consumed_in_epoch(None if seed is None else self.trainer)
 
     def _unfit_val_size(self, available: int, official: bool) -> str:
         if official:

@@ -1,7 +1,7 @@
 """Sets of photographs that do not fit in memory: workers decode them, and how many there are changes nothing."""
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,10 +130,14 @@ class Photographs(Dataset[dict[str, Tensor] | UserError]):
 
 
 class DrawnBatches(Sampler[tuple[Tensor, Tensor | None]]):
-    """Each share of a batch with its draws, which are made here since workers know of no epoch."""
+    """Each share of a batch with its draws, which are made here since workers know of no epoch.
 
-    def __init__(self, batches: GlobalBatches) -> None:
-        self.batches = batches
+    Args:
+        draw: (size, seed, epoch) -> for each of ``size`` training examples what is drawn for it.
+    """
+
+    def __init__(self, batches: GlobalBatches, draw: Callable[[int, int, int], Tensor] = draw) -> None:
+        self.batches, self.draw = batches, draw
 
     def set_epoch(self, epoch: int) -> None:
         self.batches.set_epoch(epoch)
@@ -143,7 +147,7 @@ class DrawnBatches(Sampler[tuple[Tensor, Tensor | None]]):
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         size, seed, epoch = self.batches.size, self.batches.seed, self.batches.epoch
-        drawn = None if seed is None else draw(size, seed, epoch)
+        drawn = None if seed is None else self.draw(size, seed, epoch)
         for positions in self.batches:
             yield positions, None if drawn is None else drawn[positions]
 

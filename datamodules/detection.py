@@ -1,0 +1,258 @@
+"""The base of the detection sets: images of any size with boxes, and masks where they are asked for."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms.v2 import functional
+from torchvision.tv_tensors import BoundingBoxFormat
+
+from datamodules.batches import GlobalBatches, consumed_in_epoch
+from datamodules.photographs import DrawnBatches, PhotographLoader
+from launch.errors import UserError
+from launch.randomness import keyed_generator
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image with its objects.
+
+    Args:
+        image: uint8 [3, H, W].
+        boxes: float32 [N, 4]: left, top, right, bottom in pixels.
+        labels: int64 [N], from 1 on; 0 is the background.
+        masks: uint8 [N, H, W]; None where they are not asked for.
+    """
+
+    image: Tensor
+    boxes: Tensor
+    labels: Tensor
+    masks: Tensor | None = None
+
+
+class ObjectTable(Dataset[dict[str, Any] | UserError]):
+    """A split, asked for a whole batch: its positions and, in training, which of them are flipped.
+
+    Args:
+        image_ids: int64 [N], the data set's numbers of the images.
+        wide: bool [N], which images are wider than high.
+    """
+
+    def __init__(self, image_ids: Tensor, wide: Tensor) -> None:
+        assert len(image_ids) == len(wide)
+        self.image_ids, self.wide = image_ids, wide
+
+    @abstractmethod
+    def example(self, position: int) -> Example:
+        """A UserError where it cannot be read; ``PhotographLoader`` raises it outside of the worker."""
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def __getitem__(self, asked: tuple[Tensor, Tensor | None]) -> dict[str, Any] | UserError:
+        positions, flips = asked
+        try:
+            examples = [self.example(position) for position in positions.tolist()]
+        except UserError as mistake:
+            return mistake
+        return {
+            "index": positions,
+            "image_id": self.image_ids[positions],
+            **pack(examples),
+            "flips": None if flips is None else flips.tolist(),
+        }
+
+
+def pack(examples: Sequence[Example]) -> dict[str, Any]:
+    """All images in one tensor, and all boxes, labels and masks: a worker sends each tensor by a file of its own, of
+    which a process may have but a thousand open."""
+    masks = [it.masks.flatten() for it in examples if it.masks is not None]
+    return {
+        "pixels": torch.cat([torch.empty(0, dtype=torch.uint8), *(it.image.flatten() for it in examples)]),
+        "sizes": [tuple(it.image.shape[1:]) for it in examples],
+        "boxes": torch.cat([torch.empty(0, 4), *(it.boxes for it in examples)]),
+        "labels": torch.cat([torch.empty(0, dtype=torch.int64), *(it.labels for it in examples)]),
+        "counts": [len(it.labels) for it in examples],
+        "masks": torch.cat(masks) if masks else None,
+    }
+
+
+def unpack(packed: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """A batch as ``DetectionDataModule`` describes it, flipped where that was drawn."""
+    sizes, counts = packed["sizes"], packed["counts"]
+    flat = packed["pixels"].to(dtype).div_(255).split([3 * height * width for height, width in sizes])
+    images = [pixels.view(3, *size) for pixels, size in zip(flat, sizes, strict=True)]
+    pairs = zip(packed["boxes"].split(counts), packed["labels"].split(counts), strict=True)
+    targets = [{"boxes": boxes, "labels": labels} for boxes, labels in pairs]
+    if packed["masks"] is not None:
+        areas = [count * height * width for count, (height, width) in zip(counts, sizes, strict=True)]
+        for target, pixels, count, size in zip(targets, packed["masks"].split(areas), counts, sizes, strict=True):
+            target["masks"] = pixels.view(count, *size)
+    for position, flipped in enumerate(packed["flips"] or []):
+        if flipped:
+            images[position] = functional.horizontal_flip_image(images[position])
+            targets[position] = flip_target(targets[position], sizes[position])
+    return {"index": packed["index"], "image_id": packed["image_id"], "image": images, "target": targets}
+
+
+def flip_target(target: dict[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
+    boxes = functional.horizontal_flip_bounding_boxes(target["boxes"], BoundingBoxFormat.XYXY, size)
+    masks = {"masks": functional.horizontal_flip_mask(target["masks"])} if "masks" in target else {}
+    return target | {"boxes": boxes} | masks
+
+
+def draw_flips(size: int, seed: int, epoch: int) -> Tensor:
+    """Which of ``size`` training examples are flipped, bool [size]: a function of (seed, epoch, example)."""
+    return torch.randint(2, (size,), generator=keyed_generator(seed, "flips", epoch)).bool()
+
+
+class AspectBatches(GlobalBatches):
+    """Training batches whose images are all wider than high, or none of them: padded to one size, they waste less.
+
+    Each epoch shuffles both kinds, cuts them into batches, drops what is left of each, and shuffles the batches.
+    """
+
+    def __init__(self, wide: Tensor, batch_size: int, *, seed: int, **shares: Any) -> None:
+        super().__init__(len(wide), batch_size, seed=seed, **shares)
+        self.wide = wide
+        for kind, number in {"wider than high": int(wide.sum()), "not wider than high": int((~wide).sum())}.items():
+            if 0 < number < batch_size:
+                raise UserError(
+                    f"{number} training images are {kind}, fewer than one batch of {batch_size}, and would never be "
+                    f"seen: set datamodule.group_by_aspect=false, or datamodule.batch_size to {number} or less."
+                )
+
+    def __len__(self) -> int:
+        wide = int(self.wide.sum())
+        return wide // self.batch_size + (self.size - wide) // self.batch_size
+
+    def order(self) -> Tensor:
+        """This epoch's examples in whole batches, [len * batch_size] int64."""
+        shuffled = super().order()
+        wide = self.wide[shuffled]
+        batches = torch.cat([whole_batches(shuffled[kind], self.batch_size) for kind in (wide, ~wide)])
+        assert self.seed is not None
+        generator = keyed_generator(self.seed, "order of batches", self.epoch)
+        return batches[torch.randperm(len(batches), generator=generator)].flatten()
+
+
+def whole_batches(positions: Tensor, batch_size: int) -> Tensor:
+    return positions[: len(positions) // batch_size * batch_size].view(-1, batch_size)
+
+
+class DetectionDataModule(LightningDataModule):
+    """Images with boxes, given to the module in their own sizes.
+
+    A batch holds ``index`` [B] int64 (positions in the split), ``image_id`` [B] int64 (the data set's numbers),
+    ``image``, B float tensors [3, H, W] in [0, 1], and ``target``, B dicts of ``boxes`` [N, 4] float32 (left, top,
+    right, bottom in pixels), ``labels`` [N] int64 in 1..num_classes and, where they were asked for, ``masks`` [N, H, W]
+    uint8. Targets hold no crowd and no box without area; an image without objects has N = 0. Evaluation sees the
+    images as they are on disk.
+
+    A subclass says its classes and implements ``load`` and ``coco_ground_truth``.
+
+    Args:
+        batch_size: examples a training step over all ranks together.
+        eval_batch_size: examples an evaluation step over all ranks together.
+        val_size: how many images validation has; 0 means no validation.
+        seed: decides the order and the flips of training.
+        split_seed: decides which images are set aside, so that runs that differ in ``seed`` are measured on the same.
+        masks: give the objects' masks, too.
+        flip: flip half of the training images left to right, drawn for each (seed, epoch, example).
+        group_by_aspect: a training batch holds images that are wider than high, or others, alone.
+        num_workers: processes that make batches, on each rank; 0: none but the one that trains.
+    """
+
+    name: str
+    image_shape = None
+    category_ids: Sequence[int]
+    """The data set's numbers of the classes, in the order of the labels 1, 2, ...; they may have gaps."""
+    class_names: Sequence[str]
+
+    def __init__(
+        self,
+        *,
+        batch_size: int,
+        eval_batch_size: int = 8,
+        val_size: int = 0,
+        seed: int = 0,
+        split_seed: int = 0,
+        masks: bool = False,
+        flip: bool = False,
+        group_by_aspect: bool = False,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        for key, size in {"batch_size": batch_size, "eval_batch_size": eval_batch_size}.items():
+            if size < 1:
+                raise UserError(f"datamodule.{key} is {size}: give a number of examples, 1 or more.")
+        if num_workers < 0:
+            raise UserError(f"datamodule.num_workers is {num_workers}: give a number of processes, 0 or more.")
+        if val_size < 0:
+            raise UserError(f"datamodule.val_size is {val_size}: give a number of images, 0 (no validation) or more.")
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.val_size, self.seed, self.split_seed = val_size, seed, split_seed
+        self.masks, self.flip, self.group_by_aspect, self.num_workers = masks, flip, group_by_aspect, num_workers
+        self.tables: dict[str, ObjectTable] = {}
+
+    @property
+    def num_classes(self) -> int:
+        """Without the background."""
+        return len(self.category_ids)
+
+    @abstractmethod
+    def load(self) -> dict[str, ObjectTable]:
+        """``train``, ``val`` (empty where ``val_size`` is 0) and ``test``."""
+
+    @abstractmethod
+    def coco_ground_truth(self, stage: str) -> dict[str, Any]:
+        """See ``callbacks.protocols.AnnotatesObjects``."""
+
+    def setup(self, stage: str | None = None) -> None:
+        if not self.tables:
+            self.tables = self.load()
+
+    def describe(self) -> dict[str, Any]:
+        """Name and sizes: what a record says of its data."""
+        return {"name": self.name, **{split: len(table) for split, table in self.tables.items()}}
+
+    def train_dataloader(self) -> PhotographLoader:
+        return self._loader("train", self.batch_size, seed=self.seed)
+
+    def val_dataloader(self) -> PhotographLoader | list[Any]:
+        return self._loader("val", self.eval_batch_size, seed=None) if self.val_size else []
+
+    def test_dataloader(self) -> PhotographLoader:
+        return self._loader("test", self.eval_batch_size, seed=None)
+
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        dtype = self.trainer.lightning_module.dtype if self.trainer else torch.float32
+        assert isinstance(dtype, torch.dtype)
+        return unpack(batch, torch.promote_types(dtype, torch.float32))
+
+    def _loader(self, split: str, batch_size: int, seed: int | None) -> PhotographLoader:
+        table, pinned = self.tables[split], False
+        shares: dict[str, Any] = {}
+        if self.trainer is not None:
+            shares = {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
+            pinned = self.trainer.strategy.root_device.type == "cuda"
+        if seed is not None:
+            shares["consumed"] = consumed_in_epoch(self.trainer)
+        if seed is not None and self.group_by_aspect:
+            batches = AspectBatches(table.wide, batch_size, seed=seed, **shares)
+        else:
+            batches = GlobalBatches(len(table), batch_size, seed=seed, **shares)
+        drawn = DrawnBatches(batches, draw_flips if self.flip else draw_none)
+        return PhotographLoader(
+            table, sampler=drawn, batch_size=None, num_workers=self.num_workers, pin_memory=pinned,
+            generator=torch.Generator(),
+        )  # fmt: skip
+
+
+def draw_none(size: int, seed: int, epoch: int) -> Tensor:
+    return torch.zeros(size, dtype=torch.bool)
