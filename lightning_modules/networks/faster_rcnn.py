@@ -20,7 +20,6 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_inference, project_masks_on_boxes
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
-from torchvision.ops import MultiScaleRoIAlign, roi_pool
 
 from launch.errors import UserError
 from lightning_modules.networks.detection_backbones import (
@@ -33,6 +32,7 @@ from lightning_modules.networks.detection_backbones import (
     load_state,
     norm_layer,
 )
+from lightning_modules.networks.region_pooling import RegionAlign, RegionPool
 from lightning_modules.networks.resnet import check_weights, read_weights
 
 LAST = re.compile(r"cls_score|bbox_pred|mask_fcn_logits")  # layers with outputs for every class
@@ -146,6 +146,8 @@ class RegionProposals(RegionProposalNetwork):
         for key, pair in {"before_nms": before_nms, "proposals": proposals}.items():
             if len(pair) != 2 or min(pair) < 1:
                 raise UserError(f"network.rpn.{key} is {list(pair)}: give two numbers, for training and after it.")
+        if len({len(sizes) for sizes in anchor_sizes}) != 1:
+            raise UserError("network.rpn.anchor_sizes has lists of other lengths: every map has as many anchors a place.")
         anchors = Anchors(tuple(map(tuple, anchor_sizes)), (tuple(aspect_ratios),) * len(anchor_sizes))
         super().__init__(
             anchors, ProposalHead(channels, anchors.num_anchors_per_location()[0], convolutions),
@@ -194,17 +196,6 @@ class RegionProposals(RegionProposalNetwork):
         return labels, objects
 
 
-class RoIPool(nn.Module):
-    """The max-pooling of Fast R-CNN, to whole pixels of the one map at a sixteenth of the image."""
-
-    output_size = (7, 7)
-
-    def forward(self, features: Mapping[str, Tensor], boxes: list[Tensor], sizes: Any) -> Tensor:
-        whole, context = in_full_precision(features["0"])
-        with context:
-            return roi_pool(whole, boxes, 7, 1 / 16).to(features["0"].dtype)
-
-
 class RegionHeads(RoIHeads):
     """torchvision's heads, which give their samples instead of losses; logits and deltas are float32.
 
@@ -236,11 +227,8 @@ class RegionHeads(RoIHeads):
         max_detections: int = 100,
         masks: bool = False,
     ) -> None:
-        def pool(side: int) -> MultiScaleRoIAlign:
-            return MultiScaleRoIAlign(["0", "1", "2", "3"], side, 2, canonical_scale=canonical_size)
-
         super().__init__(
-            RoIPool() if head == "vgg16" else pool(7), box_head(head, channels, width, norm),
+            RegionPool(7) if head == "vgg16" else RegionAlign(7, canonical_size), box_head(head, channels, width, norm),
             FastRCNNPredictor(width, num_classes + 1), fg_iou_thresh=0.5, bg_iou_thresh=0.5,
             batch_size_per_image=regions_per_image, positive_fraction=0.25, bbox_reg_weights=None,
             score_thresh=min_score, nms_thresh=nms, detections_per_img=max_detections,
@@ -248,7 +236,7 @@ class RegionHeads(RoIHeads):
         self.num_classes = num_classes
         self.fg_bg_sampler = Sampler(regions_per_image, 0.25)
         if masks:
-            self.mask_roi_pool = pool(14)
+            self.mask_roi_pool = RegionAlign(14, canonical_size)
             self.mask_head = MaskRCNNHeads(channels, (256,) * 4, dilation=1)
             self.mask_predictor = MaskRCNNPredictor(256, 256, num_classes + 1)
 
