@@ -1,7 +1,7 @@
 """Detectors for the benchmark of a training step: data and weights that need no file, and torchvision's own model.
 
-Two scenes of 320 pixels, as of ``datamodule=shapes``, stand in for two photographs, and random weights for a classifier's:
-what is computed and how long it takes is the same.
+Two scenes of 320 pixels, as of ``datamodule=shapes``, stand in for two photographs, random weights for a
+classifier's: what is computed and how long it takes is the same.
 """
 
 from collections.abc import Callable
@@ -63,10 +63,11 @@ def usual_detector(module: FasterRCNN) -> nn.Module:
     """torchvision's detector with the same layers, norms and weights; refuses one that it does not have."""
     network = module.network
     assert network.published is not None, "torchvision has no such detector"
-    backbone, sides = network.backbone, {"min_size": network.transform.min_size[0], "max_size": network.transform.max_size}
+    backbone, resize = network.backbone, network.transform
     model = getattr(detection, network.published)(
-        weights=None, weights_backbone=None, num_classes=network.num_classes + 1, **sides
-    )
+        weights=None, weights_backbone=None, num_classes=network.num_classes + 1,
+        min_size=resize.min_size[0], max_size=resize.max_size,
+    )  # fmt: skip
     if backbone.norm == "frozen":  # which torchvision's builder gives to pretrained backbones alone
         options: Any = {"backbone_name": backbone.name, "weights": None, "trainable_layers": 3}
         small = backbone.name == "mobilenet_v3_large"

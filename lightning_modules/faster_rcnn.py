@@ -4,10 +4,10 @@
     python train.py experiment=faster_rcnn_coco trainer=ddp
     python train.py experiment=mask_rcnn_coco trainer=ddp
 
-A region proposal network looks at every place of a feature map for anchors, boxes of a few sizes and shapes, that hold an
-object, and corrects them; what it proposes is classified and corrected once more from the same features. The networks are
-in ``networks/faster_rcnn.py``; this file holds what they are trained for (eq. 1 and 2) and the recipe. What is reached and
-each departure from the paper: docs/methods/faster_rcnn.md.
+A region proposal network looks at every place of a feature map for anchors, boxes of a few sizes and shapes, that hold
+an object, and corrects them; what it proposes is classified and corrected once more from the same features. The
+networks are in ``networks/faster_rcnn.py``; this file holds what they are trained for (eq. 1 and 2) and the recipe.
+What is reached and each departure from the paper: docs/methods/faster_rcnn.md.
 """
 
 from collections.abc import Callable, Iterable, Sequence

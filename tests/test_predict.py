@@ -327,7 +327,9 @@ def test_a_detector_s_boxes_are_in_the_image_s_pixels_and_in_coco_s_format(detec
     np.testing.assert_allclose(np.stack([left, top, left + width, top + height], 1)[0], expected["boxes"][0], rtol=1e-5)
     rows = table(folder)
     assert [row["path"] for row in rows[-len(mine) :]] == [f"{photos}/wide.png"] * len(mine)
-    assert [float(row["score"]) for row in rows] == pytest.approx([it["score"] for it in written["annotations"]], rel=1e-4)
+    assert [float(row["score"]) for row in rows] == pytest.approx(
+        [it["score"] for it in written["annotations"]], rel=1e-4
+    )
     assert float(rows[-1]["right"]) <= 90
     assert Image.open(folder / "images" / "wide.png.png").size == (630, 280)
     assert Image.open(folder / "images" / "below" / "high.png.png").size == (330, 660)

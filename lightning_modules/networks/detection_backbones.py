@@ -1,4 +1,4 @@
-"""Backbones of detectors, on torchvision's nets: normalised images [B, 3, H, W] -> feature maps by name, fine to coarse.
+"""Backbones of detectors, on torchvision's nets: normalised images [B, 3, H, W] -> maps by name, fine to coarse.
 
 Each has ``out_channels``, the same in all maps. Names of weights are those of torchvision's detectors.
 """
@@ -61,7 +61,9 @@ def load_classifier(backbone: "Pyramid | VGG16") -> None:
     """Begin with the weights of a classifier, without its last layers."""
     assert backbone.weights is not None
     state = read_weights(WEIGHTS_KEY, backbone.name, backbone.weights)
-    kept = {key.removeprefix("features."): it for key, it in state.items() if not key.startswith(("fc.", "classifier."))}
+    kept = {
+        key.removeprefix("features."): it for key, it in state.items() if not key.startswith(("fc.", "classifier."))
+    }
     load_state(backbone.body, kept, backbone.name, backbone.weights)
 
 
@@ -85,7 +87,7 @@ class Pyramid(BackboneWithFPN):
         norm: of the net. ``frozen``: as its weights have it; ``sync`` needs GPUs.
         norm_in_pyramid: the same in the pyramid, which else has none.
         trainable_layers: the last ones of the net; the others keep their weights.
-        weights: of a classifier, to begin with: a name of torchvision's such as IMAGENET1K_V1, or a file of a state_dict.
+        weights: of a classifier, to begin with: a name of torchvision's such as IMAGENET1K_V1, or a state_dict's file.
     """
 
     def __init__(
@@ -116,7 +118,9 @@ class Pyramid(BackboneWithFPN):
         if name != "small":
             check_weights(WEIGHTS_KEY, name, weights)
         elif weights is not None:
-            raise UserError(f"{WEIGHTS_KEY} is {weights}, and nobody has trained the small net as a classifier: leave it.")
+            raise UserError(
+                f"{WEIGHTS_KEY} is {weights}, and nobody has trained the small net as a classifier: leave it."
+            )
 
 
 def mobilenet(layer: NormLayer) -> tuple[nn.Sequential, list[list[nn.Module]]]:
@@ -164,7 +168,7 @@ class VGG16(nn.Module):
 
     Args:
         trainable_layers: of the five groups of convolutions, the last ones.
-        weights: of a classifier, to begin with: a name of torchvision's such as IMAGENET1K_V1, or a file of a state_dict.
+        weights: of a classifier, to begin with: a name of torchvision's such as IMAGENET1K_V1, or a state_dict's file.
     """
 
     name, norm, maps, out_channels = "vgg16", None, 1, 512

@@ -1,4 +1,5 @@
-"""Faster R-CNN's network out of torchvision's detection parts (Ren et al. 2015, arXiv:1506.01497), with masks Mask R-CNN.
+"""Faster R-CNN's network out of torchvision's detection parts (Ren et al. 2015, arXiv:1506.01497); with masks, Mask
+R-CNN's.
 
 Weights are named as in torchvision's detectors and mean the same. What differs is said at each part: the precision of
 boxes and scores, where random draws come from, and that training gives what the losses are made of, not the losses.
@@ -92,8 +93,7 @@ class Sampler(BalancedPositiveNegativeSampler):
 
 
 class Anchors(AnchorGenerator):
-    """In float32 whatever the features are: in bf16 neighbours 16 pixels apart become one from pixel 2,048 on, and
-    anything is rounded to 4 pixels from 512 on."""
+    """In float32 whatever the features are: in bf16 a coordinate above 512 is rounded to 4 pixels."""
 
     def set_cell_anchors(self, dtype: torch.dtype, device: torch.device) -> None:
         super().set_cell_anchors(torch.promote_types(dtype, torch.float32), device)
@@ -126,7 +126,7 @@ class RegionProposals(RegionProposalNetwork):
         before_nms: the likeliest of each map.
         proposals: of an image that go on to the heads.
         min_score: of a proposal; min_side: of its box, in pixels of the resized image.
-        ignore_cross_border: anchors that reach beyond the image are neither object nor background, and no object's best.
+        ignore_cross_border: anchors that reach beyond the image are neither object nor background, nor a best one.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class RegionProposals(RegionProposalNetwork):
             if len(pair) != 2 or min(pair) < 1:
                 raise UserError(f"network.rpn.{key} is {list(pair)}: give two numbers, for training and after it.")
         if len({len(sizes) for sizes in anchor_sizes}) != 1:
-            raise UserError("network.rpn.anchor_sizes has lists of other lengths: every map has as many anchors a place.")
+            raise UserError("network.rpn.anchor_sizes has lists of other lengths: give every map as many sizes.")
         anchors = Anchors(tuple(map(tuple, anchor_sizes)), (tuple(aspect_ratios),) * len(anchor_sizes))
         super().__init__(
             anchors, ProposalHead(channels, anchors.num_anchors_per_location()[0], convolutions),
@@ -192,7 +192,8 @@ class RegionProposals(RegionProposalNetwork):
             labels.append(torch.full_like(boxes[:, 0], -1))
             objects.append(torch.zeros_like(boxes))
             if inside.any():
-                (labels[-1][inside],), (objects[-1][inside],) = self.assign_targets_to_anchors([boxes[inside]], [target])
+                found = self.assign_targets_to_anchors([boxes[inside]], [target])
+                labels[-1][inside], objects[-1][inside] = found[0][0], found[1][0]
         return labels, objects
 
 
@@ -289,10 +290,12 @@ class RegionHeads(RoIHeads):
         with context:
             return self.box_predictor(hidden)
 
-    def predict_masks(self, features: Mapping[str, Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]) -> Tensor:
+    def predict_masks(
+        self, features: Mapping[str, Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]
+    ) -> Tensor:
         """Mask logits of every class, [R, K + 1, 28, 28]."""
-        assert self.mask_roi_pool is not None and self.mask_head is not None and self.mask_predictor is not None
-        return in_full_precision(self.mask_predictor(self.mask_head(self.mask_roi_pool(features, boxes, sizes))))[0]
+        pool, head, predictor = (getattr(self, f"mask_{part}") for part in ("roi_pool", "head", "predictor"))
+        return in_full_precision(predictor(head(pool(features, boxes, sizes))))[0]
 
 
 def box_head(head: str, channels: int, width: int, norm: Norm | None) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Features of regions: RoIAlign from a feature pyramid, in a form that is fast on a CPU too, and Fast R-CNN's RoIPool."""
+"""Features of regions: RoIAlign from a feature pyramid in a form that is fast on a CPU, and Fast R-CNN's RoIPool."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,9 +21,7 @@ class RegionAlign(MultiScaleRoIAlign):
     def __init__(self, side: int, canonical_size: int) -> None:
         super().__init__(["0", "1", "2", "3"], side, SAMPLES, canonical_scale=canonical_size)
 
-    def forward(
-        self, x: Mapping[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
-    ) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(self, x: Mapping[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """x: maps [B, C, H, W] by name, fine to coarse; boxes: of each image [N, 4] -> [all N, C, side, side]."""
         maps = [x[name] for name in self.featmap_names if name in x]
         if maps[0].device.type != "cpu":

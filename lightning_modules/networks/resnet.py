@@ -200,7 +200,7 @@ def check_weights(key: str, name: str, weights: str | None) -> None:
 
 
 def read_weights(key: str, name: str, weights: str) -> dict[str, Any]:
-    """A file's state_dict, or torchvision's of the model that it calls ``name``, downloaded where it is not here yet."""
+    """A file's state_dict, or torchvision's of the model that it calls ``name``, downloaded if it is not here yet."""
     if Path(weights).exists():
         return torch.load(weights, map_location="cpu", weights_only=True)
     url = get_model_weights(name)[weights].url

@@ -55,7 +55,9 @@ TINY = {
 def boxes(count: int, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     corners = torch.rand(count, 2, generator=generator, dtype=torch.float64) * 100
-    return torch.cat([corners, corners + 2 + 50 * torch.rand(count, 2, generator=generator, dtype=torch.float64)], dim=1)
+    return torch.cat(
+        [corners, corners + 2 + 50 * torch.rand(count, 2, generator=generator, dtype=torch.float64)], dim=1
+    )
 
 
 class TestEquations:
@@ -91,8 +93,9 @@ class TestEquations:
         expected = fastrcnn_loss(logits, deltas, [labels], [targets])
         around = torch.where(labels > 0)[0]
         of_true_class = deltas.view(9, 4, 4)[around, labels[around]]
-        found = class_loss(logits, labels), box_loss(
-            of_true_class, objects[around], proposals[around], 1 / 9, REGION_WEIGHTS
+        found = (
+            class_loss(logits, labels),
+            box_loss(of_true_class, objects[around], proposals[around], 1 / 9, REGION_WEIGHTS),
         )
         assert [it.item() / 9 for it in found] == pytest.approx([it.item() for it in expected])
 
@@ -287,7 +290,11 @@ def trained_on(world_size: int, folder: Path) -> None:
 
 def test_two_ranks_take_the_steps_of_one(tmp_path):
     """In a process of its own, where no backward pass has run before it forks."""
-    words = [sys.executable, "-c", f"from tests.lightning_modules.test_faster_rcnn import main; main({str(tmp_path)!r})"]
+    words = [
+        sys.executable,
+        "-c",
+        f"from tests.lightning_modules.test_faster_rcnn import main; main({str(tmp_path)!r})",
+    ]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

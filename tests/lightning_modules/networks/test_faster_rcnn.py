@@ -278,7 +278,9 @@ class TestNorm:
 
     def test_frozen_without_weights_is_refused(self):
         """torchvision would train nothing that matters in silence: statistics of 0 and 1, layers that stay at random."""
-        with pytest.raises(UserError, match="norm is frozen, which keeps what weights have learned, and there are none"):
+        with pytest.raises(
+            UserError, match="norm is frozen, which keeps what weights have learned, and there are none"
+        ):
             DetectionNetwork(Pyramid("small", 8), RegionProposals(8, [[16]] * 4), RegionHeads(8, 2))
 
     def test_frozen_layers_are_the_first(self):
@@ -332,10 +334,12 @@ class TestWeights:
             small(str(tmp_path / "lacks.pt")).load_weights([1, 2, 3])
         with pytest.raises(UserError, match="weights is COCO_V1: no such file, and torchvision has no such detector"):
             small("COCO_V1")
-        with pytest.raises(UserError, match="network.weights is COCO_V9: no such file, nor one of COCO_V1"):
-            with torch.device("meta"):
-                DetectionNetwork(Pyramid("resnet50", norm="batch"), RegionProposals(256, ONE_EACH),
-                                 RegionHeads(256, 90), weights="COCO_V9")  # fmt: skip
+        with (
+            torch.device("meta"),
+            pytest.raises(UserError, match="weights is COCO_V9: no such file, nor one of COCO_V1"),
+        ):
+            DetectionNetwork(Pyramid("resnet50", norm="batch"), RegionProposals(256, ONE_EACH), RegionHeads(256, 90),
+                             weights="COCO_V9")  # fmt: skip
 
     def test_torchvision_s_first_ones_were_trained_without_an_epsilon(self):
         """As ``overwrite_eps`` of torchvision's builder has it."""
