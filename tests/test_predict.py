@@ -16,10 +16,13 @@ from PIL import Image
 
 import predict
 from callbacks.protocols import Classifies
+from evaluate import evaluate
 from launch.command_line import check_command_line, compose_job, with_quoted
 from launch.errors import UserError
+from launch.onnx_export import exportable_of
 from launch.runs import load_run
 from lightning_modules.resnet import ResNet
+from sample import sample
 from tests.finished_runs import finished_run
 from tests.lightning_modules import test_faster_rcnn
 from tests.lightning_modules.test_infogan import TINY
@@ -295,7 +298,7 @@ def test_the_command_tells_what_it_found_and_where_it_lies(run, images, tmp_path
 @pytest.fixture(scope="module")
 def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Hardly trained, so that it sees many things, none of them likely."""
-    return finished_run(tmp_path_factory.mktemp("detector"), "experiment=faster_rcnn_shapes", "callbacks=default", "paper=null",
+    return finished_run(tmp_path_factory.mktemp("detector"), "experiment=faster_rcnn_shapes",
                         *test_faster_rcnn.TINY["faster_rcnn_shapes"], "lightning_module.network.heads.min_score=0.0",
                         "lightning_module.network.heads.max_detections=7")  # fmt: skip
 
@@ -355,3 +358,14 @@ def test_files_that_a_detector_cannot_read_are_all_named(detector, photos, tmp_p
     (copied / "bad.jpg").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"1 of 3 images in .*: bad.jpg \(is no image that PIL reads\)"):
         predicted(detector, copied)
+
+
+def test_a_detector_is_measured_again_and_refused_where_images_or_onnx_are_asked_for(detector, tmp_path):
+    measured = evaluate(compose_job("evaluate", [f"run={detector}", "trainer=cpu"], str(tmp_path)), tmp_path)
+    assert {"test/map", "test/map_50"} <= measured.keys()
+    assert (tmp_path / "detections.json").exists()
+    assert (tmp_path / "images" / "test_detections.png").exists()
+    with pytest.raises(UserError, match="is a run of FasterRCNN, which makes no images"):
+        sample(compose_job("sample", [f"run={detector}", "accelerator=cpu"]))
+    with pytest.raises(UserError, match="is a run of FasterRCNN, which is neither classifier nor generator"):
+        exportable_of(load_run(detector)[0], detector)
