@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional
 from torchvision.tv_tensors import BoundingBoxFormat
 
-from datamodules.batches import GlobalBatches, consumed_in_epoch
+from datamodules.batches import AspectBatches, GlobalBatches, consumed_in_epoch
 from datamodules.photographs import DrawnBatches, PhotographLoader
 from launch.errors import UserError
 from launch.randomness import keyed_generator
@@ -109,40 +109,6 @@ def flip_target(target: dict[str, Tensor], size: tuple[int, int]) -> dict[str, T
 def draw_flips(size: int, seed: int, epoch: int) -> Tensor:
     """Which of ``size`` training examples are flipped, bool [size]: a function of (seed, epoch, example)."""
     return torch.randint(2, (size,), generator=keyed_generator(seed, "flips", epoch)).bool()
-
-
-class AspectBatches(GlobalBatches):
-    """Training batches whose images are all wider than high, or none of them: padded to one size, they waste less.
-
-    Each epoch shuffles both kinds, cuts them into batches, drops what is left of each, and shuffles the batches.
-    """
-
-    def __init__(self, wide: Tensor, batch_size: int, *, seed: int, **shares: Any) -> None:
-        super().__init__(len(wide), batch_size, seed=seed, **shares)
-        self.wide = wide
-        for kind, number in {"wider than high": int(wide.sum()), "not wider than high": int((~wide).sum())}.items():
-            if 0 < number < batch_size:
-                raise UserError(
-                    f"{number} training images are {kind}, fewer than one batch of {batch_size}, and would never be "
-                    f"seen: set datamodule.group_by_aspect=false, or datamodule.batch_size to {number} or less."
-                )
-
-    def __len__(self) -> int:
-        wide = int(self.wide.sum())
-        return wide // self.batch_size + (self.size - wide) // self.batch_size
-
-    def order(self) -> Tensor:
-        """This epoch's examples in whole batches, [len * batch_size] int64."""
-        shuffled = super().order()
-        wide = self.wide[shuffled]
-        batches = torch.cat([whole_batches(shuffled[kind], self.batch_size) for kind in (wide, ~wide)])
-        assert self.seed is not None
-        generator = keyed_generator(self.seed, "order of batches", self.epoch)
-        return batches[torch.randperm(len(batches), generator=generator)].flatten()
-
-
-def whole_batches(positions: Tensor, batch_size: int) -> Tensor:
-    return positions[: len(positions) // batch_size * batch_size].view(-1, batch_size)
 
 
 class DetectionDataModule(LightningDataModule):

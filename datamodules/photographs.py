@@ -113,8 +113,7 @@ class Photographs(Dataset[dict[str, Tensor] | UserError]):
             try:
                 images[number] = self._pixels(path, None if drawn is None else drawn[number, :4].tolist())
             except UNREADABLE as error:
-                reason = "is no image that PIL reads" if isinstance(error, Image.UnidentifiedImageError) else error
-                return UserError(f"{path} cannot be read ({reason}): repair or remove it; none is left out silently.")
+                return unreadable_photograph(path, error)
         batch = {"index": positions, "image": torch.from_numpy(images), "label": self.labels[positions]}
         return batch if drawn is None else batch | {"colour": drawn[:, 4:]}
 
@@ -127,6 +126,11 @@ class Photographs(Dataset[dict[str, Tensor] | UserError]):
             image = as_mode(file, "RGB")  # not turned as EXIF data say: nobody's numbers on ImageNet are
         view = self.views.test(image) if drawn is None else self.views.training(image, drawn)
         return np.asarray(view).transpose(2, 0, 1)
+
+
+def unreadable_photograph(path: Path, error: BaseException) -> UserError:
+    reason = "is no image that PIL reads" if isinstance(error, Image.UnidentifiedImageError) else error
+    return UserError(f"{path} cannot be read ({reason}): repair or remove it; none is left out silently.")
 
 
 class DrawnBatches(Sampler[tuple[Tensor, Tensor | None]]):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from datamodules.batches import GlobalBatches
+from datamodules.batches import AspectBatches, GlobalBatches
 from launch.errors import UserError
 
 
@@ -71,3 +71,25 @@ def test_mistakes_are_named():
 
 def test_indices_are_integers():
     assert next(iter(GlobalBatches(5, 2, seed=0))).dtype == torch.int64
+
+
+def test_a_batch_is_of_one_aspect_and_every_example_comes_at_most_once():
+    wide = torch.rand(500, generator=torch.Generator().manual_seed(0)) < 0.7
+    order = AspectBatches(wide, 16, seed=0)
+    epochs = []
+    for epoch in range(20):
+        order.set_epoch(epoch)
+        found = list(order)
+        assert len(found) == len(order) == int(wide.sum()) // 16 + int((~wide).sum()) // 16
+        assert all(len(batch) == 16 and len(wide[batch].unique()) == 1 for batch in found)
+        assert len(torch.cat(found).unique()) == 16 * len(found)
+        epochs.append([bool(wide[batch[0]]) for batch in found])
+    assert len(set(map(tuple, epochs))) == 20  # both kinds in a new order each time
+    assert len({int(it) for epoch in range(20) for it in order_of(order, epoch)}) == 500  # no example is never seen
+    assert order_of(order, 3) == order_of(AspectBatches(wide, 16, seed=0), 3)
+    assert order_of(order, 3) != order_of(AspectBatches(wide, 16, seed=1), 3)
+
+
+def order_of(batches: AspectBatches, epoch: int) -> list[int]:
+    batches.set_epoch(epoch)
+    return batches.order().tolist()
