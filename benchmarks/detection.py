@@ -40,11 +40,14 @@ def stand_ins(config: dict[str, Any], folder: str) -> list[str]:
 def random_classifier(name: str) -> dict[str, Any]:
     """Random weights whose batch norms have seen noise, so that frozen ones keep activations in bounds."""
     model = get_model(name, weights=None).train()
-    for part in model.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            part.momentum = None  # the mean of all that was seen
+    norms = [it for it in model.modules() if isinstance(it, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = None  # the mean of all that was seen
     with torch.no_grad():
         model(torch.randn(4, 3, 96, 96))
+    for norm in norms:
+        assert norm.running_var is not None
+        norm.running_var.clamp_(min=0.01)  # a channel that noise leaves alone would blow up what does not
     return model.state_dict()
 
 

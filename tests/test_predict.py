@@ -361,10 +361,12 @@ def test_files_that_a_detector_cannot_read_are_all_named(detector, photos, tmp_p
 
 
 def test_a_detector_is_measured_again_and_refused_where_images_or_onnx_are_asked_for(detector, tmp_path):
-    measured = evaluate(compose_job("evaluate", [f"run={detector}", "trainer=cpu"], str(tmp_path)), tmp_path)
+    copied = changed(detector, tmp_path / "run")
+    folder = copied / "evaluations" / "again"
+    measured = evaluate(compose_job("evaluate", [f"run={copied}", "trainer=cpu"], str(folder)), folder)
     assert {"test/map", "test/map_50"} <= measured.keys()
-    assert (tmp_path / "detections.json").exists()
-    assert (tmp_path / "images" / "test_detections.png").exists()
+    assert (folder / "detections.json").exists()
+    assert (folder / "images" / "test_detections.png").exists()
     with pytest.raises(UserError, match="is a run of FasterRCNN, which makes no images"):
         sample(compose_job("sample", [f"run={detector}", "accelerator=cpu"]))
     with pytest.raises(UserError, match="is a run of FasterRCNN, which is neither classifier nor generator"):

@@ -302,7 +302,7 @@ def test_two_ranks_take_the_steps_of_one(tmp_path):
     assert one.dtype == torch.float64
     torch.testing.assert_close(one, two, rtol=0, atol=1e-10)
     losses = [json.loads((tmp_path / f"{it}.json").read_text()) for it in (1, 2)]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-9)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)  # Lightning keeps what is logged in float32
 
 
 def main(folder: str) -> None:
