@@ -66,7 +66,8 @@ def usual_detector(module: FasterRCNN) -> nn.Module:
     """torchvision's detector with the same layers, norms and weights; refuses one that it does not have."""
     network = module.network
     assert network.published is not None, "torchvision has no such detector"
-    backbone, resize = network.backbone, network.transform
+    backbone: Any = network.backbone
+    resize: Any = network.transform
     model = getattr(detection, network.published)(
         weights=None, weights_backbone=None, num_classes=network.num_classes + 1,
         min_size=resize.min_size[0], max_size=resize.max_size,
@@ -87,7 +88,7 @@ def usual_detector_loop(module: FasterRCNN, batches: list[dict[str, Any]]) -> Ca
     def loop(iterations: int) -> None:
         for _ in range(iterations):
             batch = next(following)
-            loss = sum(model(batch["image"], deepcopy(batch["target"])).values())
+            loss: Any = sum(model(batch["image"], deepcopy(batch["target"])).values())
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

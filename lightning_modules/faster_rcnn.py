@@ -23,7 +23,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from callbacks.protocols import DetectsObjects
 from launch.errors import UserError
 from launch.randomness import keyed_generator
-from lightning_modules.networks.faster_rcnn import DetectionNetwork, SampledAnchors, SampledRegions
+from lightning_modules.networks.faster_rcnn import DetectionNetwork, SampledRegions
+from lightning_modules.networks.region_proposals import SampledAnchors
 
 Batch = dict[str, Any]
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]

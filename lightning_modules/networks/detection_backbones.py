@@ -28,6 +28,11 @@ class FrozenBatchNorm(FrozenBatchNorm2d):
     torchvision's multiplies by float32 numbers, which makes float32 again of what autocast has computed in half.
     """
 
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
     def forward(self, x: Tensor) -> Tensor:
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         shift = self.bias - self.running_mean * scale
@@ -119,7 +124,7 @@ class Pyramid(BackboneWithFPN):
             check_weights(WEIGHTS_KEY, name, weights)
         elif weights is not None:
             raise UserError(
-                f"{WEIGHTS_KEY} is {weights}, and nobody has trained the small net as a classifier: leave it."
+                f"{WEIGHTS_KEY} is {weights}, and nobody has trained the small net as a classifier: set it to null."
             )
 
 
@@ -132,8 +137,10 @@ def mobilenet(layer: NormLayer) -> tuple[nn.Sequential, list[list[nn.Module]]]:
 
 def width(stage: Any) -> int:
     """Channels of what a stage of a net gives."""
-    if isinstance(stage, nn.Sequential) and isinstance(stage[-1], resnet.BasicBlock | resnet.Bottleneck):
-        return stage[-1].conv2.out_channels * stage[-1].expansion
+    blocks = list(stage.children())
+    if isinstance(blocks[-1], resnet.BasicBlock | resnet.Bottleneck):
+        last: Any = blocks[-1]
+        return last.conv2.out_channels * last.expansion
     return stage.out_channels
 
 
@@ -175,7 +182,8 @@ class VGG16(nn.Module):
 
     def __init__(self, trainable_layers: int = 3, weights: str | None = None) -> None:
         super().__init__()
-        self.body, self.weights = vgg16(weights=None).features[:-1], weights
+        features: Any = vgg16(weights=None).features
+        self.body, self.weights = features[:-1], weights
         starts = [0, 5, 10, 17, 24]  # conv1_1, conv2_1, ... conv5_1
         ends = [*starts[1:], len(self.body)]
         freeze([list(self.body[a:b]) for a, b in zip(starts, ends, strict=True)], trainable_layers)

@@ -29,7 +29,8 @@ from lightning_modules.faster_rcnn import (
     smooth_l1,
 )
 from lightning_modules.networks.detection_backbones import Pyramid
-from lightning_modules.networks.faster_rcnn import DetectionNetwork, RegionHeads, RegionProposals
+from lightning_modules.networks.faster_rcnn import DetectionNetwork, RegionHeads
+from lightning_modules.networks.region_proposals import RegionProposals
 
 # Overrides with which each experiment of this method runs in seconds (tests/contract).
 SMALL = ["trainer.precision=32-true", "datamodule.batch_size=2", "lightning_module.network.min_size=32",

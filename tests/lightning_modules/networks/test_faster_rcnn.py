@@ -14,8 +14,9 @@ from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 from launch.errors import UserError
 from lightning_modules.faster_rcnn import FasterRCNN
 from lightning_modules.networks.detection_backbones import FrozenBatchNorm, Pyramid
-from lightning_modules.networks.faster_rcnn import DetectionNetwork, RegionHeads, RegionProposals, Sampler
+from lightning_modules.networks.faster_rcnn import DetectionNetwork, RegionHeads
 from lightning_modules.networks.region_pooling import RegionAlign
+from lightning_modules.networks.region_proposals import RegionProposals, Sampler
 
 ONE_EACH = [[32], [64], [128], [256], [512]]
 SIDES = {"min_size": 64, "max_size": 96}
