@@ -31,21 +31,23 @@ PARAMETERS = {  # of torchvision's documentation, for 91 outputs and without the
 
 
 def resnet50(norm: str = "batch", **heads: Any) -> DetectionNetwork:
-    heads = {"min_score": 0.0, "regions_per_image": FEW_REGIONS, **heads}
+    heads = {"min_score": 0.0, "regions_per_image": FEW_REGIONS, "max_detections": 10, **heads}
     backbone = Pyramid("resnet50", norm=norm, trainable_layers=5, weights="IMAGENET1K_V1")  # type: ignore
     return DetectionNetwork(backbone, RegionProposals(256, ONE_EACH, **FEW), RegionHeads(256, 90, **heads), **SIDES)
 
 
 def version_2() -> DetectionNetwork:
     backbone = Pyramid("resnet50", norm="batch", norm_in_pyramid=True, trainable_layers=5)
-    heads = RegionHeads(256, 90, "convolutions", norm="batch", min_score=0.0, regions_per_image=FEW_REGIONS)
+    heads = RegionHeads(
+        256, 90, "convolutions", norm="batch", min_score=0.0, regions_per_image=FEW_REGIONS, max_detections=10
+    )
     return DetectionNetwork(backbone, RegionProposals(256, ONE_EACH, convolutions=2, **FEW), heads, **SIDES)
 
 
 def mobilenet(norm: str = "batch") -> DetectionNetwork:
     backbone = Pyramid("mobilenet_v3_large", norm=norm, trainable_layers=6, weights="IMAGENET1K_V1")  # type: ignore
     rpn = RegionProposals(256, [[32, 64, 128, 256, 512]] * 3, min_score=0.05, **FEW)
-    heads = RegionHeads(256, 90, min_score=0.0, regions_per_image=FEW_REGIONS)
+    heads = RegionHeads(256, 90, min_score=0.0, regions_per_image=FEW_REGIONS, max_detections=10)
     return DetectionNetwork(backbone, rpn, heads, **SIDES)
 
 
@@ -74,7 +76,7 @@ def filled(model: nn.Module) -> dict[str, Tensor]:
 def twins(name: str) -> tuple[DetectionNetwork, nn.Module]:
     """Ours and torchvision's with the same weights."""
     options: Any = {"weights": None, "weights_backbone": None, "box_score_thresh": 0.0, **SIDES,
-                    "box_batch_size_per_image": FEW_REGIONS}  # fmt: skip
+                    "box_batch_size_per_image": FEW_REGIONS, "box_detections_per_img": 10}  # fmt: skip
     for key in ("rpn_pre_nms_top_n", "rpn_post_nms_top_n"):
         options |= {f"{key}_train": 60, f"{key}_test": 50}
     with torch.device("meta"):
