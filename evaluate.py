@@ -2,8 +2,10 @@
 
     python evaluate.py run=outputs/infogan_digits/<folder>
     python evaluate.py run=<folder> trainer=ddp_cpu trainer.devices=3
+    python evaluate.py run=<folder> callbacks=[nearest_neighbours]    # by what the run was trained without, too
 
-Everything but the hardware is the run's own. Metrics and pictures go to <folder>/evaluations/<time>.
+Everything but the hardware is the run's own, and callbacks that are named take the place of its own of that name.
+Metrics and pictures go to <folder>/evaluations/<time>.
 """
 
 import os
@@ -23,13 +25,17 @@ from launch.errors import told_as_sentences
 def evaluate(config: dict[str, Any], folder: Path) -> dict[str, float]:
     """Measure ``config["run"]`` and write what was found to ``folder``; returns the metrics."""
     check_config(config, EvaluateConfig)
-    from callbacks.run_record import write_json
+    from callbacks.run_record import accounts, write_json
     from launch.checkpoints import weights_in
+    from launch.errors import UserError
     from launch.runs import NOT_FOR_MEASURING, build, load_weights, saved_config
 
     saved = saved_config(config["run"], run_dir=folder)
     precision = config["precision"] or saved["trainer"]["precision"]
-    callbacks = {name: node for name, node in saved["callbacks"].items() if name not in NOT_FOR_MEASURING}
+    added = config["callbacks"] or {}
+    if unfit := NOT_FOR_MEASURING & added.keys():
+        raise UserError(f"callbacks={sorted(unfit)} make a run and measure nothing: leave them out.")
+    callbacks = {name: node for name, node in saved["callbacks"].items() if name not in NOT_FOR_MEASURING} | added
     # How long to train is moot here, but a trainer that names no end is refused.
     trainer = config["trainer"] | {"precision": precision, "max_steps": saved["trainer"]["max_steps"]}
     trainer |= {} if "progress" in callbacks else {"enable_progress_bar": False}  # Lightning's own floods a log
@@ -40,7 +46,7 @@ def evaluate(config: dict[str, Any], folder: Path) -> dict[str, float]:
     if run.trainer.is_global_zero:
         weights = weights_in(checkpoint)
         how = {"checkpoint": checkpoint.name, "weights": weights, "precision": run.trainer.precision}
-        write_json(folder / "metrics.json", how | metrics)
+        write_json(folder / "metrics.json", how | accounts(run.trainer) | metrics)
         print(
             f"{checkpoint}, {weights} weights:",
             *(f"  {key:<32}{value:.4f}" for key, value in metrics.items()),

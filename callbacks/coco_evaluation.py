@@ -1,7 +1,9 @@
 """Detections as flat arrays, gathered from all ranks, and COCO's evaluation of them by faster_coco_eval."""
 
+import gc
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -144,6 +146,20 @@ class Evaluation:
     results: list[dict[str, Any]]
 
 
+@contextmanager
+def garbage_left_alone() -> Iterator[None]:
+    """Python's search for reference cycles goes through all rows again and again while they are made: a third of the
+    time for 200,000 of them, which have none."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@garbage_left_alone()
 def evaluate(found: Packed, truth: Mapping[str, Any], kind: str) -> Evaluation:
     """Precision and recall of the images in ``found`` as pycocotools computes them.
 

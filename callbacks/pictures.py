@@ -15,6 +15,8 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid, save_image
 
+from launch.errors import UserError
+
 READABLE_SIDE = 48  # pixels; smaller images are magnified so that a person can see them
 
 
@@ -25,6 +27,13 @@ def save_grid(images: Tensor, path: Path, columns: int) -> None:
     images = images.repeat_interleave(magnification, dim=2).repeat_interleave(magnification, dim=3)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_image(make_grid(images, nrow=columns, padding=2, pad_value=0.5), path)
+
+
+def as_8_bit(images: Tensor) -> Tensor:
+    """uint8 [B, C, H, W] of images in [0, 1]: what a file of each would hold, whatever else is in the batch."""
+    if not images.isfinite().all():
+        raise UserError("The module's samples are not finite, so they can be neither judged nor compared.")
+    return images.clamp(0, 1).mul(255).round().to(torch.uint8)
 
 
 def save_single(image: Tensor, path: Path) -> None:

@@ -2,11 +2,15 @@
 
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
+from torch import Tensor
 from tqdm import tqdm
+
+SECONDS_A_LINE = 20
 
 
 class Progress(ProgressBar):
@@ -87,3 +91,24 @@ def total_iterations(trainer: Trainer) -> int:
         return trainer.max_steps
     epochs, batches = trainer.max_epochs or 0, trainer.num_training_batches
     return int(epochs * batches) if epochs > 0 and batches != float("inf") else 0
+
+
+def counted(trainer: Trainer, batches: Sequence[Tensor], doing: str) -> Iterator[Tensor]:
+    """Passes batches on while a measurement takes its time; shown where the run shows its progress.
+
+    In a terminal a bar counts their examples, elsewhere a line does now and then.
+    """
+    progress = trainer.progress_bar_callback
+    if not isinstance(progress, Progress) or not progress.enabled:
+        yield from batches
+        return
+    total, done, said = sum(map(len, batches)), 0, time.monotonic()
+    terminal = sys.stderr.isatty()
+    with tqdm(total=total, desc=doing, unit="image", leave=False, dynamic_ncols=True, disable=not terminal) as bar:
+        for batch in batches:
+            yield batch
+            done += len(batch)
+            bar.update(len(batch))
+            if not terminal and time.monotonic() - said > SECONDS_A_LINE:
+                said = time.monotonic()
+                print(f"{doing}: {done} of {total}", flush=True)

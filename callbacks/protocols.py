@@ -143,6 +143,14 @@ class DetectsObjects(Protocol):
 
 
 @runtime_checkable
+class HoldsImages(Protocol):
+    """Asked of a DataModule."""
+
+    tables: dict[str, Any]
+    """Its splits once it is set up: ``tables[split][positions]["image"]`` is uint8 [B, C, H, W], not augmented."""
+
+
+@runtime_checkable
 class AnnotatesObjects(Protocol):
     """Asked of a DataModule."""
 

@@ -28,7 +28,8 @@ class RunRecord(Callback):
 
     It holds the experiment, seed, overrides, resolved config, commit and whether the tree was clean (``diff.patch``
     beside it where not), data with sizes and fingerprint, hardware, versions, precision, wall times, resumes, which
-    weights were tested (``trained`` or averaged) and all final metrics under the keys they were logged with.
+    weights were tested (``trained`` or averaged), who judged (``judges``: weights and numbers of images) and all final
+    metrics under the keys they were logged with.
     ``make record`` makes a result of it.
 
     Args:
@@ -105,11 +106,21 @@ class RunRecord(Callback):
         # Logged values are float32: seven digits are all of them.
         metrics = {key: float(f"{value:.7g}") for key, value in sorted(trainer.callback_metrics.items())}
         self.record["metrics"] |= metrics
+        self.record |= accounts(trainer)
         self._write()
 
     @rank_zero_only
     def _write(self) -> None:
         write_json(self.folder / "record.json", self.record)
+
+
+def accounts(trainer: Trainer) -> dict[str, Any]:
+    """``judges``: what callbacks whose figures depend on another network say of it; nothing where there is none."""
+    callbacks = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+    told: dict[str, Any] = {}
+    for callback in callbacks:
+        told |= callback.account() if hasattr(callback, "account") else {}
+    return {"judges": told} if told else {}
 
 
 def mark_failed(folder: Path, reason: str, traceback: str | None = None) -> None:

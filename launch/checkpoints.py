@@ -1,5 +1,6 @@
 """Checkpoints that are written whole or not at all, and read without executing anything."""
 
+import hashlib
 import os
 import pickle
 from collections.abc import Mapping
@@ -70,6 +71,16 @@ def load_plain(path: Path, map_location: Any = "cpu") -> Any:
 def weights_in(path: Path) -> str:
     """Whether a checkpoint's ``state_dict`` is ``averaged`` or as it was ``trained``."""
     return "averaged" if "averaging_state" in read_checkpoint(path) else "trained"
+
+
+def fingerprint(state: Mapping[str, torch.Tensor]) -> str:
+    """sha256 of weights by name, whatever else their checkpoint holds."""
+    sha256 = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        content = tensor.detach().cpu().contiguous()
+        sha256.update(f"{name} {content.dtype} {tuple(content.shape)}".encode())
+        sha256.update(content.flatten().view(torch.uint8).numpy().data)
+    return sha256.hexdigest()
 
 
 def class_names_in(checkpoint: Mapping[str, Any], num_classes: int, path: Path) -> list[str] | None:

@@ -62,6 +62,7 @@ class EvaluateConfig:
     trainer: dict[str, Any]
     paths: Paths
     precision: str | None = None
+    callbacks: dict[str, Any] | None = None
 
 
 @dataclass

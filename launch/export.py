@@ -26,7 +26,7 @@ from launch.errors import UserError, told_as_sentences
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = re.compile(r"(<!-- table: ([\w/ ]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 EXPORTED = ("experiment", "seed", "overrides", "commit", "data", "hardware", "precision", "weights", "world_size",
-            "iterations", "wall_time_s", "versions", "resumes", "metrics")  # fmt: skip
+            "iterations", "wall_time_s", "versions", "resumes", "judges", "metrics")  # fmt: skip
 
 
 # --- make record ---------------------------------------------------------------------------------------------
@@ -45,6 +45,8 @@ def record(run: Path, results: Path) -> Path:
         raise UserError(f"{run} was started {reason}, so no commit stands for it: commit, and run it again.")
     # Where a person keeps data and runs is nobody's business and changes no number.
     found["overrides"] = [it for it in found["overrides"] if not it.lstrip("+").startswith(("paths.", "hydra."))]
+    for judged in found.get("judges", {}).values():
+        judged.get("judge", {}).pop("run", None)
     content = json.dumps({key: found[key] for key in EXPORTED if key in found}, indent=2) + "\n"
     changes = changed(found["overrides"])
     variant = "-" + hashlib.sha256(" ".join(changes).encode()).hexdigest()[:6] if changes else ""

@@ -14,6 +14,7 @@ def check_run(config: Mapping[str, Any], module: Any, datamodule: Any, callbacks
         *unfit_shapes(module, datamodule),
         *unfit_classes(module, datamodule),
         *unfit_callbacks(config, module, callbacks),
+        *unfit_judges(config, module, callbacks),
         *unfit_data(config, datamodule, callbacks),
         *unlabelled(config, module, datamodule, callbacks),
         *unfit_metrics(config, module, datamodule, callbacks),
@@ -51,6 +52,14 @@ def unfit_callbacks(config: Mapping[str, Any], module: Any, callbacks: Sequence[
                 f"callbacks.{name} needs a module that is {required.__name__}, which {type(module).__name__} is not "
                 f"as configured: remove it with ~callbacks.{name}"
             )
+
+
+def unfit_judges(config: Mapping[str, Any], module: Any, callbacks: Sequence[Any]) -> Iterator[str]:
+    """Callbacks that cannot look at the module's images."""
+    for name, callback in zip(config["callbacks"], callbacks, strict=True):
+        reason = callback.refusal(module) if hasattr(callback, "refusal") else None
+        if reason is not None:
+            yield f"callbacks.{name} cannot judge {type(module).__name__}: {reason}. Name another judge, or none."
 
 
 def unfit_data(config: Mapping[str, Any], datamodule: Any, callbacks: Sequence[Any]) -> Iterator[str]:
@@ -98,8 +107,13 @@ def unfit_metrics(config: Mapping[str, Any], module: Any, datamodule: Any, callb
                 "datamodule.val_size above 0."
             )
     declared = declared_metrics(module, datamodule, callbacks)
+    lacking = [it for it in callbacks if getattr(it, "lack", None)]
+    missing = {metric: it.lack for it in lacking for stage in STAGES for metric in it.left_out(stage)}
     for key, metric in watched.items():
-        if metric is None or metric in declared:
+        if metric is None or metric in declared or (key == "paper.metric" and metric in missing):
+            continue
+        if metric in missing:
+            yield f"{key} is {metric}, which is left out here: {missing[metric]}."
             continue
         if metric.startswith("val/") and getattr(datamodule, "val_size", 1) == 0:
             yield f"{key} is {metric}, but datamodule.val_size=0 leaves no validation: set datamodule.val_size above 0."

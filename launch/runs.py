@@ -24,7 +24,9 @@ from launch.checkpoints import (
     check_fits,
     checkpoint_path,
     class_names_in,
+    fingerprint,
     read_checkpoint,
+    weights_in,
 )
 from launch.config_check import OWN_PACKAGES, TrainConfig, check_config, plain
 from launch.errors import UserError
@@ -172,6 +174,26 @@ def load_run(
     module = instantiate(config["lightning_module"])
     load_weights(module, folder, checkpoint)
     return module.eval(), config, instantiate(config["datamodule"])
+
+
+def load_module(folder: str | Path, checkpoint: str = "last") -> tuple[LightningModule, dict[str, Any]]:
+    """A finished run that is an input of another: its module as of ``load_run``, and what a record says of it.
+
+    The global random state stays as it is, so that the run that asks goes the same way without its input.
+    """
+    config = saved_config(folder)
+    with torch.random.fork_rng():
+        module = instantiate(config["lightning_module"])
+    path = load_weights(module, folder, checkpoint)
+    origin = {
+        "run": str(folder),
+        "experiment": config["name"],
+        "checkpoint": path.name,
+        "iteration": read_checkpoint(path)["global_step"],
+        "weights": weights_in(path),
+        "weights_sha256": fingerprint(module.state_dict()),
+    }
+    return module.eval(), origin
 
 
 def load_on_device(

@@ -26,6 +26,7 @@ from callbacks.protocols import BoundsLikelihood, Drawing, DrawsStepwise, Sample
 from launch.randomness import keyed_generator
 from lightning_modules.classifier import Classifier
 from lightning_modules.networks.draw import DrawNetwork, GlimpseClassifier, State, Window
+from lightning_modules.networks.unrolled import unrolled
 
 Batch = dict[str, Tensor]
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -116,12 +117,13 @@ class Draw(LightningModule):
         images = as_images(images).contiguous()
         gates, state = self.network.fixed_gates(images), self.network.start(len(images))
         means, log_deviations, steps = [], [], [state] if keep_steps else []
-        for now in noise:
-            state, mean, log_deviation = self.network(images, gates, state, now)
-            means.append(mean)
-            log_deviations.append(log_deviation)
-            if keep_steps:
-                steps.append(state)
+        with unrolled(self.network):
+            for now in noise:
+                state, mean, log_deviation = self.network(images, gates, state, now)
+                means.append(mean)
+                log_deviations.append(log_deviation)
+                if keep_steps:
+                    steps.append(state)
         return Pass(state, torch.stack(means), torch.stack(log_deviations), steps)
 
     def draw_from_prior(self, latents: Tensor) -> list[State]:

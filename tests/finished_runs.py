@@ -16,5 +16,6 @@ def finished_run(folder: Path, *overrides: str) -> Path:
     built = build(config)
     built.trainer.fit(built.module, datamodule=built.datamodule)
     (folder / ".hydra").mkdir()
-    OmegaConf.save(OmegaConf.create(config), folder / ".hydra" / "config.yaml")
+    saved = OmegaConf.to_yaml(OmegaConf.create(config)).replace(str(folder), "${paths.run_dir}")
+    (folder / ".hydra" / "config.yaml").write_text(saved)
     return folder

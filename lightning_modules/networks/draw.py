@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from launch.errors import UserError
+from lightning_modules.networks.unrolled import UnrolledLinear, unrolled
 
 LOG_RANGE = 10.0  # of the logarithms of variance, stride and intensity; beyond, their exponentials lose their gradient
 
@@ -114,7 +115,7 @@ class LSTM(nn.Module):
     def __init__(self, inputs: int, hidden: int) -> None:
         super().__init__()
         self.hidden = hidden
-        self.linear = nn.Linear(inputs + hidden, 4 * hidden)
+        self.linear = UnrolledLinear(inputs + hidden, 4 * hidden)
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, inputs: list[Tensor], output: Tensor, cell: Tensor, gates: Tensor | None = None) -> list[Tensor]:
@@ -176,9 +177,9 @@ class DrawNetwork(nn.Module):
         pixels = channels * height * width
         seen = pixels if read_size is None else 2 * channels * read_size**2
         self.encoder = LSTM(seen + hidden, hidden)
-        self.posterior = nn.Linear(hidden, 2 * latent)
+        self.posterior = UnrolledLinear(hidden, 2 * latent)
         self.decoder = LSTM(latent, hidden)
-        self.patch = nn.Linear(hidden, pixels if write_size is None else channels * write_size**2)
+        self.patch = UnrolledLinear(hidden, pixels if write_size is None else channels * write_size**2)
         # A state decides where to write now and where to read next: one set of parameters for both.
         windows = [size for size in (write_size, read_size) if size is not None]
         self.attention = Attention(hidden, windows, height, width) if windows else None
@@ -266,7 +267,8 @@ class GlimpseClassifier(nn.Module):
         images = images.transpose(1, 2).contiguous()
         output = self.initial_output.expand(len(images), -1)
         cell, windows = torch.zeros_like(output), []
-        for _ in range(self.steps):
-            windows += self.attention(output)
-            output, cell = self.lstm([read(images, windows[-1]).flatten(1)], output, cell)
+        with unrolled(self):
+            for _ in range(self.steps):
+                windows += self.attention(output)
+                output, cell = self.lstm([read(images, windows[-1]).flatten(1)], output, cell)
         return output, windows

@@ -1,6 +1,7 @@
 """COCO's figures by hand, as the official files have them, as pycocotools computes them, and on 1, 2 and 3 ranks."""
 
 import csv
+import gc
 import io
 import json
 import math
@@ -215,6 +216,11 @@ def test_a_category_that_the_ground_truth_has_not_is_left_out():
 def test_what_cannot_be_measured_is_refused(detections, options, message):
     with pytest.raises(UserError, match=message):
         measure(truth_of(BOX, image_ids=(5, 8)), detections, **options)
+
+
+def test_garbage_is_collected_again_afterwards():
+    measure(*scenes(2))
+    assert gc.isenabled()
 
 
 def test_logs_what_it_declares_and_writes_what_was_found(tmp_path):

@@ -1,0 +1,102 @@
+"""How far two sets of images lie apart: the Fréchet distance of Gaussians fitted to a network's features of them."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.linalg
+import torch
+from lightning import Trainer
+from torch import Tensor
+from torchmetrics import Metric
+
+
+class Gaussian(NamedTuple):
+    """What is kept of a set of images. In double precision."""
+
+    images: int
+    mean: np.ndarray
+    """[D]"""
+    covariance: np.ndarray
+    """[D, D], the unbiased one."""
+
+
+def frechet_distance(first: Gaussian, second: Gaussian) -> float:
+    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) (Heusel et al. 2017, arXiv:1706.08500, eq. 6).
+
+    The eigenvalues of C1 C2 are the squared singular values of R1 R2, where R is a covariance's symmetric root. A
+    general eigenvalue solver or matrix root may find complex or negative ones where there are fewer images than
+    features; these are neither.
+    """
+    singular = np.linalg.svd(root(first.covariance) @ root(second.covariance), compute_uv=False)
+    difference = first.mean - second.mean
+    traces = np.trace(first.covariance) + np.trace(second.covariance)
+    return float(difference @ difference + traces - 2 * singular.sum())
+
+
+def root(covariance: np.ndarray) -> np.ndarray:
+    values, vectors = scipy.linalg.eigh(covariance)
+    return vectors * np.sqrt(values.clip(min=0)) @ vectors.T
+
+
+class GaussianMetric(Metric):
+    """Mean and covariance of features from sums in double precision.
+
+    Neither batches nor ranks nor order change them beyond their last digits, and no image's features are kept.
+    """
+
+    full_state_update = False
+    images: Tensor
+    total: Tensor
+    products: Tensor
+
+    def __init__(self, features: int, **metric: Any) -> None:
+        super().__init__(**metric)
+        self.add_state("images", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("total", torch.zeros(features, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("products", torch.zeros(features, features, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, features: Tensor) -> None:
+        """features: [B, D]."""
+        features = features.double()
+        self.images += len(features)
+        self.total += features.sum(dim=0)
+        self.products += features.T @ features
+
+    def compute(self) -> Gaussian:
+        count = int(self.images)
+        assert count > 1
+        mean = self.total / count
+        covariance = (self.products - count * torch.outer(mean, mean)) / (count - 1)
+        return Gaussian(count, mean.cpu().numpy(), covariance.cpu().numpy())
+
+
+def kept(path: Path, trainer: Trainer, measure: Callable[[], Gaussian]) -> Gaussian:
+    """The Gaussian of a file, measured and written where there is none. Every rank takes part and gets the same."""
+    there = trainer.strategy.broadcast(read_gaussian(path) if trainer.is_global_zero else None)
+    if there is not None:
+        return there
+    measured = measure()
+    if trainer.is_global_zero:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(".unfinished.npz")
+        np.savez(unfinished, **measured._asdict())
+        unfinished.replace(path)
+    return measured
+
+
+def read_gaussian(path: Path) -> Gaussian | None:
+    if not path.exists():
+        return None
+    with np.load(path, allow_pickle=False) as file:
+        return Gaussian(int(file["images"]), file["mean"], file["covariance"])
+
+
+def fingerprint(table: Any) -> str:
+    """sha256 of a split's images, in their order."""
+    sha256 = hashlib.sha256()
+    for index in torch.arange(len(table)).split(1000):
+        sha256.update(table[index]["image"].cpu().contiguous().numpy().data)
+    return sha256.hexdigest()
