@@ -57,7 +57,7 @@ record: run-named setup  ## keep a finished run as a result: make record RUN=out
 sample: run-named setup  ## pictures from a finished run: make sample RUN=outputs/infogan_digits/... ARGS="count=100"
 	@$(BIN)/python sample.py run="$(RUN)" $(ARGS)
 
-predict: run-named input-named setup  ## what a classifier says of images: make predict RUN=outputs/... INPUT=photos
+predict: run-named input-named setup  ## what a classifier or detector says of images: make predict RUN=outputs/... INPUT=photos
 	@$(BIN)/python predict.py run="$(RUN)" input="$(INPUT)" $(ARGS)
 
 export: run-named setup  ## a finished classifier or generator as ONNX: make export RUN=outputs/resnet_digits/...

@@ -1,19 +1,17 @@
-"""What a finished classifier says of your own images.
+"""What a finished classifier or detector says of your own images.
 
     python predict.py run=outputs/resnet_mnist/<folder> input=photo.png invert=true
-    python predict.py run=<folder> input=folder/of/images
+    python predict.py run=outputs/faster_rcnn_coco/<folder> input=folder/of/images
 
-Files become pixels as the run's data did. What is said of an image depends on neither the others nor ``batch_size``,
-up to float rounding. A table, a picture of the first images and how both were made go to <folder>/predictions/<time>.
+What is said of an image depends on neither the others nor ``batch_size``, up to float rounding. A table, pictures and
+how they were made go to <folder>/predictions/<time>; of a detector also its boxes in COCO's format. What each kind of
+run says and writes: ``launch/predictors.py``.
 """
 
 import csv
-import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,36 +24,9 @@ from launch.config_check import PredictConfig, check_config, plain
 from launch.errors import UserError, told_as_sentences
 
 if TYPE_CHECKING:  # importing torch takes seconds, in which a mistake on the command line is told
-    from torch import Tensor
+    from launch.predictors import Images, Predictions
 
-    from datamodules.image_files import Pixels
-
-ALL_UP_TO = 20  # classes; beyond, a row holds the likeliest
-LIKELIEST = 5
-SHOWN = 36  # images of the picture
 TOLD = 10  # lines on the terminal
-
-
-@dataclass
-class Images:
-    """Image files by their names, relative to the folder."""
-
-    folder: Path
-    names: list[str]
-
-
-@dataclass
-class Predictions:
-    """What a run says of images, whatever kind of module it is.
-
-    rows: of the table, the heading first. captions: what is said of an image in a few words. first: the images that a
-    picture shows, as the module sees them, uint8 [N, C, H, W]. record: how these predictions were made.
-    """
-
-    rows: list[list[str]]
-    captions: list[str]
-    first: "Tensor"
-    record: dict[str, Any]
 
 
 def predict(config: dict[str, Any]) -> Path:
@@ -63,8 +34,10 @@ def predict(config: dict[str, Any]) -> Path:
     check_config(config, PredictConfig)
     if config["batch_size"] < 1:
         raise UserError(f"batch_size is {config['batch_size']}: give 1 or more.")
-    from callbacks.pictures import save_captioned
+    if not 0 <= config["min_score"] <= 1:
+        raise UserError(f"min_score is {config['min_score']}: give a score from 0 to 1.")
     from callbacks.run_record import write_json
+    from launch.predictors import predictor_of
     from launch.runs import load_on_device
 
     images = find_images(config["input"])
@@ -75,16 +48,17 @@ def predict(config: dict[str, Any]) -> Path:
     folder = Path(config["run"]) / "predictions" / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
     folder.mkdir(parents=True)
     write_table(found.rows, folder / "predictions.csv")
-    save_captioned(found.first, found.captions, images.names, folder / "predictions.png")
+    found.write(folder)
     write_json(folder / "predictions.json", describe(module, config, checkpoint, len(images.names)) | found.record)
     tell(images, found, checkpoint, folder)
     return folder
 
 
-def find_images(source: str) -> Images:
+def find_images(source: str) -> "Images":
     """The image itself, or all below a folder in the order of their names."""
     from datamodules.image_files import ENDINGS
     from datamodules.image_folder import images_below
+    from launch.predictors import Images
 
     path = Path(source).expanduser()
     if path.is_dir():
@@ -95,130 +69,6 @@ def find_images(source: str) -> Images:
     if not path.is_file():
         raise UserError(f"input={source}: there is no such file or folder. Give an image, or a folder of images.")
     return Images(path.parent, [path.name])
-
-
-def predictor_of(module: Any, run: str) -> Callable[[Any, Mapping[str, Any], Images, Mapping[str, Any]], Predictions]:
-    """What predicts with a module, by what the module can do."""
-    from callbacks.protocols import Classifies, capabilities_of
-
-    predictors = {Classifies: classify}
-    for capability, predictor in predictors.items():
-        if capability in capabilities_of(module):
-            return predictor
-    raise UserError(
-        f"{run} is a run of {type(module).__name__}, which does not tell what is in an image: give a classifier's run, "
-        "such as one of experiment=resnet_digits."
-    )
-
-
-# --- classifiers ---------------------------------------------------------------------------------------------
-
-
-def classify(module: Any, saved: Mapping[str, Any], images: Images, config: Mapping[str, Any]) -> Predictions:
-    """The likeliest classes of each image: with few classes all of them."""
-    import torch
-
-    from datamodules.image_files import shown, unreadable
-
-    pixels = pixels_of(module, saved)
-    kept = module.num_classes if module.num_classes <= ALL_UP_TO else LIKELIEST
-    classes, probabilities, first = [], [], []
-    bad: dict[str, str] = {}
-
-    def batches(threads: ThreadPoolExecutor) -> Iterator[int]:
-        for start in range(0, len(images.names), config["batch_size"]):
-            names = images.names[start : start + config["batch_size"]]
-            batch = decode(images.folder, names, pixels, config["invert"], bad, threads)
-            if not bad:  # from the first bad file on, only the others are looked for, so that all are named
-                first.append(batch[: max(SHOWN - start, 0)])
-                ordered = class_probabilities(module, batch).sort(dim=1, descending=True, stable=True)
-                classes.append(ordered.indices[:, :kept])
-                probabilities.append(ordered.values[:, :kept])
-            yield len(names)
-
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, 32)) as threads:
-        for _ in shown(batches(threads), len(images.names), "predicting"):
-            pass
-    if bad:
-        raise unreadable(bad, len(images.names), images.folder)
-    paths = [(images.folder / name).as_posix() for name in images.names]
-    labels = module.class_names or [str(number) for number in range(module.num_classes)]
-    rows = class_table(paths, torch.cat(classes).tolist(), torch.cat(probabilities).tolist(), labels)
-    counts = torch.cat(classes)[:, 0].bincount(minlength=len(labels)).tolist()
-    record = {
-        "pixels": asdict(pixels) | {"invert": config["invert"]},
-        "predicted": {label: count for label, count in zip(labels, counts, strict=True) if count},
-    }
-    return Predictions(rows, [f"{row[1]}  {float(row[2]):.1%}" for row in rows[1:]], torch.cat(first), record)
-
-
-def pixels_of(module: Any, saved: Mapping[str, Any]) -> "Pixels":
-    """How a file becomes what the module was trained on: as its DataModule has it, else the largest square in it."""
-    from datamodules.image_files import Pixels
-    from launch.runs import instantiate
-
-    wanted = tuple(module.image_shape)
-    pixels = getattr(instantiate(saved["datamodule"]), "pixels", None)  # its data need not be here
-    if pixels is None and wanted[1] == wanted[2]:
-        pixels = Pixels(wanted[1], channels=wanted[0])
-    if pixels is None or pixels.shape != wanted:
-        raise UserError(
-            f"This run's module takes images of (channels, height, width) {wanted}, and files would become "
-            f"{pixels.shape if pixels else 'squares'}: predict.py cannot serve it."
-        )
-    return pixels
-
-
-def decode(
-    folder: Path, names: list[str], pixels: "Pixels", invert: bool, bad: dict[str, str], threads: ThreadPoolExecutor
-) -> "Tensor":
-    """uint8 [B, C, size, size]. A file that cannot be read is left out, and ``bad`` gets its name and the reason."""
-    import numpy as np
-    import torch
-
-    read = list(threads.map(pixels.attempt, [folder / name for name in names]))
-    bad.update({name: it for name, it in zip(names, read, strict=True) if isinstance(it, str)})
-    arrays = [it for it in read if not isinstance(it, str)]
-    batch = torch.from_numpy(np.stack(arrays) if arrays else np.empty((0, *pixels.shape), dtype=np.uint8))
-    return 255 - batch if invert else batch
-
-
-def class_probabilities(module: Any, batch: "Tensor") -> "Tensor":
-    """batch: uint8 [B, C, H, W] -> [B, num_classes] on the CPU, rows that sum to one."""
-    from callbacks.protocols import evaluating
-
-    with evaluating(module):
-        probabilities = module.class_logits(batch.to(module.device, module.dtype) / 255).softmax(dim=1).cpu()
-    if not probabilities.isfinite().all():
-        raise UserError("The run's weights give probabilities that are not finite: name another with checkpoint=.")
-    return probabilities
-
-
-def class_table(
-    paths: list[str], classes: list[list[int]], probabilities: list[list[float]], labels: list[str]
-) -> list[list[str]]:
-    """A heading and a row an image. classes, probabilities: of each image the likeliest, in falling order.
-
-    Where they are all classes, a row goes on with the probability of each in the classes' own order, else with the
-    next likeliest labels and their probabilities.
-    """
-    heading, rows = ["path", "label", "probability"], []
-    if whole := len(classes[0]) == len(labels):
-        heading += [f"probability_{label}" for label in labels]
-    else:
-        heading += [f"{what}_{place}" for place in range(2, len(classes[0]) + 1) for what in ("label", "probability")]
-    for path, numbers, values in zip(paths, classes, probabilities, strict=True):
-        told = [f"{value:.6g}" for value in values]
-        row = [path, labels[numbers[0]], told[0]]
-        if whole:
-            row += [value for _, value in sorted(zip(numbers, told, strict=True))]
-        else:
-            row += [it for number, value in zip(numbers[1:], told[1:], strict=True) for it in (labels[number], value)]
-        rows.append(row)
-    return [heading, *rows]
-
-
-# --- what is written and told --------------------------------------------------------------------------------
 
 
 def write_table(rows: list[list[str]], path: Path) -> None:
@@ -242,7 +92,7 @@ def describe(module: Any, config: Mapping[str, Any], checkpoint: Path, count: in
     }
 
 
-def tell(images: Images, found: Predictions, checkpoint: Path, folder: Path) -> None:
+def tell(images: "Images", found: "Predictions", checkpoint: Path, folder: Path) -> None:
     width = max(len(name) for name in images.names[:TOLD])
     for name, caption in zip(images.names[:TOLD], found.captions, strict=False):
         print(f"{name:<{width}}  {caption}")

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from copy import deepcopy
+from itertools import cycle
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss, one_hot
 
+from benchmarks.detection import usual_detector_loop
 from benchmarks.usual_draw import UsualDraw, usual_draw_loop
 from benchmarks.usual_improved_gan import UsualDiscriminator, UsualGenerator, usual_improved_gan_loop
 from datamodules.augmentation import Augment, shift_and_flip
@@ -19,6 +21,7 @@ from launch.errors import UserError
 from launch.runs import Run
 from lightning_modules.classifier import Classifier
 from lightning_modules.draw import Draw
+from lightning_modules.faster_rcnn import FasterRCNN
 from lightning_modules.improved_gan import ImprovedGAN
 from lightning_modules.infogan import InfoGAN
 from lightning_modules.networks.improved_gan import MLPDiscriminator
@@ -26,21 +29,30 @@ from lightning_modules.two_player import TwoPlayer
 
 Loop = Callable[[int], None]
 """Trains for a number of iterations."""
+Data = ImageTable | list[dict[str, Any]]
+"""Images in memory, or whole batches."""
 
 
-def bare_loop(run: Run, data: ImageTable) -> Loop:
-    """The experiment's losses, networks, optimisers, batch size and precision over a table in memory."""
+def bare_loop(run: Run, data: Data) -> Loop:
+    """The experiment's losses, networks, optimisers, batch size and precision over data in memory."""
+    if isinstance(data, list):
+        return one_loss_loop(run, cycle(data).__next__)
     if isinstance(run.module, ImprovedGAN):
         return two_player_loop(run, streams_of_batches(run, data))
     if isinstance(run.module, TwoPlayer):
         return two_player_loop(run, unlabelled_batches(run, data.images))
     if isinstance(run.module, Classifier | Draw):
-        return one_loss_loop(run, data)
+        return one_loss_loop(run, augmented_batches(run, data))
     raise UserError(f"The loop of {type(run.module).__name__} is not written.")
 
 
-def usual_loop(run: Run, data: ImageTable) -> Loop | None:
+def usual_loop(run: Run, data: Data) -> Loop | None:
     """The method in plain PyTorch. It does less where the experiment has terms of its own (infogan_digits)."""
+    if isinstance(data, list):
+        module: Any = untrained_copy(run, run.trainer.strategy.root_device)
+        module.setup("fit")
+        known = isinstance(module, FasterRCNN) and module.network.published is not None
+        return usual_detector_loop(module, data) if known else None
     batch_size: int = run.datamodule.batch_size  # pyright: ignore[reportAttributeAccessIssue]
     if isinstance(run.module, InfoGAN):
         return usual_infogan_loop(deepcopy(run.module).to(data.images.device), data.images.float() / 255, batch_size)
@@ -59,8 +71,9 @@ def usual_loop(run: Run, data: ImageTable) -> Loop | None:
 def untrained_copy(run: Run, device: torch.device) -> Any:
     module = deepcopy(run.module).to(device)
     never: Any = SimpleNamespace(
-        world_size=1, global_rank=0, log_every_n_steps=2**62, global_step=0, datamodule=run.datamodule
-    )
+        world_size=1, global_rank=0, log_every_n_steps=2**62, global_step=0, datamodule=run.datamodule,
+        state=SimpleNamespace(fn="fit"), ckpt_path=None, strategy=SimpleNamespace(reduce=lambda it, reduce_op: it),
+    )  # fmt: skip
     module._trainer = never
     return module
 
@@ -219,13 +232,13 @@ def augmented_batches(run: Run, data: ImageTable) -> Callable[[], dict[str, Tens
     return batch
 
 
-def one_loss_loop(run: Run, data: ImageTable) -> Loop:
+def one_loss_loop(run: Run, following: Callable[[], dict[str, Any]]) -> Loop:
     """The experiment's own loss, clipping and schedule, without what the Trainer and the callbacks do."""
-    device = data.images.device
+    device = run.trainer.strategy.root_device
     module: Any = untrained_copy(run, device)
     module.setup("fit")
     (optimizer,), schedules = module.configure_optimizers()
-    following, half = augmented_batches(run, data), run.trainer.precision == "bf16-mixed"
+    half = run.trainer.precision == "bf16-mixed"
 
     def loop(iterations: int) -> None:
         for _ in range(iterations):

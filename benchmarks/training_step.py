@@ -7,7 +7,8 @@
 - ``platform``: the experiment's config, DataModule, module, logger and callbacks, as train.py runs them. Validation,
   checkpoints, pictures and the record are left out; ``--everything`` leaves them in.
 - ``bare loop``: the same losses, networks, optimisers, batch size and precision in a loop over a tensor in memory.
-- ``usual loop``: the method as it is usually written in plain PyTorch (``benchmarks/loops.py``).
+- ``usual loop``: the method as it is usually written in plain PyTorch (``benchmarks/loops.py``), a detector as
+  torchvision has it (``benchmarks/detection.py``).
 
 All take turns in one process, within one fit: after each turn of the Trainer a callback runs the loops.
 Where the data is not there, random images of its shape stand in, which is said; nothing is downloaded.
@@ -23,8 +24,10 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from benchmarks.loops import Loop, bare_loop, usual_loop
+from benchmarks.detection import batches_in_memory, stand_ins
+from benchmarks.loops import Data, Loop, bare_loop, usual_loop
 from benchmarks.turns import Turns, table
+from datamodules.detection import DetectionDataModule
 from datamodules.images import ImageDataModule, ImageTable
 from launch.command_line import compose_job
 from launch.config_check import TrainConfig, check_config
@@ -33,7 +36,7 @@ from launch.runs import Run, build
 
 PLATFORM, BARE, USUAL = "platform", "bare loop", "usual loop"
 LEFT_OUT = {"checkpoint", "best_checkpoint", "image_grid", "cluster_accuracy", "cluster_information", "run_record",
-            "likelihood_bound", "drawing"}  # fmt: skip
+            "likelihood_bound", "drawing", "mean_average_precision", "detection_grid"}  # fmt: skip
 STAND_IN_SIZE = 10_000
 TURN_S = 2.0
 
@@ -69,7 +72,8 @@ def measure(
     Without ``iterations`` a turn has as many as the bare loop makes in TURN_S.
     """
     with tempfile.TemporaryDirectory() as folder:
-        words = [f"experiment={experiment}", f"trainer.max_steps={10**9}", "logger=csv", *overrides]
+        words = [f"experiment={experiment}", f"trainer.max_steps={10**9}", "logger=csv"]
+        words += [*stand_ins(compose_job("train", words), folder), *overrides]
         config = compose_job("train", words if everything else [*words, "trainer.limit_val_batches=0"], folder)
         check_config(config, TrainConfig)
         if not everything:
@@ -99,9 +103,11 @@ def fitting_iterations(loop: Loop, device: torch.device) -> int:
     return max(round(1000 * TURN_S / tried.milliseconds(BARE)), 1)
 
 
-def training_data(run: Run) -> ImageTable:
+def training_data(run: Run) -> Data:
     """On the run's device; where the files are missing, random images, in the run's DataModule too."""
     datamodule = run.datamodule
+    if isinstance(datamodule, DetectionDataModule):
+        return batches_in_memory(run)
     assert isinstance(datamodule, ImageDataModule)
     try:
         datamodule.setup("fit")

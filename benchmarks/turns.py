@@ -70,12 +70,17 @@ class Turns:
                 self.title,
                 name,
                 f"{self.milliseconds(name):.3f}",
-                f"{1000 * self.batch_size / self.milliseconds(name):,.0f}",
-                f"{self.images_per_cpu_second(name):,.0f}",
+                in_three_digits(1000 * self.batch_size / self.milliseconds(name)),
+                in_three_digits(self.images_per_cpu_second(name)),
                 f"{self.ratio(name, reference):.3f}",
             ]
             for name in self.turns
         ]
+
+
+def in_three_digits(number: float) -> str:
+    """Whole where it has three or more."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 HEADINGS = ["measured", "contestant", "ms/iteration", "images/s", "images/CPU-s", "time by reference"]

@@ -20,6 +20,7 @@ from launch.errors import UserError
 # Okabe and Ito's, which the colour-blind tell apart; without black, which dark images swallow.
 COLORS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 DARK = ("#009E73", "#0072B2", "#D55E00")  # under white letters
+LEGIBLE = 640  # pixels of an image's longer side, roughly, from which captions are small beside objects
 MOST_BOXES = 20  # of one image; more hide what they frame
 
 
@@ -121,6 +122,18 @@ def save_detections(
             axes.set_title(f"image {image}: {title}", fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
+
+
+def save_framed(pixels: Tensor, frames: Sequence[Framed], categories: Sequence[int], path: Path) -> None:
+    """Write an image [3, H, W] in [0, 1] with frames on it, enlarged where letters would hide it."""
+    height, width = pixels.shape[1:]
+    times = max(1, round(LEGIBLE / max(height, width)))
+    figure = Figure(figsize=(times * width / 100, times * height / 100), dpi=100)
+    FigureCanvasAgg(figure)
+    places = {category: place for place, category in enumerate(sorted(categories))}
+    draw(figure.add_axes((0, 0, 1, 1)), pixels, (height, width), frames, places)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
 
 
 def annotated(annotations: Sequence[Mapping[str, Any]], image: int, names: Mapping[int, str]) -> list[Framed]:

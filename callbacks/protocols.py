@@ -125,6 +125,12 @@ class DrawsStepwise(Protocol):
 class DetectsObjects(Protocol):
     """Its evaluation steps return ``image_id``, [B] int64 of the data set, and ``detections``, for each as below."""
 
+    num_classes: int
+    category_ids: list[int]
+    """The data set's numbers of the classes."""
+    class_names: list[str] | None
+    """In the same order, where they are known."""
+
     def detect_objects(self, images: Sequence[Tensor]) -> list[dict[str, Any]]:
         """Images, each [C, H, W] in [0, 1] -> the detections in each, a dict of
 

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -71,12 +71,23 @@ class Pixels:
 
     def attempt(self, path: Path) -> np.ndarray | str:
         """The same, or in words why the file gives no pixels."""
-        try:
-            return self.decode(path)
-        except PIL.UnidentifiedImageError:
-            return "is no image that PIL reads"
-        except Exception as error:  # PIL raises nearly anything on a damaged file
-            return str(error) or type(error).__name__
+        return attempt(self.decode, path)
+
+
+def attempt(decode: Callable[[Path], np.ndarray], path: Path) -> np.ndarray | str:
+    """What ``decode`` makes of the file, or in words why it gives no pixels."""
+    try:
+        return decode(path)
+    except PIL.UnidentifiedImageError:
+        return "is no image that PIL reads"
+    except Exception as error:  # PIL raises nearly anything on a damaged file
+        return str(error) or type(error).__name__
+
+
+def whole_image(path: Path) -> np.ndarray:
+    """uint8 [3, H, W] in the file's own size, turned as its EXIF data say. Raises whatever PIL does."""
+    with Image.open(path) as file:
+        return np.asarray(as_mode(ImageOps.exif_transpose(file), "RGB")).transpose(2, 0, 1)
 
 
 def as_mode(image: Image.Image, mode: str) -> Image.Image:

@@ -95,6 +95,16 @@ def class_names_in(checkpoint: Mapping[str, Any], num_classes: int, path: Path) 
     return names
 
 
+def category_ids_in(checkpoint: Mapping[str, Any], num_classes: int, path: Path) -> list[int]:
+    """What the data call the classes that a detector's weights tell apart."""
+    ids = checkpoint.get("category_ids")
+    if not isinstance(ids, list) or len(ids) != num_classes or not all(isinstance(it, int) for it in ids):
+        raise UserError(
+            f"{path} is of another model than the config describes: its category_ids are no {num_classes} numbers."
+        )
+    return ids
+
+
 def check_fits(module: LightningModule, state: dict[str, Any], path: Path) -> None:
     """Names and shapes of a checkpoint's weights against a module's."""
     wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}

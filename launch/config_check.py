@@ -90,6 +90,7 @@ class PredictConfig:
     checkpoint: str
     invert: bool
     batch_size: int
+    min_score: float
     accelerator: str
     paths: Paths
 

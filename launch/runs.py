@@ -17,9 +17,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from callbacks.protocols import Classifies, capabilities_of
+from callbacks.protocols import Classifies, DetectsObjects, capabilities_of
 from launch.checkpoints import (
     WholeCheckpoints,
+    category_ids_in,
     check_fits,
     checkpoint_path,
     class_names_in,
@@ -157,8 +158,11 @@ def load_weights(module: LightningModule, folder: str | Path, checkpoint: str = 
     content = read_checkpoint(path)
     check_fits(module, content["state_dict"], path)
     module.load_state_dict(content["state_dict"])
-    if Classifies in capabilities_of(module):
+    capabilities = capabilities_of(module)
+    if capabilities & {Classifies, DetectsObjects}:
         module.class_names = class_names_in(content, module.num_classes, path)  # pyright: ignore
+    if DetectsObjects in capabilities:
+        module.category_ids = category_ids_in(content, module.num_classes, path)  # pyright: ignore
     return path
 
 

@@ -16,11 +16,15 @@ from PIL import Image
 
 import predict
 from callbacks.protocols import Classifies
+from evaluate import evaluate
 from launch.command_line import check_command_line, compose_job, with_quoted
 from launch.errors import UserError
+from launch.onnx_export import exportable_of
 from launch.runs import load_run
 from lightning_modules.resnet import ResNet
+from sample import sample
 from tests.finished_runs import finished_run
+from tests.lightning_modules import test_faster_rcnn
 from tests.lightning_modules.test_infogan import TINY
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -191,6 +195,7 @@ MISTAKES = {
     "checkpoint=lst": "has no checkpoint 'lst'; did you mean 'last'",
     "accelerator=graphics": "accelerator=graphics: .*auto",
     "invert=5": "invert is 5, which is not true or false",
+    "min_score=2": "min_score is 2: give a score from 0 to 1",
 }  # fmt: skip
 
 
@@ -285,3 +290,84 @@ def test_the_command_tells_what_it_found_and_where_it_lies(run, images, tmp_path
     ]
     assert lines[7] == f"7 images by {run}/checkpoints/last.ckpt:"
     assert [line.strip() for line in lines[8:]] == [f"{made}/predictions.{it}" for it in ("csv", "json", "png")]
+
+
+# --- detectors -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Hardly trained, so that it sees many things, none of them likely."""
+    return finished_run(tmp_path_factory.mktemp("detector"), "experiment=faster_rcnn_shapes",
+                        *test_faster_rcnn.TINY["faster_rcnn_shapes"], "lightning_module.network.heads.min_score=0.0",
+                        "lightning_module.network.heads.max_detections=7")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wide colour image, and a high grey one a folder deeper."""
+    folder = tmp_path_factory.mktemp("photos")
+    write(folder / "wide.png", noise(0, (40, 90, 3)))
+    write(folder / "below" / "high.png", noise(1, (60, 30)))
+    return folder
+
+
+def test_a_detector_s_boxes_are_in_the_image_s_pixels_and_in_coco_s_format(detector, photos):
+    folder = predicted(detector, photos, "min_score=0.0")
+    written = json.loads((folder / "detections.json").read_text())
+    assert written["images"] == [
+        {"id": 1, "file_name": "below/high.png", "height": 60, "width": 30},
+        {"id": 2, "file_name": "wide.png", "height": 40, "width": 90},
+    ]
+    assert written["categories"] == [{"id": number + 1, "name": str(number)} for number in range(10)]
+    module, _, _ = load_run(detector)
+    pixels = torch.from_numpy(noise(0, (40, 90, 3))).permute(2, 0, 1) / 255
+    (expected,) = module.detect_objects([pixels])  # type: ignore
+    mine = [it for it in written["annotations"] if it["image_id"] == 2]
+    assert 0 < len(mine) <= 7
+    assert [it["score"] for it in mine] == pytest.approx(sorted(expected["scores"].tolist(), reverse=True))
+    left, top, width, height = np.array([it["bbox"] for it in mine]).T
+    np.testing.assert_allclose(np.stack([left, top, left + width, top + height], 1)[0], expected["boxes"][0], rtol=1e-5)
+    rows = table(folder)
+    assert [row["path"] for row in rows[-len(mine) :]] == [f"{photos}/wide.png"] * len(mine)
+    assert [float(row["score"]) for row in rows] == pytest.approx(
+        [it["score"] for it in written["annotations"]], rel=1e-4
+    )
+    assert float(rows[-1]["right"]) <= 90
+    assert Image.open(folder / "images" / "wide.png.png").size == (630, 280)
+    assert Image.open(folder / "images" / "below" / "high.png.png").size == (330, 660)
+    record = json.loads((folder / "predictions.json").read_text())
+    assert sum(record["detected"].values()) == len(rows)
+
+
+def test_what_is_unlikely_is_written_and_not_drawn(detector, photos, tmp_path):
+    folder = predicted(detector, photos / "wide.png", "min_score=1.0")
+    assert len(table(folder)) > 0
+    drawn = np.asarray(Image.open(folder / "images" / "wide.png.png").convert("RGB"))
+    np.testing.assert_array_equal(drawn[3::7, 3::7], noise(0, (40, 90, 3)))
+
+
+def test_an_image_s_objects_do_not_depend_on_the_others(detector, photos):
+    together = [row for row in table(predicted(detector, photos)) if row["path"].endswith("high.png")]
+    alone = table(predicted(detector, photos / "below" / "high.png"))
+    assert together == alone
+
+
+def test_files_that_a_detector_cannot_read_are_all_named(detector, photos, tmp_path):
+    copied = shutil.copytree(photos, tmp_path / "photos")
+    (copied / "bad.jpg").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"1 of 3 images in .*: bad.jpg \(is no image that PIL reads\)"):
+        predicted(detector, copied)
+
+
+def test_a_detector_is_measured_again_and_refused_where_images_or_onnx_are_asked_for(detector, tmp_path):
+    copied = changed(detector, tmp_path / "run")
+    folder = copied / "evaluations" / "again"
+    measured = evaluate(compose_job("evaluate", [f"run={copied}", "trainer=cpu"], str(folder)), folder)
+    assert {"test/map", "test/map_50"} <= measured.keys()
+    assert (folder / "detections.json").exists()
+    assert (folder / "images" / "test_detections.png").exists()
+    with pytest.raises(UserError, match="is a run of FasterRCNN, which makes no images"):
+        sample(compose_job("sample", [f"run={detector}", "accelerator=cpu"]))
+    with pytest.raises(UserError, match="is a run of FasterRCNN, which is neither classifier nor generator"):
+        exportable_of(load_run(detector)[0], detector)

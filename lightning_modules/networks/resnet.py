@@ -169,10 +169,7 @@ class TorchvisionResNet(nn.Module):
         self.image_shape, self.num_classes = tuple(image_shape), num_classes
         self.name, self.weights = name, weights
         self.net = get_model(name, weights=None, num_classes=num_classes)
-        if weights is not None and not Path(weights).exists():
-            published = [it.name for it in get_model_weights(name)]
-            if weights not in published:
-                raise UserError(f"network.weights is {weights}: no such file, nor one of {', '.join(published)}.")
+        check_weights("network.weights", name, weights)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.net(images)
@@ -180,16 +177,7 @@ class TorchvisionResNet(nn.Module):
     def read_weights(self) -> dict[str, Any]:
         """The state_dict of ``weights``, downloaded where it is not here yet."""
         assert self.weights is not None
-        if Path(self.weights).exists():
-            return torch.load(self.weights, map_location="cpu", weights_only=True)
-        url = get_model_weights(self.name)[self.weights].url
-        try:
-            return load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
-        except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash a RuntimeError
-            raise UserError(
-                f"{url} could not be downloaded ({error}). Fetch it by hand and put it into {get_dir()}/checkpoints, "
-                "or set lightning_module.network.weights to where it lies."
-            ) from None
+        return read_weights("network.weights", self.name, self.weights)
 
     def load_weights(self) -> None:
         state = self.read_weights()
@@ -201,3 +189,25 @@ class TorchvisionResNet(nn.Module):
             raise UserError(f"{self.weights} does not fit {self.name}: {str(error).splitlines()[-1].strip()}") from None
         if wrong := sorted({*missing, *unknown} - set(last)):
             raise UserError(f"{self.weights} is not of {self.name}: {wrong[0]} is in one of them alone.")
+
+
+def check_weights(key: str, name: str, weights: str | None) -> None:
+    """Refuse what is neither a file nor one of torchvision's weights of the model that it calls ``name``."""
+    if weights is not None and not Path(weights).exists():
+        published = [it.name for it in get_model_weights(name)]
+        if weights not in published:
+            raise UserError(f"{key} is {weights}: no such file, nor one of {', '.join(published)}.")
+
+
+def read_weights(key: str, name: str, weights: str) -> dict[str, Any]:
+    """A file's state_dict, or torchvision's of the model that it calls ``name``, downloaded if it is not here yet."""
+    if Path(weights).exists():
+        return torch.load(weights, map_location="cpu", weights_only=True)
+    url = get_model_weights(name)[weights].url
+    try:
+        return load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
+    except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash a RuntimeError
+        raise UserError(
+            f"{url} could not be downloaded ({error}). Fetch it by hand and put it into {get_dir()}/checkpoints, "
+            f"or set lightning_module.{key} to where it lies."
+        ) from None

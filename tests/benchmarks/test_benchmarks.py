@@ -34,6 +34,16 @@ def test_improved_gan_is_measured_against_its_usual_form():
     assert turns.turns.keys() == {"platform", "bare loop", "usual loop"}
 
 
+def test_a_detector_is_measured_against_torchvision_s():
+    """On one scene of 32 pixels; nothing is read or downloaded."""
+    network = "lightning_module.network"
+    overrides = ["trainer=cpu", "trainer.precision=32-true", "datamodule.batch_size=1", "datamodule.size=32",
+                 "datamodule.digit_sizes=[10,20]", f"{network}.min_size=32", f"{network}.max_size=32",
+                 f"{network}.rpn.proposals=[2000,150]"]  # fmt: skip
+    turns = training_step.measure("faster_rcnn_coco_mobilenet", overrides, iterations=1, rounds=1)
+    assert {name: len(spent) for name, spent in turns.turns.items()} == {"platform": 2, "bare loop": 2, "usual loop": 2}
+
+
 @pytest.mark.parametrize(("read_size", "write_size"), [(2, 3), (None, None)])
 def test_the_usual_draw_has_a_loss_of_the_same_kind(read_size, write_size):
     """Its parts are other ones, but nothing has been learned in either: an empty canvas, and latents near the prior."""

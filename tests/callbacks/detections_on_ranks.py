@@ -103,6 +103,8 @@ class Scenes(LightningDataModule):
 class Parrot(LightningModule):
     """Says for each image what it was told."""
 
+    num_classes, category_ids, class_names = len(CATEGORIES), list(CATEGORIES), list(CATEGORIES.values())
+
     def __init__(self, detections: dict[int, dict[str, Any]]) -> None:
         super().__init__()
         self.detections = detections

@@ -1,0 +1,96 @@
+"""Detectors for the benchmark of a training step: data and weights that need no file, and torchvision's own model.
+
+Two scenes of 320 pixels, as of ``datamodule=shapes``, stand in for two photographs, random weights for a
+classifier's: what is computed and how long it takes is the same.
+"""
+
+from collections.abc import Callable
+from copy import deepcopy
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torchvision.models import detection, get_model
+from torchvision.models.detection.backbone_utils import mobilenet_backbone, resnet_fpn_backbone
+
+from datamodules.detection import DetectionDataModule, unpack
+from launch.runs import Run
+from lightning_modules.faster_rcnn import FasterRCNN
+
+SCENES = ["datamodule=shapes", "datamodule.size=320", "datamodule.digit_sizes=[32,200]", "datamodule.batch_size=2",
+          "datamodule.train_size=64", "lightning_module.network.heads.num_classes=10",
+          "lightning_module.network.min_size=320", "lightning_module.network.max_size=640"]  # fmt: skip
+BATCHES = 8
+
+
+def stand_ins(config: dict[str, Any], folder: str) -> list[str]:
+    """Overrides for an experiment on COCO; none for others."""
+    if not config["datamodule"]["_target_"].startswith("datamodules.coco."):
+        return []
+    backbone = config["lightning_module"]["network"]["backbone"]
+    if backbone["weights"] is None:
+        return SCENES
+    path = Path(folder) / "classifier.pt"
+    torch.save(random_classifier(backbone.get("name", "vgg16")), path)
+    return [*SCENES, f"lightning_module.network.backbone.weights={path}"]
+
+
+def random_classifier(name: str) -> dict[str, Any]:
+    """Random weights whose batch norms have seen noise, so that frozen ones keep activations in bounds."""
+    model = get_model(name, weights=None).train()
+    norms = [it for it in model.modules() if isinstance(it, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = None  # the mean of all that was seen
+    with torch.no_grad():
+        model(torch.randn(4, 3, 96, 96))
+    for norm in norms:
+        assert norm.running_var is not None
+        norm.running_var.clamp_(min=0.01)  # a channel that noise leaves alone would blow up what does not
+    return model.state_dict()
+
+
+def batches_in_memory(run: Run) -> list[dict[str, Any]]:
+    datamodule = run.datamodule
+    assert isinstance(datamodule, DetectionDataModule)
+    datamodule.setup("fit")
+    table, size = datamodule.tables["train"], datamodule.batch_size
+    device, none = run.trainer.strategy.root_device, torch.zeros(size, dtype=torch.bool)
+    parts = torch.arange(len(table)).split(size)[:BATCHES]
+    batches = [unpack(table[it, none], torch.float32) for it in parts if len(it) == size]  # pyright: ignore
+    return [run.module.transfer_batch_to_device(it, device, 0) for it in batches]
+
+
+def usual_detector(module: FasterRCNN) -> nn.Module:
+    """torchvision's detector with the same layers, norms and weights; refuses one that it does not have."""
+    network = module.network
+    assert network.published is not None, "torchvision has no such detector"
+    backbone: Any = network.backbone
+    resize: Any = network.transform
+    model = getattr(detection, network.published)(
+        weights=None, weights_backbone=None, num_classes=network.num_classes + 1,
+        min_size=resize.min_size[0], max_size=resize.max_size,
+    )  # fmt: skip
+    if backbone.norm == "frozen":  # which torchvision's builder gives to pretrained backbones alone
+        options: Any = {"backbone_name": backbone.name, "weights": None, "trainable_layers": 3}
+        small = backbone.name == "mobilenet_v3_large"
+        model.backbone = mobilenet_backbone(fpn=True, **options) if small else resnet_fpn_backbone(**options)
+    model.load_state_dict(network.state_dict())
+    return model.train()
+
+
+def usual_detector_loop(module: FasterRCNN, batches: list[dict[str, Any]]) -> Callable[[int], None]:
+    """In float32, torch's SGD as it is by default, images one after the other as torchvision takes them."""
+    model, following = usual_detector(module).to(module.device), cycle(batches)
+    optimizer = torch.optim.SGD([it for it in model.parameters() if it.requires_grad], 0.0025, 0.9, weight_decay=1e-4)
+
+    def loop(iterations: int) -> None:
+        for _ in range(iterations):
+            batch = next(following)
+            loss: Any = sum(model(batch["image"], deepcopy(batch["target"])).values())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    return loop

@@ -1,0 +1,227 @@
+"""Faster R-CNN: object detection with region proposal networks (Ren, He, Girshick & Sun 2015, arXiv:1506.01497).
+
+    python train.py experiment=faster_rcnn_shapes      # scenes of handwritten digits, a quarter of an hour on two cores
+    python train.py experiment=faster_rcnn_coco trainer=ddp
+    python train.py experiment=mask_rcnn_coco trainer=ddp
+
+A region proposal network looks at every place of a feature map for anchors, boxes of a few sizes and shapes, that hold
+an object, and corrects them; what it proposes is classified and corrected once more from the same features. The
+networks are in ``networks/faster_rcnn.py``; this file holds what they are trained for (eq. 1 and 2) and the recipe.
+What is reached and each departure from the paper: docs/methods/faster_rcnn.md.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from callbacks.protocols import DetectsObjects
+from launch.errors import UserError
+from launch.randomness import keyed_generator
+from lightning_modules.networks.faster_rcnn import DetectionNetwork, SampledRegions
+from lightning_modules.networks.region_proposals import SampledAnchors
+
+Batch = dict[str, Any]
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+SchedulerFactory = Callable[[Optimizer], LRScheduler]
+REGION_WEIGHTS = (10.0, 10.0, 5.0, 5.0)  # one by the deviations of the heads' coordinates: 0.1, 0.1, 0.2, 0.2
+
+
+def box_coordinates(boxes: Tensor, anchors: Tensor, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
+    """t of eq. 2: where boxes lie seen from their anchors, [N, 4].
+
+    boxes, anchors: [N, 4] left, top, right, bottom. t: the centre's distance by the anchor's size, and the logarithm of
+    the size by the anchor's.
+    """
+    sizes, anchor_sizes = boxes[:, 2:] - boxes[:, :2], anchors[:, 2:] - anchors[:, :2]
+    centres, anchor_centres = boxes[:, :2] + sizes / 2, anchors[:, :2] + anchor_sizes / 2
+    coordinates = torch.cat([(centres - anchor_centres) / anchor_sizes, (sizes / anchor_sizes).log()], dim=1)
+    return coordinates * coordinates.new_tensor(weights)
+
+
+def smooth_l1(difference: Tensor, beta: float) -> Tensor:
+    """R of eq. 1 (Fast R-CNN's eq. 3, where beta is 1): a parabola up to beta, from there a line. Elementwise."""
+    size = difference.abs()
+    return torch.where(size < beta, size.square() / (2 * beta), size - beta / 2)
+
+
+def objectness_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """The sum of L_cls of eq. 1 over the anchors drawn: log loss of object against background. Both: [S]."""
+    return binary_cross_entropy_with_logits(logits, labels, reduction="sum")
+
+
+def class_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """The sum of the log loss over the regions drawn. logits: [R, K + 1]; labels: [R], 0 the background."""
+    return cross_entropy(logits, labels, reduction="sum")
+
+
+def box_loss(
+    deltas: Tensor, boxes: Tensor, anchors: Tensor, beta: float, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)
+) -> Tensor:
+    """The sum of L_reg of eq. 1 over anchors around objects: R(t - t*). All: [P, 4]."""
+    return smooth_l1(deltas - box_coordinates(boxes, anchors, weights), beta).sum()
+
+
+def learning_rate_factor(
+    iteration: int, warmup: int, warmup_factor: float, drops: Sequence[int], drop: float = 0.1
+) -> float:
+    """What the base rate is multiplied by in an iteration, counted from 0.
+
+    From ``warmup_factor`` linearly to 1 in the first ``warmup`` iterations; ``drop`` for each of ``drops`` reached.
+    """
+    rising = min(iteration / warmup, 1.0) if warmup else 1.0
+    return (warmup_factor + (1 - warmup_factor) * rising) * drop ** sum(iteration >= it for it in drops)
+
+
+class WarmUpAndDrops(LRScheduler):
+    """``learning_rate_factor`` as a schedule."""
+
+    def __init__(
+        self, optimizer: Optimizer, warmup: int, drops: Sequence[int], warmup_factor: float = 0.001, drop: float = 0.1
+    ) -> None:
+        if list(drops) != sorted(set(drops)):
+            raise ValueError(f"drops are {list(drops)}: give iterations in ascending order")
+        if warmup < 0:
+            raise ValueError(f"warmup is {warmup}: give a number of iterations, 0 or more")
+        self.warmup, self.drops, self.warmup_factor, self.drop = warmup, list(drops), warmup_factor, drop
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float | Tensor]:
+        factor = learning_rate_factor(self.last_epoch, self.warmup, self.warmup_factor, self.drops, self.drop)
+        return [base * factor for base in self.base_lrs]
+
+
+class FasterRCNN(LightningModule):
+    """Minimises the RPN's and the heads' losses at once (section 3.2, approximate joint training).
+
+    Args:
+        network: images [3, H, W] in [0, 1], of any sizes -> detections, or what the losses are made of.
+        optimizer: makes an optimiser out of those parameters that are trained.
+        scheduler: makes a schedule out of an optimiser, stepped every iteration.
+        beta: where the loss of coordinates becomes linear.
+        channels_last: the layout in which convolutions are fastest in half precision.
+        seed: of the anchors and regions that are drawn.
+    """
+
+    def __init__(
+        self,
+        network: DetectionNetwork,
+        *,
+        optimizer: OptimizerFactory,
+        scheduler: SchedulerFactory | None = None,
+        beta: float = 1 / 9,
+        channels_last: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if beta <= 0:
+            raise UserError(f"lightning_module.beta is {beta}: give a number above 0.")
+        self.network, self.optimizer, self.scheduler = network, optimizer, scheduler
+        self.beta, self.channels_last, self.seed = beta, channels_last, seed
+        self.num_classes = network.num_classes
+        self.class_names: list[str] | None = None  # of the data that it was trained on, labels from 1 on
+        self.category_ids = list(range(1, self.num_classes + 1))  # what the data call them
+
+    # --- training ----------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        anchors, regions = self.network(batch["image"], batch["target"], self.generators(batch["index"]))
+        parts = self.losses(anchors, regions)
+        loss = torch.stack([*parts.values()]).sum()
+        every_n_steps: int = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
+        if (self.trainer.global_step + 1) % every_n_steps == 0:
+            for name, value in {"loss": loss, **parts}.items():
+                self.log(f"train/{name}", value.detach(), batch_size=1, sync_dist=True)
+        return loss
+
+    def losses(self, anchors: SampledAnchors, regions: SampledRegions) -> dict[str, Tensor]:
+        """Eq. 1 for the anchors, its like for the regions; each a mean over what was drawn from the global batch."""
+        drawn, read = self.mean_over_ranks(len(anchors.labels)), self.mean_over_ranks(len(regions.labels))
+        of_regions = (regions.deltas, regions.objects, regions.proposals, self.beta, REGION_WEIGHTS)
+        parts = {
+            "loss_objectness": objectness_loss(anchors.logits, anchors.labels) / drawn,
+            "loss_rpn_box_reg": box_loss(anchors.deltas, anchors.objects, anchors.anchors, self.beta) / drawn,
+            "loss_classifier": class_loss(regions.logits, regions.labels) / read,
+            "loss_box_reg": box_loss(*of_regions) / read,
+        }
+        if regions.mask_logits is not None and regions.masks is not None:
+            mask_loss = binary_cross_entropy_with_logits(regions.mask_logits, regions.masks, reduction="sum")
+            parts["loss_mask"] = mask_loss / self.mean_over_ranks(regions.masks.numel())
+        return parts
+
+    def mean_over_ranks(self, count: int) -> Tensor:
+        """At least 1: a batch may have nothing to draw from. A sum by it, averaged over ranks, is the global mean."""
+        ours = torch.tensor(float(count), device=self.device)
+        return self.trainer.strategy.reduce(ours, reduce_op="mean").clamp(min=1)  # pyright: ignore
+
+    def generators(self, index: Tensor) -> list[torch.Generator]:
+        """What an image's anchors and regions are drawn with, a function of (seed, iteration, index)."""
+        return [keyed_generator(self.seed, "sampling", self.trainer.global_step, it) for it in index.tolist()]
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer([it for it in self.parameters() if it.requires_grad])
+        if self.scheduler is None:
+            return [optimizer], []
+        return [optimizer], [{"scheduler": self.scheduler(optimizer), "interval": "step"}]
+
+    # --- weights and categories --------------------------------------------------------------------------------
+
+    def prepare_data(self) -> None:
+        if self.is_new():
+            self.network.download()
+
+    def setup(self, stage: str) -> None:
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if names := getattr(datamodule, "class_names", None):
+            self.class_names = list(names)
+        if ids := getattr(datamodule, "category_ids", None):
+            self.category_ids = list(ids)
+        if stage == "fit" and self.is_new():
+            self.network.load_weights(self.category_ids)
+        if self.channels_last:
+            self.network.memory_format = torch.channels_last
+            self.network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+    def is_new(self) -> bool:
+        """Whether training begins here: a checkpoint brings all weights itself."""
+        return self.trainer.state.fn == "fit" and self.trainer.ckpt_path is None  # pyright: ignore
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint |= {"class_names": self.class_names, "category_ids": self.category_ids}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.class_names, self.category_ids = checkpoint["class_names"], checkpoint["category_ids"]
+
+    # --- what callbacks ask ------------------------------------------------------------------------------------
+
+    def capabilities(self) -> set[type]:
+        return {DetectsObjects}
+
+    def metrics(self, stage: str) -> set[str]:
+        """The keys that this module logs in a stage: train, val or test."""
+        names = {"loss", "loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg"}
+        names |= {"loss_mask"} if self.network.roi_heads.has_mask() else set()
+        return {f"train/{name}" for name in names} if stage == "train" else set()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Batch:
+        found = self.detect_objects(batch["image"])
+        return {"index": batch["index"], "image_id": batch["image_id"], "detections": found}
+
+    test_step = validation_step
+
+    @torch.no_grad()
+    def detect_objects(self, images: Sequence[Tensor]) -> list[dict[str, Any]]:
+        if not len(images):  # a rank without a share of the batch
+            return []
+        ids = torch.tensor([0, *self.category_ids], device=images[0].device)
+        found: Any = self.network(images)
+        for detections in found:
+            detections["labels"] = ids[detections["labels"]]
+            if "masks" in detections:
+                detections["masks"] = detections["masks"][:, 0] > 0.5
+        return found

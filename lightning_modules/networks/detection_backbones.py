@@ -1,0 +1,193 @@
+"""Backbones of detectors, on torchvision's nets: normalised images [B, 3, H, W] -> maps by name, fine to coarse.
+
+Each has ``out_channels``, the same in all maps. Names of weights are those of torchvision's detectors.
+"""
+
+from collections.abc import Callable, Mapping
+from math import gcd
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import mobilenet_v3_large, resnet, vgg16
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.ops import FrozenBatchNorm2d
+
+from launch.errors import UserError, did_you_mean
+from lightning_modules.networks.resnet import check_weights, read_weights
+
+Norm = Literal["frozen", "batch", "sync", "group"]
+NormLayer = Callable[[int], nn.Module]
+NAMES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "mobilenet_v3_large", "small")
+WEIGHTS_KEY = "network.backbone.weights"
+
+
+class FrozenBatchNorm(FrozenBatchNorm2d):
+    """Scale and shift by what the weights' batch norm had learned, in the precision of the input.
+
+    torchvision's multiplies by float32 numbers, which makes float32 again of what autocast has computed in half.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        shift = self.bias - self.running_mean * scale
+        scale, shift = (it.to(x.dtype).view(1, -1, 1, 1) for it in (scale, shift))
+        return torch.addcmul(shift, x, scale)
+
+
+def norm_layer(norm: Norm) -> NormLayer:
+    """What makes the norm of so many channels. Groups are 32 where the channels can be cut so."""
+    layers: dict[str, NormLayer] = {
+        "frozen": FrozenBatchNorm,
+        "batch": nn.BatchNorm2d,
+        "sync": nn.SyncBatchNorm,
+        "group": lambda channels: nn.GroupNorm(gcd(32, channels // 2), channels),
+    }
+    if norm not in layers:
+        raise UserError(f"network.backbone.norm is {norm!r}: give one of {', '.join(layers)}.")
+    return layers[norm]
+
+
+def freeze(stages: list[list[nn.Module]], trainable: int) -> None:
+    """All but the last ``trainable`` stages keep their weights."""
+    if not 0 <= trainable <= len(stages):
+        raise UserError(f"network.backbone.trainable_layers is {trainable}: give 0 to {len(stages)}.")
+    for stage in stages[: len(stages) - trainable]:
+        for layer in stage:
+            layer.requires_grad_(False)
+
+
+def load_classifier(backbone: "Pyramid | VGG16") -> None:
+    """Begin with the weights of a classifier, without its last layers."""
+    assert backbone.weights is not None
+    state = read_weights(WEIGHTS_KEY, backbone.name, backbone.weights)
+    kept = {
+        key.removeprefix("features."): it for key, it in state.items() if not key.startswith(("fc.", "classifier."))
+    }
+    load_state(backbone.body, kept, backbone.name, backbone.weights)
+
+
+def load_state(module: nn.Module, state: Mapping[str, Tensor], name: str, weights: str, optional: str = "") -> None:
+    """Raise a UserError where names or shapes differ; keys that begin with ``optional`` may be missing."""
+    try:
+        missing, unknown = module.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise UserError(f"{weights} does not fit {name}: {str(error).splitlines()[-1].strip()}") from None
+    if wrong := sorted(unknown) + [key for key in missing if not optional or not key.startswith(optional)]:
+        raise UserError(f"{weights} is not of {name}: {wrong[0]} is in one of them alone.")
+
+
+class Pyramid(BackboneWithFPN):
+    """A net of torchvision's with a feature pyramid on top (Lin et al. 2017, arXiv:1612.03144), and one more map that
+    takes every second pixel of the coarsest.
+
+    Args:
+        name: resnet18 to resnet152, mobilenet_v3_large, or small (``SmallResNet``).
+        channels: of every map.
+        norm: of the net. ``frozen``: as its weights have it; ``sync`` needs GPUs.
+        norm_in_pyramid: the same in the pyramid, which else has none.
+        trainable_layers: the last ones of the net; the others keep their weights.
+        weights: of a classifier, to begin with: a name of torchvision's such as IMAGENET1K_V1, or a state_dict's file.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        channels: int = 256,
+        norm: Norm = "frozen",
+        norm_in_pyramid: bool = False,
+        trainable_layers: int = 3,
+        weights: str | None = None,
+    ) -> None:
+        if name not in NAMES:
+            raise UserError(f"network.backbone.name is {name!r}; {did_you_mean(name, NAMES)}")
+        layer = norm_layer(norm)
+        if name == "mobilenet_v3_large":
+            net, stages = mobilenet(layer)
+            taken = [str(len(net) - 4), str(len(net) - 1)]
+        else:
+            net: Any = SmallResNet(layer) if name == "small" else getattr(resnet, name)(weights=None, norm_layer=layer)
+            taken = [it for it in ("layer1", "layer2", "layer3", "layer4") if hasattr(net, it)]
+            stages = [[net.conv1, net.bn1], *([getattr(net, it)] for it in taken)]
+        freeze(stages, trainable_layers)
+        super().__init__(
+            net, {it: str(number) for number, it in enumerate(taken)}, [width(net.get_submodule(it)) for it in taken],
+            channels, norm_layer=norm_layer(norm) if norm_in_pyramid else None,
+        )  # fmt: skip
+        self.name, self.norm, self.weights, self.maps = name, norm, weights, len(taken) + 1
+        if name != "small":
+            check_weights(WEIGHTS_KEY, name, weights)
+        elif weights is not None:
+            raise UserError(
+                f"{WEIGHTS_KEY} is {weights}, and nobody has trained the small net as a classifier: set it to null."
+            )
+
+
+def mobilenet(layer: NormLayer) -> tuple[nn.Sequential, list[list[nn.Module]]]:
+    """MobileNetV3-Large's layers, and the same cut where they halve the image."""
+    net = mobilenet_v3_large(weights=None, norm_layer=layer).features
+    starts = [0, *(place for place, it in enumerate(net) if getattr(it, "_is_cn", False)), len(net) - 1]
+    return net, [list(net[a:b]) for a, b in zip(starts, [*starts[1:], len(net)], strict=True)]
+
+
+def width(stage: Any) -> int:
+    """Channels of what a stage of a net gives."""
+    blocks = list(stage.children())
+    if isinstance(blocks[-1], resnet.BasicBlock | resnet.Bottleneck):
+        last: Any = blocks[-1]
+        return last.conv2.out_channels * last.expansion
+    return stage.out_channels
+
+
+class SmallResNet(nn.Module):
+    """Residual blocks of torchvision's at a quarter, an eighth and a sixteenth of the image, for scenes of 128 pixels.
+
+    A ResNet for ImageNet would have most of its channels where such a scene is four pixels wide.
+    """
+
+    def __init__(self, layer: NormLayer, width: int = 32) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, width, 3, stride=2, padding=1, bias=False)
+        self.bn1 = layer(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.layer1 = self._stage(width, width, layer)
+        self.layer2 = self._stage(width, 2 * width, layer)
+        self.layer3 = self._stage(2 * width, 4 * width, layer)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def _stage(self, inputs: int, outputs: int, layer: NormLayer) -> nn.Sequential:
+        halved = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=2, bias=False), layer(outputs))
+        return nn.Sequential(
+            resnet.BasicBlock(inputs, outputs, 2, halved, norm_layer=layer),
+            resnet.BasicBlock(outputs, outputs, norm_layer=layer),
+        )
+
+
+class VGG16(nn.Module):
+    """The 13 convolutions of VGG-16 without the last max-pool: one map of 512 channels at a sixteenth of the image.
+
+    Args:
+        trainable_layers: of the five groups of convolutions, the last ones.
+        weights: of a classifier, to begin with: a name of torchvision's such as IMAGENET1K_V1, or a state_dict's file.
+    """
+
+    name, norm, maps, out_channels = "vgg16", None, 1, 512
+
+    def __init__(self, trainable_layers: int = 3, weights: str | None = None) -> None:
+        super().__init__()
+        features: Any = vgg16(weights=None).features
+        self.body, self.weights = features[:-1], weights
+        starts = [0, 5, 10, 17, 24]  # conv1_1, conv2_1, ... conv5_1
+        ends = [*starts[1:], len(self.body)]
+        freeze([list(self.body[a:b]) for a, b in zip(starts, ends, strict=True)], trainable_layers)
+        check_weights(WEIGHTS_KEY, self.name, weights)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return {"0": self.body(images)}

@@ -1,0 +1,276 @@
+"""Faster R-CNN's network out of torchvision's detection parts (Ren et al. 2015, arXiv:1506.01497); with masks, Mask
+R-CNN's.
+
+Weights are named as in torchvision's detectors and mean the same. What differs is said at each part: the precision of
+boxes and scores, where random draws come from, and that training gives what the losses are made of, not the losses.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_inference, project_masks_on_boxes
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+from launch.errors import UserError
+from lightning_modules.networks.detection_backbones import (
+    VGG16,
+    WEIGHTS_KEY,
+    FrozenBatchNorm,
+    Norm,
+    Pyramid,
+    load_classifier,
+    load_state,
+    norm_layer,
+)
+from lightning_modules.networks.region_pooling import RegionAlign, RegionPool
+from lightning_modules.networks.region_proposals import (
+    RegionProposals,
+    SampledAnchors,
+    Sampler,
+    Targets,
+    in_full_precision,
+)
+from lightning_modules.networks.resnet import check_weights, read_weights
+
+LAST = re.compile(r"cls_score|bbox_pred|mask_fcn_logits")  # layers with outputs for every class
+Backbone = Pyramid | VGG16
+Detections = list[dict[str, Tensor]]
+
+
+@dataclass
+class SampledRegions:
+    """What the heads' losses are made of: the proposals drawn from all images of a batch, F of R around objects."""
+
+    logits: Tensor  # [R, K + 1], class 0 is the background
+    labels: Tensor  # [R]
+    deltas: Tensor  # [F, 4], predicted for the true class
+    proposals: Tensor  # [F, 4]
+    objects: Tensor  # [F, 4]
+    mask_logits: Tensor | None = None  # [F, 28, 28], of the true class
+    masks: Tensor | None = None  # [F, 28, 28] in [0, 1]
+
+
+class RegionHeads(RoIHeads):
+    """torchvision's heads, which give their samples instead of losses; logits and deltas are float32.
+
+    Args:
+        channels: of the feature maps.
+        num_classes: without the background.
+        head: ``linear`` (two layers), ``convolutions`` (four and a linear layer), ``vgg16`` (Fast R-CNN's, with its
+            pooling).
+        width: of the linear layers.
+        norm: after the head's convolutions, as of a backbone; None leaves it out.
+        canonical_size: a proposal of that side is read from the map at a sixteenth of the image, one of half the side
+            from the next finer.
+        regions_per_image: drawn for the losses, at most a quarter of them around objects.
+        min_score, nms, max_detections: which detections of an image are kept; NMS is within a class.
+        masks: a mask for every detection (Mask R-CNN).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_classes: int,
+        head: Literal["linear", "convolutions", "vgg16"] = "linear",
+        width: int = 1024,
+        norm: Norm | None = None,
+        canonical_size: int = 224,
+        regions_per_image: int = 512,
+        min_score: float = 0.05,
+        nms: float = 0.5,
+        max_detections: int = 100,
+        masks: bool = False,
+    ) -> None:
+        super().__init__(
+            RegionPool(7) if head == "vgg16" else RegionAlign(7, canonical_size), box_head(head, channels, width, norm),
+            FastRCNNPredictor(width, num_classes + 1), fg_iou_thresh=0.5, bg_iou_thresh=0.5,
+            batch_size_per_image=regions_per_image, positive_fraction=0.25, bbox_reg_weights=None,
+            score_thresh=min_score, nms_thresh=nms, detections_per_img=max_detections,
+        )  # fmt: skip
+        self.num_classes = num_classes
+        self.fg_bg_sampler = Sampler(regions_per_image, 0.25)
+        if masks:
+            self.mask_roi_pool = RegionAlign(14, canonical_size)
+            self.mask_head = MaskRCNNHeads(channels, (256,) * 4, dilation=1)
+            self.mask_predictor = MaskRCNNPredictor(256, 256, num_classes + 1)
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        features: Mapping[str, Tensor],
+        proposals: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+        targets: Targets | None = None,
+    ) -> tuple[Detections, SampledRegions | None]:
+        if targets is not None:
+            return [], self.sample(features, proposals, image_shapes, targets)
+        logits, deltas = self.predict(features, proposals, image_shapes)
+        found = self.postprocess_detections(logits, deltas, proposals, image_shapes)
+        detections = [{"boxes": b, "scores": s, "labels": k} for b, s, k in zip(*found, strict=True)]
+        if self.has_mask():
+            masks = self.predict_masks(features, found[0], image_shapes)
+            for detection, mask in zip(detections, maskrcnn_inference(masks, found[2]), strict=True):
+                detection["masks"] = mask
+        return detections, None
+
+    def sample(
+        self, features: Mapping[str, Tensor], proposals: list[Tensor], sizes: list[tuple[int, int]], targets: Targets
+    ) -> SampledRegions:
+        proposals, matches, labels, _ = self.select_training_samples(proposals, targets)
+        logits, deltas = self.predict(features, proposals, sizes)
+        foreground = [torch.where(it > 0)[0] for it in labels]
+        boxes = [it[chosen] for it, chosen in zip(proposals, foreground, strict=True)]
+        matches = [it[chosen] for it, chosen in zip(matches, foreground, strict=True)]
+        objects = [target["boxes"][it] for target, it in zip(targets, matches, strict=True)]
+        of_all = torch.cat(labels)
+        rows = torch.where(of_all > 0)[0]
+        classes = of_all[rows]
+        sampled = SampledRegions(
+            logits, of_all, deltas.unflatten(1, (-1, 4))[rows, classes], torch.cat(boxes), torch.cat(objects)
+        )
+        if self.has_mask():
+            mask_logits = self.predict_masks(features, boxes, sizes)
+            side = mask_logits.shape[-1]
+            parts = zip(targets, boxes, matches, strict=True)
+            sampled.masks = torch.cat([project_masks_on_boxes(it["masks"], b, m, side) for it, b, m in parts])
+            sampled.mask_logits = mask_logits[torch.arange(len(classes), device=classes.device), classes]
+        return sampled
+
+    def predict(
+        self, features: Mapping[str, Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor]:
+        """Class logits [R, K + 1] and box deltas [R, 4 (K + 1)]."""
+        hidden, context = in_full_precision(self.box_head(self.box_roi_pool(features, boxes, sizes)))
+        with context:
+            return self.box_predictor(hidden)
+
+    def predict_masks(
+        self, features: Mapping[str, Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]
+    ) -> Tensor:
+        """Mask logits of every class, [R, K + 1, 28, 28]."""
+        pool, head, predictor = (getattr(self, f"mask_{part}") for part in ("roi_pool", "head", "predictor"))
+        return in_full_precision(predictor(head(pool(features, boxes, sizes))))[0]
+
+
+def box_head(head: str, channels: int, width: int, norm: Norm | None) -> nn.Module:
+    """Features of regions [R, channels, 7, 7] -> [R, width]."""
+    if head == "linear":
+        return TwoMLPHead(49 * channels, width)
+    if head == "convolutions":
+        layer = None if norm is None else norm_layer(norm)
+        return FastRCNNConvFCHead((channels, 7, 7), [channels] * 4, [width], norm_layer=layer)
+    if head == "vgg16":
+        return nn.Sequential(nn.Flatten(), nn.Linear(49 * channels, width), nn.ReLU(inplace=True), nn.Dropout(),
+                             nn.Linear(width, width), nn.ReLU(inplace=True), nn.Dropout())  # fmt: skip
+    raise UserError(f"network.heads.head is {head!r}: give linear, convolutions or vgg16.")
+
+
+class DetectionNetwork(nn.Module):
+    """Images -> detections; with targets what the losses are made of.
+
+    Args:
+        weights: of the whole network, to begin with: COCO_V1 where torchvision has such a network, or a file of a
+            state_dict. Where the number of classes differs, the last layers begin at random.
+        min_size, max_size: an image's short side becomes min_size, unless the long one would exceed max_size.
+        mean, std: of the channels, for pixels in [0, 1].
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        rpn: RegionProposals,
+        heads: RegionHeads,
+        *,
+        weights: str | None = None,
+        min_size: int = 800,
+        max_size: int = 1333,
+        mean: Sequence[float] = (0.485, 0.456, 0.406),
+        std: Sequence[float] = (0.229, 0.224, 0.225),
+    ) -> None:
+        super().__init__()
+        self.transform = GeneralizedRCNNTransform(min_size, max_size, list(mean), list(std))
+        self.backbone, self.rpn, self.roi_heads, self.weights = backbone, rpn, heads, weights
+        self.num_classes, self.memory_format = heads.num_classes, torch.contiguous_format
+        maps, sizes = backbone.maps, len(rpn.anchor_generator.sizes)
+        if maps != sizes:
+            raise UserError(f"network.rpn.anchor_sizes has {sizes} lists for {maps} feature maps: give one for each.")
+        if weights is not None and self.published is not None:
+            check_weights("network.weights", self.published, weights)
+        elif weights is not None and not Path(weights).exists():
+            raise UserError(f"network.weights is {weights}: no such file, and torchvision has no such detector.")
+        if weights == "COCO_V1" and backbone.norm == "frozen" and backbone.name == "resnet50":
+            for part in backbone.modules():
+                if isinstance(part, FrozenBatchNorm):
+                    part.eps = 0.0  # as these weights were trained
+        if backbone.norm == "frozen" and weights is None and backbone.weights is None:
+            raise UserError(
+                "network.backbone.norm is frozen, which keeps what weights have learned, and there are none: set "
+                "network.backbone.weights or network.weights, or network.backbone.norm to batch or group."
+            )
+
+    def forward(
+        self,
+        images: Sequence[Tensor],
+        targets: Targets | None = None,
+        generators: Sequence[torch.Generator] | None = None,
+    ) -> Detections | tuple[SampledAnchors, SampledRegions]:
+        """images: [3, H, W] each, in [0, 1]. generators: one an image, for what is drawn in training.
+
+        Detections are in the images' own pixels: boxes [N, 4], scores [N], labels [N] from 1 on, and masks
+        [N, 1, H, W] in [0, 1].
+        """
+        self.rpn.fg_bg_sampler.generators = self.roi_heads.fg_bg_sampler.generators = generators  # pyright: ignore
+        resized, targets = self.transform(list(images), targets)
+        features = self.backbone(resized.tensors.contiguous(memory_format=self.memory_format))
+        proposals, anchors = self.rpn(resized, features, targets)
+        detections, regions = self.roi_heads(features, proposals, resized.image_sizes, targets)
+        if targets is not None:
+            return anchors, regions
+        sizes = [(it.shape[-2], it.shape[-1]) for it in images]
+        return self.transform.postprocess(detections, resized.image_sizes, sizes)
+
+    @property
+    def published(self) -> str | None:
+        """What torchvision calls the same network, if it has it."""
+        with_masks = self.roi_heads.has_mask()
+        names = {
+            ("resnet50", TwoMLPHead, False): "fasterrcnn_resnet50_fpn",
+            ("resnet50", TwoMLPHead, True): "maskrcnn_resnet50_fpn",
+            ("resnet50", FastRCNNConvFCHead, False): "fasterrcnn_resnet50_fpn_v2",
+            ("mobilenet_v3_large", TwoMLPHead, False): "fasterrcnn_mobilenet_v3_large_320_fpn",
+        }
+        return names.get((self.backbone.name, type(self.roi_heads.box_head), with_masks))
+
+    def download(self) -> None:
+        """Have the weights to begin with on this machine."""
+        if self.weights is not None:
+            read_weights("network.weights", self.published or "", self.weights)
+        elif self.backbone.weights is not None:
+            read_weights(WEIGHTS_KEY, self.backbone.name, self.backbone.weights)
+
+    def load_weights(self, category_ids: Sequence[int]) -> None:
+        """Begin with the weights that are named; those of the whole network, if given, hold the backbone's.
+
+        torchvision's detectors have an output for every number up to the last category id; ours has those that exist.
+        """
+        if self.weights is None:
+            if self.backbone.weights is not None:
+                load_classifier(self.backbone)
+            return
+        state, own = read_weights("network.weights", self.published or "", self.weights), self.state_dict()
+        for key in [it for it in state if it.startswith("roi_heads.") and LAST.search(it)]:
+            if state[key].shape == own[key].shape:
+                continue
+            outputs = 4 if "bbox_pred" in key else 1
+            classes = state[key].unflatten(0, (-1, outputs))
+            if len(classes) > max(category_ids):
+                state[key] = classes[[0, *category_ids]].flatten(0, 1)
+            if state[key].shape != own[key].shape:
+                del state[key]
+        load_state(self, state, self.published or "this network", self.weights, optional="roi_heads.")

@@ -1,0 +1,312 @@
+"""The paper's equations by hand and as torchvision has them; what a step minimises, in float32 and in bf16, on any ranks."""
+
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection._utils import BoxCoder
+from torchvision.models.detection.roi_heads import fastrcnn_loss
+
+from launch.command_line import compose_job
+from launch.errors import UserError
+from launch.runs import build, instantiate
+from lightning_modules.faster_rcnn import (
+    REGION_WEIGHTS,
+    FasterRCNN,
+    WarmUpAndDrops,
+    box_coordinates,
+    box_loss,
+    class_loss,
+    objectness_loss,
+    smooth_l1,
+)
+from lightning_modules.networks.detection_backbones import Pyramid
+from lightning_modules.networks.faster_rcnn import DetectionNetwork, RegionHeads
+from lightning_modules.networks.region_proposals import RegionProposals
+
+# Overrides with which each experiment of this method runs in seconds (tests/contract).
+SMALL = ["trainer.precision=32-true", "datamodule.batch_size=2", "lightning_module.network.min_size=32",
+         "lightning_module.network.max_size=64"]  # fmt: skip
+LIGHT = [*SMALL, "datamodule.num_workers=0", "datamodule.eval_batch_size=2", "lightning_module.network.heads.width=8",
+         "lightning_module.network.rpn.before_nms=[20,20]", "lightning_module.network.rpn.proposals=[10,10]"]  # fmt: skip
+THIN = [*LIGHT, "lightning_module.network.backbone.name=small", "lightning_module.network.backbone.norm=batch",
+        "lightning_module.network.backbone.trainable_layers=4", "lightning_module.network.backbone.weights=null",
+        "lightning_module.network.backbone.channels=16", "lightning_module.network.rpn.channels=16",
+        "lightning_module.network.heads.channels=16",
+        "lightning_module.network.rpn.anchor_sizes=[[8],[16],[32],[64]]"]  # fmt: skip
+TINY = {
+    "faster_rcnn_coco": THIN,
+    "faster_rcnn_coco_v2": THIN,
+    "faster_rcnn_coco_mobilenet": THIN,
+    "mask_rcnn_coco": THIN,
+    "faster_rcnn_coco_vgg16": [*LIGHT, "lightning_module.network.backbone.weights=null"],
+    "faster_rcnn_shapes": [*SMALL, "datamodule.size=32", "datamodule.digit_sizes=[10,20]", "datamodule.train_size=8",
+                           "datamodule.test_size=4", "lightning_module.network.heads.width=8"],
+}  # fmt: skip
+
+
+def boxes(count: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    corners = torch.rand(count, 2, generator=generator, dtype=torch.float64) * 100
+    return torch.cat(
+        [corners, corners + 2 + 50 * torch.rand(count, 2, generator=generator, dtype=torch.float64)], dim=1
+    )
+
+
+class TestEquations:
+    def test_coordinates_by_hand(self):
+        anchor, box = torch.tensor([[10.0, 20, 30, 60]]), torch.tensor([[15.0, 30, 55, 50]])
+        # Centres (20, 40) and (35, 40), sizes (20, 40) and (40, 20).
+        expected = [0.75, 0.0, 0.693147, -0.693147]
+        assert box_coordinates(box, anchor)[0].tolist() == pytest.approx(expected, abs=1e-6)
+        assert box_coordinates(box, anchor, REGION_WEIGHTS)[0].tolist() == pytest.approx(
+            [7.5, 0.0, 3.465736, -3.465736], abs=1e-6
+        )
+
+    @pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0, 1.0), REGION_WEIGHTS])
+    def test_coordinates_are_torchvision_s_and_lead_back_to_the_box(self, weights):
+        objects, anchors, coder = boxes(50), boxes(50, seed=1), BoxCoder(weights)
+        coordinates = box_coordinates(objects, anchors, weights)
+        torch.testing.assert_close(coordinates, coder.encode_single(objects, anchors))
+        torch.testing.assert_close(coder.decode_single(coordinates, anchors), objects)
+
+    def test_smooth_l1_by_hand(self):
+        difference = torch.tensor([-2.0, -1.0, -0.5, 0.0, 0.25, 3.0])
+        assert smooth_l1(difference, 1.0).tolist() == [1.5, 0.5, 0.125, 0.0, 0.03125, 2.5]
+        torch.testing.assert_close(
+            smooth_l1(difference, 1 / 9),
+            nn.functional.smooth_l1_loss(difference, torch.zeros(6), beta=1 / 9, reduction="none"),
+        )
+
+    def test_losses_of_regions_are_torchvision_s(self):
+        torch.manual_seed(0)
+        logits, labels = torch.randn(9, 4, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 0, 0, 2, 0, 1])
+        deltas, proposals, objects = torch.randn(9, 16, dtype=torch.float64), boxes(9), boxes(9, seed=1)
+        targets = BoxCoder(REGION_WEIGHTS).encode_single(objects, proposals)
+        expected = fastrcnn_loss(logits, deltas, [labels], [targets])
+        around = torch.where(labels > 0)[0]
+        of_true_class = deltas.view(9, 4, 4)[around, labels[around]]
+        found = (
+            class_loss(logits, labels),
+            box_loss(of_true_class, objects[around], proposals[around], 1 / 9, REGION_WEIGHTS),
+        )
+        assert [it.item() / 9 for it in found] == pytest.approx([it.item() for it in expected])
+
+    def test_objectness_by_hand(self):
+        logits, labels = torch.tensor([0.0, 0.0, 50.0]), torch.tensor([1.0, 0.0, 1.0])
+        assert objectness_loss(logits, labels).item() == pytest.approx(2 * 0.693147)
+
+
+class TestSchedule:
+    def rates(self, experiment: str, iterations: list[int]) -> list[float]:
+        config = compose_job("train", [f"experiment={experiment}"])["lightning_module"]
+        optimizer = instantiate(config["optimizer"])([nn.Parameter(torch.zeros(()))])
+        schedule = instantiate(config["scheduler"])(optimizer)
+        found = []
+        for iteration in iterations:
+            schedule.last_epoch = iteration
+            found.append(schedule.get_lr()[0])
+        return found
+
+    def test_torchvision_s_by_iterations(self):
+        """Epochs of 118,287 images in batches of 16: drops after 16 and 22 of 26."""
+        epoch = 118_287 // 16
+        asked = [0, 500, 1000, 16 * epoch - 1, 16 * epoch, 22 * epoch, 26 * epoch - 1]
+        assert self.rates("faster_rcnn_coco", asked) == pytest.approx([2e-5, 0.01001, 0.02, 0.02, 2e-3, 2e-4, 2e-4])
+        assert compose_job("train", ["experiment=faster_rcnn_coco"])["trainer"]["max_steps"] == 26 * epoch
+
+    def test_the_paper_s(self):
+        assert self.rates("faster_rcnn_coco_vgg16", [0, 239_999, 240_000]) == pytest.approx([3e-3, 3e-3, 3e-4])
+
+    def test_steps_as_torch_s_do(self):
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=1.0)
+        schedule = WarmUpAndDrops(optimizer, warmup=4, drops=[6], warmup_factor=0.2, drop=0.5)
+        found = []
+        for _ in range(8):
+            found += schedule.get_last_lr()
+            optimizer.step()
+            schedule.step()
+        assert found == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1, 0.5, 0.5])
+
+    @pytest.mark.parametrize(("options", "message"), [({"drops": [5, 3]}, "ascending"), ({"drops": [], "warmup": -1}, "warmup is -1")])  # fmt: skip
+    def test_wrong_ones_are_refused(self, options, message):
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=1.0)
+        with pytest.raises(ValueError, match=message):
+            WarmUpAndDrops(optimizer, **{"warmup": 0, **options})
+
+
+def small(**options: Any) -> FasterRCNN:
+    """For images of 64 pixels."""
+    torch.manual_seed(0)
+    backbone = Pyramid("small", 16, "group", trainable_layers=4)
+    rpn = RegionProposals(16, [[12], [24], [48], [64]], anchors_per_image=32, before_nms=[50, 50], proposals=[40, 20])
+    heads = RegionHeads(16, 2, width=16, canonical_size=32, regions_per_image=32, masks=options.pop("masks", False))
+    network = DetectionNetwork(backbone, rpn, heads, min_size=64, max_size=64)
+    module = FasterRCNN(network, optimizer=options.pop("optimizer", SGD), **options)
+    module._trainer = SimpleNamespace(  # type: ignore
+        strategy=SimpleNamespace(reduce=lambda value, reduce_op: value), log_every_n_steps=1000, global_step=0,
+        state=SimpleNamespace(fn="test"), datamodule=None,
+    )  # fmt: skip
+    return module
+
+
+def two_images() -> dict[str, Any]:
+    """Rectangles on noise."""
+    generator = torch.Generator().manual_seed(3)
+    images = [0.3 * torch.rand(3, 64, 64, generator=generator) for _ in range(2)]
+    places = [[(8, 10, 40, 34, 1), (44, 40, 62, 60, 2)], [(20, 6, 60, 30, 2)]]
+    targets = []
+    for image, objects in zip(images, places, strict=True):
+        masks = torch.zeros(len(objects), 64, 64, dtype=torch.uint8)
+        for mask, (left, top, right, bottom, label) in zip(masks, objects, strict=True):
+            image[label - 1, top:bottom, left:right] += 0.7
+            mask[top:bottom, left:right] = 1
+        targets.append({"boxes": torch.tensor([it[:4] for it in objects], dtype=torch.float32),
+                        "labels": torch.tensor([it[4] for it in objects]), "masks": masks})  # fmt: skip
+    return {"index": torch.tensor([4, 9]), "image": images, "target": targets}
+
+
+SGD = partial(torch.optim.SGD, lr=0.02, momentum=0.9)
+
+
+class TestTraining:
+    def test_steps_on_two_images_find_their_objects(self):
+        module, batch = small(), two_images()
+        module.setup("test")
+        (optimizer,), _ = module.configure_optimizers()
+        losses = []
+        for iteration in range(40):
+            module.trainer.global_step = iteration  # type: ignore
+            loss = module.training_step(batch, 0)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
+
+    def test_an_image_s_draws_are_a_function_of_seed_iteration_and_index(self):
+        module, batch = small(), two_images()
+        first = module.training_step(batch, 0).item()
+        torch.manual_seed(5)
+        assert module.training_step(batch, 0).item() == first
+        module.trainer.global_step = 1  # type: ignore
+        assert module.training_step(batch, 0).item() != first
+        module.trainer.global_step, module.seed = 0, 1  # type: ignore
+        assert module.training_step(batch, 0).item() != first
+
+    def test_losses_in_bf16_are_within_its_error(self):
+        """Sampled alike, since proposals move by less than the overlaps' distance from the thresholds."""
+        module, batch = small(masks=True), two_images()
+        whole = self.parts(module, batch)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = self.parts(module, batch)
+        assert all(it.dtype == torch.float32 for it in half.values())
+        for name, value in whole.items():
+            assert half[name].item() == pytest.approx(value.item(), rel=0.02), name
+
+    def parts(self, module: FasterRCNN, batch: dict[str, Any]) -> dict[str, Tensor]:
+        return module.losses(*module.network(batch["image"], batch["target"], module.generators(batch["index"])))
+
+    def test_an_image_without_objects_is_background_alone(self):
+        module, batch = small(masks=True), two_images()
+        batch["target"] = [{name: it[:0] for name, it in target.items()} for target in batch["target"]]
+        parts = self.parts(module, batch)
+        assert {name for name, value in parts.items() if value.item() == 0} == {
+            "loss_rpn_box_reg", "loss_box_reg", "loss_mask",
+        }  # fmt: skip
+        torch.stack([*parts.values()]).sum().backward()
+        assert all(it.grad is not None and it.grad.isfinite().all() for it in module.parameters())
+
+    def test_frozen_layers_get_no_optimiser(self):
+        module = small()
+        module.network.backbone.body.conv1.requires_grad_(False)  # type: ignore
+        (optimizer,), _ = module.configure_optimizers()
+        (group,) = optimizer.param_groups
+        assert len(group["params"]) == len(list(module.parameters())) - 1
+
+
+class TestDetections:
+    def test_carry_the_data_s_category_ids_and_are_float32_in_bf16_too(self):
+        module = small(masks=True).eval()
+        module.category_ids = [17, 90]
+        module.network.roi_heads.score_thresh = 0.0
+        images = [torch.rand(3, 40, 80), torch.rand(3, 64, 50)]
+        with torch.autocast("cpu", torch.bfloat16):
+            found = module.detect_objects(images)
+        for image, it in zip(images, found, strict=True):
+            assert set(it["labels"].tolist()) <= {17, 90}
+            assert len(it["labels"]) > 0
+            assert it["scores"].dtype == it["boxes"].dtype == torch.float32
+            assert len(it["scores"].unique()) == len(it["scores"])  # rounded to bf16 many would be the same
+            assert it["masks"].dtype == torch.bool
+            assert it["masks"].shape == (len(it["boxes"]), *image.shape[1:])
+            assert (it["boxes"].amax(0) <= torch.tensor([image.shape[2], image.shape[1]] * 2)).all()
+
+    def test_no_image_gives_none(self):
+        assert small().eval().detect_objects([]) == []
+
+    def test_names_and_ids_come_from_the_data_and_go_into_checkpoints(self):
+        module = small()
+        module.trainer.datamodule = SimpleNamespace(class_names=("car", "cat"), category_ids=(3, 17))  # type: ignore
+        module.setup("test")
+        checkpoint: dict[str, Any] = {}
+        module.on_save_checkpoint(checkpoint)
+        assert checkpoint == {"class_names": ["car", "cat"], "category_ids": [3, 17]}
+        other = small()
+        other.on_load_checkpoint(checkpoint)
+        assert (other.class_names, other.category_ids) == (["car", "cat"], [3, 17])
+
+
+def test_a_beta_of_nothing_is_refused():
+    with pytest.raises(UserError, match="beta is 0: give a number above 0"):
+        small(beta=0)
+
+
+# --- ranks ---------------------------------------------------------------------------------------------------
+
+
+def trained_on(world_size: int, folder: Path) -> None:
+    """Writes the weights after three iterations in float64, batch norm as it was."""
+    overrides = ["experiment=faster_rcnn_shapes", *TINY["faster_rcnn_shapes"], "trainer.precision=64-true",
+                 "lightning_module.network.backbone.norm=group", "datamodule.batch_size=4", "trainer.max_steps=3",
+                 "trainer=cpu" if world_size == 1 else "trainer=ddp_cpu", f"trainer.devices={world_size}",
+                 "logger=none", "callbacks=default", "~callbacks.progress", "+trainer.enable_progress_bar=false",
+                 "paper=null", "trainer.log_every_n_steps=1"]  # fmt: skip
+    overrides += ["+trainer.strategy.start_method=fork"] if world_size > 1 else []
+    run: Any = build(compose_job("train", overrides, str(folder / str(world_size))))
+    run.module.double()
+    run.trainer.fit(run.module, datamodule=run.datamodule)
+    losses = {key: float(it) for key, it in run.trainer.callback_metrics.items() if key.startswith("train/loss")}
+    (folder / f"{world_size}.json").write_text(json.dumps(losses))
+    torch.save(torch.cat([it.detach().flatten() for it in run.module.parameters()]), folder / f"{world_size}.pt")
+
+
+def test_two_ranks_take_the_steps_of_one(tmp_path):
+    """In a process of its own, where no backward pass has run before it forks."""
+    words = [
+        sys.executable,
+        "-c",
+        f"from tests.lightning_modules.test_faster_rcnn import main; main({str(tmp_path)!r})",
+    ]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    one, two = (torch.load(tmp_path / f"{it}.pt") for it in (1, 2))
+    assert one.dtype == torch.float64
+    torch.testing.assert_close(one, two, rtol=0, atol=1e-10)
+    losses = [json.loads((tmp_path / f"{it}.json").read_text()) for it in (1, 2)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)  # Lightning keeps what is logged in float32
+
+
+def main(folder: str) -> None:
+    torch.set_num_threads(1)
+    for world_size in (2, 1):
+        trained_on(world_size, Path(folder))
