@@ -32,7 +32,7 @@ def evaluate(config: dict[str, Any], folder: Path) -> dict[str, float]:
 
     saved = saved_config(config["run"], run_dir=folder)
     precision = config["precision"] or saved["trainer"]["precision"]
-    added = config["callbacks"] or {}
+    added = config.get("callbacks") or {}
     if unfit := NOT_FOR_MEASURING & added.keys():
         raise UserError(f"callbacks={sorted(unfit)} make a run and measure nothing: leave them out.")
     callbacks = {name: node for name, node in saved["callbacks"].items() if name not in NOT_FOR_MEASURING} | added

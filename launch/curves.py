@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from callbacks.pictures import save_figure
 from launch.charts import read_curves
 from launch.errors import UserError, did_you_mean, told_as_sentences
-from launch.sweep_table import job_order
+from launch.sweep_table import job_order, shortened
 
 
 def runs_in(folders: Iterable[Path]) -> list[Path]:
@@ -38,15 +38,16 @@ def read_curve(run: Path, metric: str) -> tuple[list[int], list[float]]:
 
 
 def names_of(runs: list[Path]) -> list[str]:
-    """For each run the overrides that not all share; its folder's name where they tell nothing."""
+    """For each run the overrides that not all share, keys shortened; its folder's name where they tell nothing."""
     overrides = []
     for run in runs:
         path = run / ".hydra" / "overrides.yaml"
         overrides.append([str(it) for it in OmegaConf.load(path)] if path.exists() else [])
     shared = set.intersection(*map(set, overrides))
-    return [
-        ", ".join(it for it in own if it not in shared) or run.name for own, run in zip(overrides, runs, strict=True)
-    ]
+    apart = [[it.partition("=") for it in own if it not in shared] for own in overrides]
+    short = shortened(list(dict.fromkeys(key for own in apart for key, *_ in own)))
+    names = [", ".join(f"{short[key]}{equals}{value}" for key, equals, value in own) for own in apart]
+    return [name or run.name for name, run in zip(names, runs, strict=True)]
 
 
 def draw_curves(metric: str, folders: list[Path], path: Path) -> None:
@@ -57,7 +58,8 @@ def draw_curves(metric: str, folders: list[Path], path: Path) -> None:
             axes.plot(steps, values, label=name, linewidth=1.2)
         axes.set(xlabel="iteration", ylabel=metric)
         axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
+        # Above, since curves may be anywhere below.
+        axes.legend(fontsize="small", loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -26,6 +26,10 @@ def test_a_sweep_is_its_runs_in_order(sweep):
 def test_a_curve_is_named_by_what_sets_its_run_apart(sweep):
     assert curves.names_of(curves.runs_in([sweep])) == ["seed=0", "seed=2", "seed=10"]
     assert curves.names_of([sweep / "2"]) == ["2"]
+    for number, depth in ((0, 20), (2, 56)):
+        path = sweep / str(number) / ".hydra" / "overrides.yaml"
+        path.write_text(f"- trainer=cpu\n- lightning_module.network.depth={depth}\n- ~callbacks.image_grid\n")
+    assert curves.names_of([sweep / "0", sweep / "2"]) == ["depth=20", "depth=56"]
 
 
 def test_values_stand_at_finished_iterations(sweep):

