@@ -12,6 +12,7 @@ overrides, over its seeds; more metrics may follow the word).
 import argparse
 import hashlib
 import json
+import math
 import re
 import statistics
 import sys
@@ -24,6 +25,8 @@ from omegaconf import OmegaConf
 from launch.errors import UserError, told_as_sentences
 
 ROOT = Path(__file__).resolve().parent.parent
+SAME = ("experiment=", "seed=", "trainer=", "trainer.devices=", "logger=", "sweep=", "launcher=")
+DRAWS = ("datamodule.label_seed=",)  # of a paper's mean over subsets, as a seed is
 TABLE = re.compile(r"(<!-- table: ([\w/ ]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 EXPORTED = ("experiment", "seed", "overrides", "commit", "data", "hardware", "precision", "weights", "world_size",
             "iterations", "wall_time_s", "versions", "resumes", "judges", "metrics")  # fmt: skip
@@ -48,7 +51,7 @@ def record(run: Path, results: Path) -> Path:
     for judged in found.get("judges", {}).values():
         judged.get("judge", {}).pop("run", None)
     content = json.dumps({key: found[key] for key in EXPORTED if key in found}, indent=2) + "\n"
-    changes = changed(found["overrides"])
+    changes = changed(found["overrides"], SAME)
     variant = "-" + hashlib.sha256(" ".join(changes).encode()).hexdigest()[:6] if changes else ""
     target = results / f"{found['experiment']}-{found['seed']}-{found['commit'][:7]}{variant}.json"
     if target.exists() and target.read_text() != content:
@@ -87,9 +90,8 @@ def read_experiment(path: Path) -> dict[str, Any]:
     return experiment | {key: content[key] for key in ("name", "paper") if content.get(key)}
 
 
-def changed(overrides: Iterable[str]) -> list[str]:
-    """The overrides that make a run another than the experiment's file has it: all but seed, hardware and logger."""
-    same = ("experiment=", "seed=", "trainer=", "trainer.devices=", "logger=", "sweep=", "launcher=")
+def changed(overrides: Iterable[str], same: tuple[str, ...] = SAME + DRAWS) -> list[str]:
+    """The overrides that make a run another than the experiment's file has it: all but seeds, hardware and logger."""
     return sorted(it for it in overrides if not it.startswith(same))
 
 
@@ -122,10 +124,11 @@ def runs_table(results: list[dict[str, Any]]) -> str:
     lines = ["| " + " | ".join(["seed", "overrides", *names, "fit", "on", "record"]) + " |"]
     lines.append("|" + "---|" * (len(metrics) + 5))
     for it in results:
-        overrides = " ".join(changed(it["overrides"])) or "-"
-        values = [f"{it['metrics'][metric]:.4f}" if metric in it["metrics"] else "-" for metric in metrics]
+        overrides = " ".join(changed(it["overrides"], SAME)) or "-"
+        values = [it["metrics"].get(metric, math.nan) for metric in metrics]
         hardware = f"{it['hardware']['device']}, {it['hardware']['threads']} threads, {it['precision']}"
-        cells = [str(it["seed"]), overrides, *values, f"{it['wall_time_s']['fit']:.0f} s", hardware, f"`{it['file']}`"]
+        figures = ["-" if math.isnan(value) else f"{value:.4f}" for value in values]
+        cells = [str(it["seed"]), overrides, *figures, f"{it['wall_time_s']['fit']:.0f} s", hardware, f"`{it['file']}`"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

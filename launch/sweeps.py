@@ -95,12 +95,15 @@ def on_several_ranks(trainer: Mapping[str, Any]) -> bool:
 
 
 def final_metric(folder: Path, metric: str | None) -> float | None:
-    """The metric in a run's record, None where its judge was left out, which the run has said. Any figure there that is
-    no number, be it a loss, is a failure."""
+    """The metric in a run's record, None where its judge was left out, which the run has said.
+
+    A metric or a figure of training that is no number is a failure; other figures may have nothing to measure, such as
+    the precision of large objects where there are none.
+    """
     record = read_record(folder)
     metrics, judges = record.get("metrics", {}), record.get("judges", {})
     for key, value in metrics.items():
-        if math.isnan(value):
+        if math.isnan(value) and (key == metric or key.startswith("train/")):
             raise ArithmeticError(f"{key} is not a number at the end of the job")
     if metric is not None and metric not in metrics:
         if any("left_out" in it for it in judges.values()):

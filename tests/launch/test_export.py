@@ -79,6 +79,8 @@ def test_mean_and_spread_by_hand():
     spread = math.sqrt(2 * 0.05**2)
     assert export.reached(results, "test/cluster_accuracy") == f"0.850 ± {spread:.3f} (2)"  # not the changed one
     assert export.reached(results[:1], "test/cluster_accuracy") == "0.800 (1)"
+    subset = result(0, 0.9, "datamodule.label_seed=1")
+    assert export.reached([results[0], subset], "test/cluster_accuracy") == f"0.850 ± {spread:.3f} (2)"
     assert export.reached([], "test/cluster_accuracy") == "not run yet"
 
 

@@ -62,6 +62,12 @@ def test_a_failed_job_gives_nan_and_a_record_with_its_traceback(config, tmp_path
     assert (failed["experiment"], failed["seed"], failed["config"]["paper"]) == ("it", 1, config["paper"])
 
 
+def test_a_figure_that_nothing_counts_for_is_no_failure(config, tmp_path):
+    figures = {"test/accuracy": 0.5, "test/map_large": math.nan, "train/loss": 1.0}
+    assert sweeps.run_job(lambda config: measure(tmp_path, **figures), config) == 0.5
+    assert record(tmp_path)["status"] == "finished"
+
+
 @pytest.mark.parametrize(("judge", "status"), [({"left_out": "no weights"}, "finished"), ({"judge": {}}, "failed")])
 def test_a_job_whose_judge_was_left_out_is_finished_without_its_metric(config, tmp_path, judge, status):
     value = sweeps.run_job(lambda config: measure(tmp_path, {"score": judge}, **{"train/loss": 1.0}), config)
