@@ -4,6 +4,7 @@ Inside the recurrence images are [B, H, C, W]: so a product with the filters of 
 columns, serve all channels at once without a copy.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -272,3 +273,31 @@ class GlimpseClassifier(nn.Module):
                 windows += self.attention(output)
                 output, cell = self.lstm([read(images, windows[-1]).flatten(1)], output, cell)
         return output, windows
+
+
+class ConvolutionalClassifier(nn.Module):
+    """What stands beside ``GlimpseClassifier``: it sees the whole image at once, by convolutions of stride 2 and one
+    hidden layer. images: [B, C, H, W] -> logits [B, num_classes].
+
+    Args:
+        channels: of the convolutions, 5x5 the first two and 3x3 the others.
+        hidden: width of the layer behind them.
+    """
+
+    def __init__(self, image_shape: Sequence[int], num_classes: int, channels: Sequence[int], hidden: int) -> None:
+        super().__init__()
+        if not channels or min(*channels, hidden) < 1:
+            raise UserError(f"network.channels is {list(channels)}, network.hidden {hidden}: give widths of 1 or more.")
+        self.image_shape = width, *sides = tuple(image_shape)
+        self.num_classes = num_classes
+        layers: list[nn.Module] = []
+        for number, following in enumerate(channels):
+            kernel = 5 if number < 2 else 3
+            layers += [nn.Conv2d(width, following, kernel, stride=2, padding=kernel // 2), nn.ReLU()]
+            width, sides = following, [-(-side // 2) for side in sides]
+        size = width * math.prod(sides)
+        self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(size, hidden), nn.ReLU())
+        self.linear = nn.Linear(hidden, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.linear(self.layers(images))

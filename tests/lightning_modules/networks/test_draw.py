@@ -5,7 +5,15 @@ import torch
 from torch.autograd import gradcheck
 
 from launch.errors import UserError
-from lightning_modules.networks.draw import LSTM, Attention, DrawNetwork, GlimpseClassifier, read, write
+from lightning_modules.networks.draw import (
+    LSTM,
+    Attention,
+    ConvolutionalClassifier,
+    DrawNetwork,
+    GlimpseClassifier,
+    read,
+    write,
+)
 
 AT_REST = torch.zeros(1, 5)  # g_X, g_Y, log variance, log stride, log intensity
 
@@ -203,6 +211,24 @@ def test_a_classifier_looks_where_it_says():
     assert not torch.equal(windows[1].geometry[0], windows[1].geometry[1])
     assert network(torch.rand(2, 1, 12, 12)).shape == (2, 3)
     assert output.shape == (2, 6)
+
+
+def test_the_convolutional_net_is_as_large_as_the_one_that_looks():
+    convolutional = ConvolutionalClassifier([1, 100, 100], 10, [16, 32, 64, 128], hidden=50)
+    looking = GlimpseClassifier([1, 100, 100], 10, steps=8, hidden=256, read_size=12)
+    sizes = [sum(it.numel() for it in net.parameters()) for net in (convolutional, looking)]
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.02)
+    assert convolutional(torch.rand(2, 1, 100, 100)).shape == (2, 10)
+
+
+def test_the_convolutional_net_takes_odd_sides_and_colours():
+    assert ConvolutionalClassifier([3, 11, 6], 4, [2, 3], hidden=5)(torch.rand(2, 3, 11, 6)).shape == (2, 4)
+
+
+@pytest.mark.parametrize(("channels", "hidden"), [([], 4), ([2, 0], 4), ([2], 0)])
+def test_a_convolutional_net_without_width_is_refused(channels, hidden):
+    with pytest.raises(UserError, match=r"network.channels is \[.*\], network.hidden .: give widths of 1 or more"):
+        ConvolutionalClassifier([1, 8, 8], 2, channels, hidden)
 
 
 @pytest.mark.parametrize("name", ["steps", "hidden", "latent", "read_size", "write_size"])
