@@ -1,7 +1,9 @@
 """A run from its config: the parts of a new one, and a finished one loaded from its folder."""
 
+import ctypes
 import logging
 import os
+import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +39,8 @@ from launch.security import check_foreign
 NOT_FOR_MEASURING = {"checkpoint", "best_checkpoint", "run_record", "throughput", "learning_rates", "nan_guard",
                      "early_stopping", "averaged_weights"}  # fmt: skip
 
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h's
+
 
 @dataclass
 class Run:
@@ -53,6 +57,8 @@ def build(config: dict[str, Any]) -> Run:
     """Build every part of a checked, plain config and see that they fit. Seeds the global generators."""
     hush()
     spare_driver_queries()
+    if not torch.cuda.is_available():
+        keep_freed_memory()
     seed_everything(config["seed"], workers=True, verbose=False)
     module = instantiate(config["lightning_module"])
     datamodule = instantiate(config["datamodule"])
@@ -100,6 +106,18 @@ def spare_driver_queries() -> None:
     """
     if not torch.cuda.is_available():
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep what a step frees for the next one: the same numbers, sooner.
+
+    By default it gives large blocks back to the system at once, and every step's activations are mapped and zeroed
+    anew, page by page. That was a third of a step of convolutions on CIFAR-10.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, -1)
 
 
 def resolve_precision(precision: str | int | None, accelerator: str) -> Any:
