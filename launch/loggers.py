@@ -22,7 +22,10 @@ KILLED = 255  # the exit code by which wandb knows a run that was stopped by han
 
 
 class MetricsFile(CSVLogger):
-    """``metrics.csv`` in the run folder. A resumed run keeps the rows before the iteration it goes on from."""
+    """``metrics.csv`` in the run folder. A resumed run keeps the rows before the iteration it goes on from.
+
+    And the test at that iteration, of a finished run that is made longer: so a run in slices has a curve of its tests.
+    """
 
     def __init__(self, folder: str) -> None:
         self.path = Path(folder) / "metrics.csv"
@@ -34,7 +37,10 @@ class MetricsFile(CSVLogger):
         """Take up the former rows up to an iteration. Lightning counts a row's step from 0."""
         for row in self.former:
             complete = None not in row.values() and row["step"].isdigit()  # a kill may leave half a line
-            if complete and int(row["step"]) < iteration:
+            if not complete:
+                continue
+            tested = any(value for key, value in row.items() if key.startswith("test/"))
+            if int(row["step"]) < iteration + tested:
                 known = {key: float(value) for key, value in row.items() if value and key not in ("step", "epoch")}
                 self.experiment.log_metrics({"epoch": int(row["epoch"]), **known}, int(row["step"]))
         self.former = []

@@ -255,3 +255,16 @@ def test_a_resumed_metrics_file_keeps_the_rows_before_its_checkpoint(tmp_path):
     second.save()
     assert (tmp_path / "metrics.csv").read_text().split() == [
         "epoch,step,test/new,train/loss", "0,4,,0.4", "0,9,,0.9", "1,14,1.0,7.0"]  # fmt: skip
+
+
+def test_a_run_that_is_made_longer_keeps_its_former_tests(tmp_path):
+    first = MetricsFile(str(tmp_path))
+    first.log_metrics({"epoch": 0, "train/loss": 0.5}, 9)
+    first.log_metrics({"epoch": 0, "test/error": 0.25}, 10)  # Lightning counts a test's step from 1
+    first.save()
+    second = MetricsFile(str(tmp_path))
+    second.go_on_from(10)
+    second.log_metrics({"epoch": 1, "test/error": 0.125}, 20)
+    second.save()
+    assert (tmp_path / "metrics.csv").read_text().split() == [
+        "epoch,step,test/error,train/loss", "0,9,,0.5", "0,10,0.25,", "1,20,0.125,"]  # fmt: skip
