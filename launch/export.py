@@ -47,7 +47,8 @@ def record(run: Path, results: Path) -> Path:
         reason = "outside a git checkout" if found["clean"] is None else "from a tree with uncommitted changes"
         raise UserError(f"{run} was started {reason}, so no commit stands for it: commit, and run it again.")
     # Where a person keeps data and runs is nobody's business and changes no number.
-    found["overrides"] = [it for it in found["overrides"] if not it.lstrip("+").startswith(("paths.", "hydra."))]
+    kept = [it for it in found["overrides"] if not it.lstrip("+").startswith(("paths.", "hydra."))]
+    found["overrides"] = [without_folders(it) for it in kept]
     for judged in found.get("judges", {}).values():
         judged.get("judge", {}).pop("run", None)
     content = json.dumps({key: found[key] for key in EXPORTED if key in found}, indent=2) + "\n"
@@ -59,6 +60,13 @@ def record(run: Path, results: Path) -> Path:
     results.mkdir(exist_ok=True)
     target.write_text(content)
     return target
+
+
+def without_folders(override: str) -> str:
+    """``datamodule.folder=/home/me/coco`` -> ``datamodule.folder=coco``; what is no path stays as it is."""
+    key, equals, value = override.partition("=")
+    is_path = value.startswith(("/", "~", ".")) or key.endswith((".run", ".folder", ".weights"))
+    return f"{key}{equals}{value.rstrip('/').rpartition('/')[2]}" if is_path else override
 
 
 # --- make results --------------------------------------------------------------------------------------------

@@ -48,6 +48,16 @@ def test_a_result_is_named_by_experiment_seed_and_commit_and_keeps_no_place(tmp_
     assert export.record(tmp_path / "run", tmp_path / "results") == path  # the same again changes nothing
 
 
+def test_what_a_run_was_given_is_named_without_its_place(tmp_path):
+    overrides = ["experiment=infogan_mnist", "datamodule.folder=/home/me/coco/", "+callbacks@callbacks=classifier_score",
+                 "callbacks.classifier_score.judge.run=outputs/resnet_mnist/now-seed0", "x.data=~/mine/set",
+                 "optimized_metric=val/map", "a.b=[/1,2]"]  # fmt: skip
+    path = export.record(write_run(tmp_path / "run", overrides=overrides), tmp_path / "results")
+    assert json.loads(path.read_text())["overrides"] == [
+        "experiment=infogan_mnist", "datamodule.folder=coco", "+callbacks@callbacks=classifier_score",
+        "callbacks.classifier_score.judge.run=now-seed0", "x.data=set", "optimized_metric=val/map", "a.b=[/1,2]"]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
