@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
 from callbacks.averaged_weights import weights_of
+from launch.records import latest_of_each_key
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "omegaconf", "wandb", "torchmetrics", "numpy",
@@ -80,8 +81,9 @@ class RunRecord(Callback):
         # Two commits, or changes that no commit holds, leave no one commit that stands for the numbers.
         same_commit = before.get("commit") == now["commit"] is not None
         before["clean"] = bool(before.get("clean") and now["clean"] and same_commit)
-        before["overrides"] = [*before.get("overrides", []), *newest_resume(self.folder)]
+        before["overrides"] = latest_of_each_key([*before.get("overrides", []), *newest_resume(self.folder)])
         before |= {"status": "running", "config": now["config"], "pid": now["pid"], "host": now["host"]}
+        before["data"] = describe_data(trainer)  # a resume may ask for another test
         before.pop("error", None)
         self._write()
 

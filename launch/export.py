@@ -23,6 +23,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from launch.errors import UserError, told_as_sentences
+from launch.records import latest_of_each_key
 
 ROOT = Path(__file__).resolve().parent.parent
 SAME = ("experiment=", "seed=", "trainer=", "trainer.devices=", "logger=", "sweep=", "launcher=")
@@ -48,7 +49,7 @@ def record(run: Path, results: Path) -> Path:
         raise UserError(f"{run} was started {reason}, so no commit stands for it: commit, and run it again.")
     # Where a person keeps data and runs is nobody's business and changes no number.
     kept = [it for it in found["overrides"] if not it.lstrip("+").startswith(("paths.", "hydra."))]
-    found["overrides"] = [without_folders(it) for it in kept]
+    found["overrides"] = [without_folders(it) for it in latest_of_each_key(kept)]
     for judged in found.get("judges", {}).values():
         judged.get("judge", {}).pop("run", None)
     content = json.dumps({key: found[key] for key in EXPORTED if key in found}, indent=2) + "\n"

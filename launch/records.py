@@ -23,3 +23,12 @@ def is_training(record: dict[str, Any]) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def latest_of_each_key(overrides: list[str]) -> list[str]:
+    """What holds in the end: of ``trainer.max_steps=100`` and, later, ``trainer.max_steps=200`` the latter.
+
+    Choices that add up, such as ``+callbacks@callbacks=drawing``, all stay.
+    """
+    keyed = {it if "@" in it else it.lstrip("+~").partition("=")[0]: it for it in overrides}
+    return list(keyed.values())

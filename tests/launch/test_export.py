@@ -58,6 +58,15 @@ def test_what_a_run_was_given_is_named_without_its_place(tmp_path):
         "callbacks.classifier_score.judge.run=now-seed0", "x.data=set", "optimized_metric=val/map", "a.b=[/1,2]"]  # fmt: skip
 
 
+def test_of_what_the_slices_of_a_run_were_asked_the_latest_counts(tmp_path):
+    overrides = ["experiment=infogan_mnist", "trainer.max_steps=1", "+callbacks@callbacks=drawing", "trainer=cpu",
+                 "+callbacks@callbacks=classifier_score", "+trainer.max_steps=3"]  # fmt: skip
+    path = export.record(write_run(tmp_path / "run", overrides=overrides), tmp_path / "results")
+    assert json.loads(path.read_text())["overrides"] == [
+        "experiment=infogan_mnist", "+trainer.max_steps=3", "+callbacks@callbacks=drawing", "trainer=cpu",
+        "+callbacks@callbacks=classifier_score"]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
