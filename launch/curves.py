@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from callbacks.pictures import save_figure
 from launch.charts import read_curves
 from launch.errors import UserError, did_you_mean, told_as_sentences
+from launch.records import latest_of_each_key, read_record
 from launch.sweep_table import job_order, shortened
 
 
@@ -41,8 +42,9 @@ def names_of(runs: list[Path]) -> list[str]:
     """For each run the overrides that not all share, keys shortened; its folder's name where they tell nothing."""
     overrides = []
     for run in runs:
-        path = run / ".hydra" / "overrides.yaml"
-        overrides.append([str(it) for it in OmegaConf.load(path)] if path.exists() else [])
+        path = run / ".hydra" / "overrides.yaml"  # what it was started with; its record has what resumes changed
+        first = [str(it) for it in OmegaConf.load(path)] if path.exists() else []
+        overrides.append(latest_of_each_key(read_record(run).get("overrides", first)))
     shared = set.intersection(*map(set, overrides))
     apart = [[it.partition("=") for it in own if it not in shared] for own in overrides]
     short = shortened(list(dict.fromkeys(key for own in apart for key, *_ in own)))

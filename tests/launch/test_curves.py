@@ -1,5 +1,7 @@
 """Which runs a folder holds, what their curves are called, and what is told where there is none."""
 
+import json
+
 import pytest
 
 from launch import curves
@@ -30,6 +32,14 @@ def test_a_curve_is_named_by_what_sets_its_run_apart(sweep):
         path = sweep / str(number) / ".hydra" / "overrides.yaml"
         path.write_text(f"- trainer=cpu\n- lightning_module.network.depth={depth}\n- ~callbacks.image_grid\n")
     assert curves.names_of([sweep / "0", sweep / "2"]) == ["depth=20", "depth=56"]
+
+
+def test_a_curve_is_named_by_what_a_resume_changed(sweep):
+    runs = curves.runs_in([sweep])
+    for run, rate in zip(runs, ("1", "2"), strict=False):
+        given = ["experiment=x", "trainer.max_steps=1", "a.lr=0", f"a.lr={rate}"]
+        (run / "record.json").write_text(json.dumps({"overrides": given}))
+    assert curves.names_of(runs[:2]) == ["lr=1", "lr=2"]
 
 
 def test_values_stand_at_finished_iterations(sweep):
