@@ -143,9 +143,14 @@ def runs_table(results: list[dict[str, Any]]) -> str:
 
 
 def variants_table(results: list[dict[str, Any]], metrics: list[str]) -> str:
-    """For each set of overrides the metrics over its seeds; the worst and best are of the first metric."""
+    """For each set of overrides the metrics over its seeds; the worst and best are of the first metric.
+
+    Runs that have not all of the metrics are left out, such as those that no judge has seen.
+    """
     variants: dict[str, list[dict[str, float]]] = {}
     for it in results:
+        if any(metric not in it["metrics"] for metric in metrics):
+            continue
         variants.setdefault(" ".join(changed(it["overrides"])), []).append(it["metrics"])
     names = [f"`{metric}`" for metric in metrics]
     lines = [
@@ -178,6 +183,8 @@ def with_tables(text: str, experiments: list[dict[str, Any]], results: dict[str,
         else:
             (metric,) = (it["paper"]["metric"] for it in experiments if it["name"] == name)
             body = variants_table(results[name], [metric, *metrics])
+            if body.count("\n") == 2:
+                raise UserError(f"A page asks for the table '{match[2]}', but no run in results/ has all its metrics.")
         return match[1] + body + match[3]
 
     return TABLE.sub(table, text)

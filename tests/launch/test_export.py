@@ -129,6 +129,18 @@ def test_variants_are_compared_over_their_seeds():
     assert made[4] == "| `a.b=1` | 2 | 0.650 ± 0.071 | 0.650 ± 0.071 | 0.600 | 0.700 |"
 
 
+def test_runs_without_a_metric_that_is_asked_for_are_left_out():
+    judged = result(1, 0.9, "a.b=1")
+    judged["metrics"] = judged["metrics"] | {"test/classifier_score": 8.0}
+    page = "<!-- table: infogan_mnist variants test/classifier_score -->\n<!-- end of table -->"
+    made = export.with_tables(page, EXPERIMENTS, {"infogan_mnist": [result(0, 0.8), judged]}).splitlines()
+    assert made[3:-1] == ["| `a.b=1` | 1 | 0.900 | 8.000 | 0.900 | 0.900 |"]
+    with pytest.raises(
+        UserError, match="'infogan_mnist variants test/classifier_score', but no run .* all its metrics"
+    ):
+        export.with_tables(page, EXPERIMENTS, {"infogan_mnist": [result(0, 0.8)]})
+
+
 def test_a_variant_has_a_name_of_its_own(tmp_path):
     plain = export.record(write_run(tmp_path / "run"), tmp_path / "results")
     variant = export.record(write_run(tmp_path / "other", overrides=["a.b=1"]), tmp_path / "results")
