@@ -56,12 +56,19 @@ def draw_curves(metric: str, folders: list[Path], path: Path) -> None:
     runs = runs_in(folders)
     curves = [read_curve(run, metric) for run in runs]
     with save_figure(path, width=7, height=4) as axes:
-        for name, (steps, values) in zip(names_of(runs), curves, strict=True):
+        names = names_of(runs)
+        for name, (steps, values) in zip(names, curves, strict=True):
             axes.plot(steps, values, label=name, linewidth=1.2)
         axes.set(xlabel="iteration", ylabel=metric)
         axes.grid(alpha=0.3)
         # Above, since curves may be anywhere below.
-        axes.legend(fontsize="small", loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
+        axes.legend(
+            fontsize="small",
+            loc="lower left",
+            bbox_to_anchor=(0, 1),
+            ncols=2 if max(map(len, names)) < 35 else 1,
+            frameon=False,
+        )
 
 
 def main(arguments: list[str] | None = None) -> None:
