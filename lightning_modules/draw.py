@@ -25,7 +25,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from callbacks.protocols import BoundsLikelihood, Drawing, DrawsStepwise, SamplesImages
 from launch.randomness import keyed_generator
 from lightning_modules.classifier import Classifier
-from lightning_modules.networks.draw import DrawNetwork, GlimpseClassifier, State, Window
+from lightning_modules.networks.draw import ConvolutionalClassifier, DrawNetwork, GlimpseClassifier, State, Window
 from lightning_modules.networks.unrolled import unrolled
 
 Batch = dict[str, Tensor]
@@ -244,14 +244,18 @@ def boxes(windows: Iterable[Window | None], size: int | None) -> Tensor | None:
 
 
 class DrawClassifier(Classifier):
-    """The reading half as a classifier (section 4.1).
+    """The reading half as a classifier (section 4.1), or the net that stands beside it.
 
     Args:
         gradient_clip_norm: largest norm of all gradients together; None leaves them alone.
     """
 
     def __init__(
-        self, network: GlimpseClassifier, *, gradient_clip_norm: float | None = 10.0, **classifier: Any
+        self,
+        network: GlimpseClassifier | ConvolutionalClassifier,
+        *,
+        gradient_clip_norm: float | None = 10.0,
+        **classifier: Any,
     ) -> None:
         super().__init__(network, **classifier)
         self.gradient_clip_norm = gradient_clip_norm

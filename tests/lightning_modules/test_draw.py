@@ -33,7 +33,7 @@ TINY = {
     "draw_cifar10": DRAWN,
     "draw_two_digits": DRAWN,
     "draw_cluttered": [*SMALL, "datamodule.val_size=8"],
-    "draw_cluttered_convolutional": ["lightning_module.network.hidden=8", "datamodule.val_size=8"],
+    "draw_cluttered_convolutional": [*SMALL[:2], "lightning_module.network.hidden=8", "datamodule.val_size=8"],
 }
 
 ADAM = partial(torch.optim.Adam, lr=1e-3)
