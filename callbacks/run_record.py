@@ -77,13 +77,16 @@ class RunRecord(Callback):
         segment = {key: now[key] for key in ("command", "commit", "started_at")} | {
             "from_iteration": trainer.global_step
         }
+        data = describe_data(trainer)
+        if "data" in before and data != before["data"]:
+            segment["data_before"] = before["data"]  # a resume may ask for another test
         before["resumes"] = [*before.get("resumes", []), segment | {"world_size": trainer.world_size}]
         # Two commits, or changes that no commit holds, leave no one commit that stands for the numbers.
         same_commit = before.get("commit") == now["commit"] is not None
         before["clean"] = bool(before.get("clean") and now["clean"] and same_commit)
         before["overrides"] = latest_of_each_key([*before.get("overrides", []), *newest_resume(self.folder)])
         before |= {"status": "running", "config": now["config"], "pid": now["pid"], "host": now["host"]}
-        before["data"] = describe_data(trainer)  # a resume may ask for another test
+        before["data"] = data
         before.pop("error", None)
         self._write()
 

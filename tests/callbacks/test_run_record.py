@@ -29,5 +29,6 @@ def test_a_resumed_run_is_told_by_what_holds_now(tmp_path):
     record = resumed(tmp_path, "val", "trainer.max_steps=9", "datamodule.test_split=val")
     assert record["overrides"] == ["experiment=x", "trainer.max_steps=9", "datamodule.test_split=val"]
     assert record["data"] == {"name": "coco", "test_split": "val"}
+    assert [it.get("data_before") for it in record["resumes"]] == [None, first["data"]]
     assert [it["from_iteration"] for it in record["resumes"]] == [4, 4]
     assert record["clean"] is False  # another commit than abc
