@@ -1,5 +1,6 @@
 """An exponential moving average of the weights, measured and sampled in their place."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -23,13 +24,18 @@ class AveragedWeights(EMAWeightAveraging):
         start: the first iteration, counted from 0, whose weights are averaged.
         bias_corrected: the average of t weights is one that began at zero, divided by 1 - decay^t. Without, it begins
             at the first weights, which keep a share of decay^(t - 1).
+        parts: names of the module's parts that are averaged, the others staying as they were trained; None: all.
     """
 
-    def __init__(self, decay: float = 0.999, start: int = 0, bias_corrected: bool = False) -> None:
+    def __init__(
+        self, decay: float = 0.999, start: int = 0, bias_corrected: bool = False, parts: Sequence[str] | None = None
+    ) -> None:
         if not 0 <= decay < 1:
             raise UserError(f"callbacks.averaged_weights.decay is {decay}: give a number from 0 to below 1.")
+        if parts is not None and not parts:
+            raise UserError("callbacks.averaged_weights.parts is empty: name a part of the module, or null for all.")
         super().__init__(decay=decay, update_starting_at_step=start)
-        self.decay, self.bias_corrected = decay, bias_corrected
+        self.decay, self.bias_corrected, self.parts = decay, bias_corrected, parts
         if bias_corrected:
             self._kwargs = {"multi_avg_fn": self._towards}
         self.averaged_is_in_place = False
@@ -38,7 +44,8 @@ class AveragedWeights(EMAWeightAveraging):
         return set()
 
     def describe(self) -> str:
-        return f"averaged (decay {self.decay}{', bias-corrected' if self.bias_corrected else ''})"
+        corrected = ", bias-corrected" if self.bias_corrected else ""
+        return f"averaged (decay {self.decay}{corrected}{'' if self.parts is None else f', {named(self.parts)} alone'})"
 
     def _towards(self, averages: Any, weights: Any, averaged: Tensor) -> None:
         """To the average of t weights: a step of (1 - decay) / (1 - decay^t) keeps it the corrected one."""
@@ -69,14 +76,31 @@ class AveragedWeights(EMAWeightAveraging):
 
     def _swap(self, module: LightningModule) -> None:
         if self._average_model is not None:
+            self._leave_the_rest(module)
             self._swap_models(module)
             self.averaged_is_in_place = not self.averaged_is_in_place
 
+    def _leave_the_rest(self, module: LightningModule) -> None:
+        """What is not averaged stands among the averages as it was trained."""
+        if self.parts is None or self.averaged_is_in_place:
+            return
+        assert self._average_model is not None
+        averages = self._average_model.module.state_dict()
+        for name, trained in module.state_dict().items():
+            if name.partition(".")[0] not in self.parts:
+                averages[name].copy_(trained)
+
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if self._average_model is not None:
+            self._leave_the_rest(pl_module)
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
         if self.averaged_is_in_place:
             current = checkpoint["state_dict"]
             checkpoint["state_dict"], checkpoint["current_model_state"] = checkpoint["current_model_state"], current
+
+
+def named(parts: Sequence[str]) -> str:
+    return " and ".join(parts)
 
 
 def weights_of(trainer: Trainer) -> str:

@@ -15,6 +15,7 @@ def check_run(config: Mapping[str, Any], module: Any, datamodule: Any, callbacks
         *unfit_classes(module, datamodule),
         *unfit_callbacks(config, module, callbacks),
         *unfit_judges(config, module, callbacks),
+        *unfit_averages(config, module, callbacks),
         *unfit_data(config, datamodule, callbacks),
         *unlabelled(config, module, datamodule, callbacks),
         *unfit_streams(module, datamodule),
@@ -61,6 +62,17 @@ def unfit_judges(config: Mapping[str, Any], module: Any, callbacks: Sequence[Any
         reason = callback.refusal(module) if hasattr(callback, "refusal") else None
         if reason is not None:
             yield f"callbacks.{name} cannot judge {type(module).__name__}: {reason}. Name another judge, or none."
+
+
+def unfit_averages(config: Mapping[str, Any], module: Any, callbacks: Sequence[Any]) -> Iterator[str]:
+    """Parts to be averaged that the module has not."""
+    for name, callback in zip(config["callbacks"], callbacks, strict=True):
+        own = dict(module.named_children())
+        if unknown := set(getattr(callback, "parts", None) or []) - own.keys():
+            yield (
+                f"callbacks.{name}.parts names {', '.join(sorted(unknown))}, which {type(module).__name__} has not: "
+                f"choose among {', '.join(own)}."
+            )
 
 
 def unfit_data(config: Mapping[str, Any], datamodule: Any, callbacks: Sequence[Any]) -> Iterator[str]:

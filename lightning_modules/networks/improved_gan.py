@@ -286,6 +286,7 @@ class ConvDiscriminator(Discriminator):
         self.head = WeightNormLinear(self.outputs, num_classes, 0.05, train_gain=True, init_std=0.1)
 
     def features(self, images: Tensor) -> Tensor:
+        images = images.contiguous(memory_format=torch.channels_last)  # the same numbers, sooner
         return self.trunk(images * (255 / self.scale) - 127.5 / self.scale).mean(dim=(2, 3))
 
     def classify(self, features: Tensor) -> Tensor:

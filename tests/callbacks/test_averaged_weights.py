@@ -149,6 +149,27 @@ def test_a_checkpoint_after_the_last_epoch_keeps_both(whole, tmp_path):
     assert_equal(saved["state_dict"], state(run.module))
 
 
+def test_parts_that_are_not_named_stay_as_trained(tmp_path):
+    """In what is measured, in every checkpoint, and across a resume."""
+    discriminator = "callbacks.averaged_weights.parts=[discriminator]"
+    run, remembers = made(tmp_path / "whole", 7, discriminator)
+    fit(run)
+    expected = averages(remembers.trained)
+    for found, iteration in ((remembers.seen["val 4"], 4), (state(run.module), 7)):
+        for name, tensor in expected[iteration - 1].items():
+            trained = remembers.trained[iteration - 1][name]
+            torch.testing.assert_close(found[name], tensor if name.startswith("discriminator.") else trained)
+    generator = next(name for name in expected[-1] if name.startswith("generator."))
+    assert not torch.allclose(expected[-1][generator], remembers.trained[-1][generator])
+    saved = json.loads((tmp_path / "whole" / "record.json").read_text())
+    assert saved["weights"] == f"averaged (decay {DECAY}, discriminator alone)"
+    fit(made(tmp_path / "part", 3, discriminator)[0])
+    halfway = torch.load(tmp_path / "part" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert torch.equal(halfway[generator], remembers.trained[2][generator])
+    resumed, _ = made(tmp_path / "part", 7, discriminator)
+    assert_equal(state(fit(resumed, tmp_path / "part" / "checkpoints" / "last.ckpt").module), state(run.module))
+
+
 def test_going_on_without_the_average_is_refused(whole, tmp_path):
     folder, _, _, _ = whole
     run, _ = made(tmp_path, 9, "~callbacks.averaged_weights")
@@ -161,3 +182,5 @@ def test_going_on_without_the_average_is_refused(whole, tmp_path):
 def test_a_decay_that_forgets_nothing_is_refused():
     with pytest.raises(UserError, match=r"callbacks.averaged_weights.decay is 1.0: give a number from 0 to below 1"):
         AveragedWeights(decay=1.0)
+    with pytest.raises(UserError, match=r"callbacks.averaged_weights.parts is empty: name a part of the module"):
+        AveragedWeights(parts=[])

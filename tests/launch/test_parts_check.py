@@ -25,6 +25,7 @@ MISFITS = {
     "+trainer.gradient_clip_val=1": "set lightning_module.gradient_clip_norm",
     "+trainer.accumulate_grad_batches=2": "trainer.accumulate_grad_batches has no effect",
     "lightning_module.noise_size=17": "takes 28: set lightning_module.generator.input_size=29",
+    "callbacks=[default,averaged_weights,cluster_accuracy] callbacks.averaged_weights.parts=[critic,generator]": "callbacks.averaged_weights.parts names critic, which InfoGAN has not: choose among generator, discriminator",
     "lightning_module.codes=[{kind:continuous,size:11}]": "callbacks.cluster_accuracy needs a module that is AssignsClusters",
     "datamodule.batch_size=129 trainer=ddp_cpu": "cannot be cut among 2 ranks: choose a multiple of 2, such as 128",
     "callbacks.image_grid.samples=0": "callbacks.image_grid.samples is 0: give 1 or more",
