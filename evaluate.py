@@ -5,11 +5,12 @@
     python evaluate.py run=<folder> callbacks=[nearest_neighbours]    # by what the run was trained without, too
 
 Everything but the hardware is the run's own, and callbacks that are named take the place of its own of that name.
-Metrics and pictures go to <folder>/evaluations/<time>.
+Metrics and pictures go to <folder>/evaluations/<time>, which `make record` takes like a run's folder.
 """
 
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from launch.errors import told_as_sentences
 def evaluate(config: dict[str, Any], folder: Path) -> dict[str, float]:
     """Measure ``config["run"]`` and write what was found to ``folder``; returns the metrics."""
     check_config(config, EvaluateConfig)
-    from callbacks.run_record import accounts, write_json
+    from callbacks.run_record import accounts, measured_again, write_json
     from launch.checkpoints import weights_in
     from launch.errors import UserError
     from launch.runs import NOT_FOR_MEASURING, build, load_weights, saved_config
@@ -41,12 +42,16 @@ def evaluate(config: dict[str, Any], folder: Path) -> dict[str, float]:
     trainer |= {} if "progress" in callbacks else {"enable_progress_bar": False}  # Lightning's own floods a log
     run = build(saved | {"trainer": trainer, "callbacks": callbacks, "logger": None, "optimized_metric": None})
     checkpoint = load_weights(run.module, config["run"], config["checkpoint"])
+    started = time.monotonic()
     run.trainer.test(run.module, datamodule=run.datamodule, verbose=False)
     metrics = {key: float(value) for key, value in sorted(run.trainer.callback_metrics.items())}
     if run.trainer.is_global_zero:
         weights = weights_in(checkpoint)
         how = {"checkpoint": checkpoint.name, "weights": weights, "precision": run.trainer.precision}
         write_json(folder / "metrics.json", how | accounts(run.trainer) | metrics)
+        if (Path(config["run"]) / "record.json").exists():
+            found = measured_again(Path(config["run"]), folder, run.trainer, how, time.monotonic() - started)
+            write_json(folder / "record.json", found)
         print(
             f"{checkpoint}, {weights} weights:",
             *(f"  {key:<32}{value:.4f}" for key, value in metrics.items()),

@@ -108,15 +108,18 @@ class RunRecord(Callback):
         self.record["iterations"] = trainer.global_step
         before = self.record["wall_time_s"].get(self.stage, 0) if self.stage == "fit" else 0  # of a run resumed
         self.record["wall_time_s"][self.stage] = round(before + time.monotonic() - self.started, 2)
-        # Logged values are float32: seven digits are all of them.
-        metrics = {key: float(f"{value:.7g}") for key, value in sorted(trainer.callback_metrics.items())}
-        self.record["metrics"] |= metrics
+        self.record["metrics"] |= final_metrics(trainer)
         self.record |= accounts(trainer)
         self._write()
 
     @rank_zero_only
     def _write(self) -> None:
         write_json(self.folder / "record.json", self.record)
+
+
+def final_metrics(trainer: Trainer) -> dict[str, float]:
+    """Logged values are float32: seven digits are all of them."""
+    return {key: float(f"{value:.7g}") for key, value in sorted(trainer.callback_metrics.items())}
 
 
 def accounts(trainer: Trainer) -> dict[str, Any]:
@@ -126,6 +129,33 @@ def accounts(trainer: Trainer) -> dict[str, Any]:
     for callback in callbacks:
         told |= callback.account() if hasattr(callback, "account") else {}
     return {"judges": told} if told else {}
+
+
+def measured_again(run: Path, folder: Path, trainer: Trainer, how: dict[str, Any], test_s: float) -> dict[str, Any]:
+    """The record of a finished run with what another measurement found in place of its own: what ``make record`` takes.
+
+    What that was asked for stands among the overrides behind ``evaluate.``, and both trees have to be clean.
+
+    Args:
+        run: the run's folder, which has a record.
+        folder: the measurement's.
+        how: checkpoint, weights and precision.
+    """
+    record, now = json.loads((run / "record.json").read_text()), describe_run(folder)
+    asked = [it.lstrip("+") for it in now["overrides"] if not it.startswith(("run=", "trainer", "paths.", "hydra."))]
+    training = {key: value for key, value in record["metrics"].items() if not key.startswith("test/")}
+    evaluation = {"commit": now["commit"], "started_at": now["started_at"], "world_size": trainer.world_size,
+                  "hardware": describe_hardware(trainer), "versions": now["versions"]} | how  # fmt: skip
+    record.pop("judges", None)
+    return record | accounts(trainer) | {
+        "status": "finished" if record["status"] == "fitted" else record["status"],
+        "clean": now["clean"] and record["clean"],
+        "overrides": [*record["overrides"], *(f"evaluate.{it}" for it in asked)],
+        "data": describe_data(trainer),
+        "wall_time_s": record["wall_time_s"] | {"test": round(test_s, 2)},
+        "metrics": training | final_metrics(trainer),
+        "evaluation": evaluation,
+    }  # fmt: skip
 
 
 def mark_failed(folder: Path, reason: str, traceback: str | None = None) -> None:

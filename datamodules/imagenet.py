@@ -82,7 +82,8 @@ class ImageNetDataModule(ImageDataModule):
         for table in self.tables.values():
             sha256.update(b"\n".join(table.names.tolist()) + b"\n\n")
         sizes = {split: len(table) for split, table in self.tables.items()}
-        return {"name": self.name, **sizes, "classes": self.num_classes, "sha256_of_names": sha256.hexdigest()}
+        how = {"classes": self.num_classes, **self.labelling()}
+        return {"name": self.name, **sizes, **how, "sha256_of_names": sha256.hexdigest()}
 
     def scaled(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         batch = super().scaled(batch)
@@ -94,10 +95,7 @@ class ImageNetDataModule(ImageDataModule):
     def some_images(self, count: int) -> Tensor:
         table = self.tables["train"]
         order = torch.randperm(len(table), generator=keyed_generator(self.seed, "some images"))
-        batch = table[order[torch.arange(count) % len(order)], None]
-        if isinstance(batch, UserError):
-            raise batch
-        return batch["image"].float() / 255
+        return table[order[torch.arange(count) % len(order)]]["image"].float() / 255  # pyright: ignore
 
     def _loader(self, split: str, batch_size: int, seed: int | None) -> PhotographLoader:
         pinned = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"

@@ -134,8 +134,11 @@ class ImageDataModule(LightningDataModule):
                     sha256.update(content.reshape(-1).numpy().data)
         sizes = {split: len(table) for split, table in self.tables.items()}
         how = {} if self.binarize is None else {"binarized": f"sampled once, seed {self.binarize.seed}"}
-        how |= {} if self.num_labels is None else {"labels": self.num_labels, "label_seed": self.label_seed}
-        return {"name": self.name, **sizes, **how, "sha256": sha256.hexdigest()}
+        return {"name": self.name, **sizes, **how, **self.labelling(), "sha256": sha256.hexdigest()}
+
+    def labelling(self) -> dict[str, Any]:
+        """How many labels are kept, and which."""
+        return {} if self.num_labels is None else {"labels": self.num_labels, "label_seed": self.label_seed}
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         return self._loader("train", self.batch_size, seed=self.seed)

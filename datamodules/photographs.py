@@ -86,10 +86,10 @@ def shift_colours(images: Tensor, weights: Tensor) -> Tensor:
 
 
 class Photographs(Dataset[dict[str, Tensor] | UserError]):
-    """A split on disk, asked for a whole batch: its positions and, in training, their draws.
+    """A split on disk, asked for a whole batch: its positions and, by a loader, the draws of training or None.
 
-    A file that cannot be decoded makes a UserError of the batch, for ``PhotographLoader`` to raise: raised by a worker,
-    it would come with that worker's traceback.
+    A file that cannot be decoded makes a UserError of a loader's batch, for ``PhotographLoader`` to raise: raised by a
+    worker, it would come with that worker's traceback.
 
     Args:
         names: bytes [N], relative to the folder. As an array: a list would be copied into every worker bit by bit,
@@ -104,7 +104,12 @@ class Photographs(Dataset[dict[str, Tensor] | UserError]):
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, asked: tuple[Tensor, Tensor | None]) -> dict[str, Tensor] | UserError:
+    def __getitem__(self, asked: Tensor | tuple[Tensor, Tensor | None]) -> dict[str, Tensor] | UserError:
+        if isinstance(asked, Tensor):
+            batch = self[asked, None]
+            if isinstance(batch, UserError):
+                raise batch
+            return batch
         positions, drawn = asked
         size = self.views.size
         images = np.empty((len(positions), 3, size, size), dtype=np.uint8)

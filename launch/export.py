@@ -1,6 +1,7 @@
 """Results from runs: a run's record becomes a file of results/, and these files become the tables of the pages.
 
-    python -m launch.export record outputs/infogan_digits/<folder>
+    python -m launch.export record outputs/infogan_digits/<folder>                      # or an evaluation of it:
+    python -m launch.export record outputs/infogan_digits/<folder>/evaluations/<time>
     python -m launch.export results [--check]
     python -m launch.export experiments
 
@@ -30,7 +31,7 @@ SAME = ("experiment=", "seed=", "trainer=", "trainer.devices=", "logger=", "swee
 DRAWS = ("datamodule.label_seed=",)  # of a paper's mean over subsets, as a seed is
 TABLE = re.compile(r"(<!-- table: ([\w/ ]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 EXPORTED = ("experiment", "seed", "overrides", "commit", "data", "hardware", "precision", "weights", "world_size",
-            "iterations", "wall_time_s", "versions", "resumes", "judges", "metrics")  # fmt: skip
+            "iterations", "wall_time_s", "versions", "resumes", "judges", "metrics", "evaluation")  # fmt: skip
 
 
 # --- make record ---------------------------------------------------------------------------------------------

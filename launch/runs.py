@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from callbacks.protocols import Classifies, DetectsObjects, capabilities_of
+from callbacks.shared_statistics import SharedStatistics
 from launch.checkpoints import (
     WholeCheckpoints,
     category_ids_in,
@@ -75,6 +76,7 @@ def build_trainer(node: dict[str, Any], module: Any, callbacks: list[Callback], 
     if isinstance(strategy, dict) and strategy.get("find_unused_parameters", False) is None:
         needed = getattr(module, "needs_find_unused_parameters", False)
         node["strategy"] = strategy | {"find_unused_parameters": needed}
+    callbacks = [*callbacks, SharedStatistics()]  # last: after averaged weights have taken their place
     return instantiate(node, callbacks=callbacks, logger=loggers or False, plugins=[WholeCheckpoints()])
 
 

@@ -250,6 +250,11 @@ class ImprovedGAN(TwoPlayer):
         datamodule: Any = getattr(self.trainer, "datamodule", None)
         if names := getattr(datamodule, "class_names", None):
             self.class_names = list(names)
+        if stage == "fit" and datamodule.batch_size < (least := 2 * self.trainer.world_size):
+            raise UserError(
+                f"datamodule.batch_size is {datamodule.batch_size}, and images are compared with the others of their "
+                f"batch: give {least} or more, two for each rank."
+            )
         if stage == "fit" and not self.initialized:
             minibatch, size = self.discriminator.minibatch, datamodule.batch_size
             wanted = max(INITIAL_IMAGES, len(minibatch.reference_images) if minibatch else 0)
@@ -313,6 +318,13 @@ class ImprovedGAN(TwoPlayer):
         key = "lightning_module"
         if not 0 < self.label_smoothing <= 1:
             raise UserError(f"{key}.label_smoothing is {self.label_smoothing}: give a target above 0, to 1 for none.")
+        if (target := self.generator_target) is not None and not 0 <= target <= 1:
+            raise UserError(f"{key}.generator_target is {target}: give a probability, or null.")
+        if target is not None and self.matching is not None:
+            raise UserError(
+                f"{key}.generator_target={target} has no effect beside matching={self.matching}: set {key}.matching or "
+                f"{key}.generator_target to null."
+            )
         if self.generator_steps < 1:
             raise UserError(f"{key}.generator_steps is {self.generator_steps}: give 1 or more.")
         for name in ("labelled_weight", "unlabelled_weight", "historical_averaging"):

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from lightning import Callback, LightningModule, Trainer
 from torch import multiprocessing, nn
 
 from callbacks.cluster_accuracy import ClusterAccuracyMetric
@@ -56,6 +57,37 @@ def without_examples(world_size: int, folder: Path, experiment: str) -> dict[str
     return {key: float(value) for key, value in run.trainer.callback_metrics.items() if "kmeans" not in key}
 
 
+class Statistics(Callback):
+    """Writes how far the ranks' running statistics lie apart, in training and when a validation sees a batch."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self.write(trainer, pl_module, "trained")
+
+    def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if not trainer.sanity_checking:
+            self.write(trainer, pl_module, "validated")
+
+    def write(self, trainer: Trainer, module: LightningModule, when: str) -> None:
+        own = torch.cat([it.flatten() for name, it in module.named_buffers() if "running_" in name])
+        every = trainer.strategy.all_gather(own)
+        if trainer.is_global_zero:
+            told = json.loads(self.file.read_text()) if self.file.exists() else {}
+            self.file.write_text(json.dumps(told | {when: float((every - every[0]).abs().max())}))
+
+
+def validate_on_two(folder: Path) -> None:
+    overrides = ["experiment=resnet_digits", "trainer=ddp_cpu", "trainer.devices=2", "logger=none",
+                 "+trainer.strategy.start_method=fork", *test_resnet.TINY["resnet_digits"], "trainer.max_steps=3",
+                 "datamodule.batch_size=12", "datamodule.val_size=40", "trainer.val_check_interval=3",
+                 "~callbacks.progress", "+trainer.enable_progress_bar=false"]  # fmt: skip
+    run = build(compose_job("train", overrides, str(folder / "statistics")))
+    run.trainer.callbacks.append(Statistics(folder / "statistics.json"))  # type: ignore
+    run.trainer.fit(run.module, datamodule=run.datamodule)
+
+
 def samples_on(world_size: int) -> list[float]:
     """What the ranks' shares of 7 samples add up to, in order."""
     module = run_on(1, Path("unused")).module.eval()
@@ -83,6 +115,7 @@ def main(folder: Path) -> None:
         for world_size in (1, 2, 3):
             multiprocessing.start_processes(count_on_rank, (world_size, folder, size), world_size, start_method="fork")
     found = {experiment: {size: measured(size, folder, experiment) for size in (1, 2, 3)} for experiment in EXPERIMENTS}
+    validate_on_two(folder)
     print(json.dumps(found))
 
 

@@ -36,6 +36,12 @@ def test_metrics_are_exactly_the_same(ranks):
     assert found[3]["metrics"] == found[1]["metrics"]
 
 
+def test_all_ranks_validate_the_first_one_s_running_statistics(ranks):
+    apart = json.loads((ranks[0] / "statistics.json").read_text())
+    assert apart["trained"] > 1e-4
+    assert apart["validated"] == 0
+
+
 @pytest.mark.parametrize("size", [41, 2])
 def test_the_metric_meets_once_and_keeps_each_rank_s_own_counts(ranks, size):
     """41 is divided by neither 2 nor 3; with 2 examples the third rank has none."""

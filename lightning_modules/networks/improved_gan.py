@@ -173,6 +173,11 @@ class Discriminator(nn.Module):
                     "lightning_module.discriminator.minibatch_discrimination takes kernels, width and references; "
                     f"look at {', '.join(sorted(unknown))}."
                 )
+            for name, size in minibatch_discrimination.items():
+                if not isinstance(size, int) or size < 1:
+                    raise UserError(
+                        f"lightning_module.discriminator.minibatch_discrimination.{name} is {size}: give 1 or more."
+                    )
             sizes: Any = minibatch_discrimination
             self.minibatch = MinibatchDiscrimination(feature_size, image_shape=self.image_shape, **sizes)
             self.outputs = self.minibatch.outputs
@@ -226,6 +231,8 @@ class MLPDiscriminator(Discriminator):
         hidden_noise: float = 0.5,
         minibatch_discrimination: Mapping[str, int] | None = None,
     ) -> None:
+        if not hidden:
+            raise UserError("lightning_module.discriminator.hidden is empty: give the width of a layer or more.")
         super().__init__(image_shape, num_classes, hidden[-1], minibatch_discrimination)
         layers: list[nn.Module] = [nn.Flatten()]
         size, noise = math.prod(image_shape), input_noise

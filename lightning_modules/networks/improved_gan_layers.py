@@ -206,7 +206,7 @@ class MinibatchDiscrimination(nn.Module):
         """parts: [batches, n, kernels, width] -> centred features [batches * n, kernels]."""
         distances = torch.stack([l1_distances(own, own) for own in parts])  # [batches, kernels, n, n]
         distances.diagonal(dim1=2, dim2=3).fill_(float("inf"))
-        typical = 0.5 * distances.amin(dim=3).mean(dim=(0, 2))  # [kernels]
+        typical = 0.5 * distances.amin(dim=3).mean(dim=(0, 2)).clamp_min(1e-8)  # [kernels]; 0 where all are alike
         closeness = torch.exp(-distances / typical.view(-1, 1, 1)).sum(dim=3).transpose(1, 2).flatten(0, 1)
         self.log_scale.data.sub_(typical.log().unsqueeze(1))
         self.bias.data.copy_(-closeness.mean(dim=0))

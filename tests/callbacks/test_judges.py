@@ -10,6 +10,7 @@ import torch
 from callbacks.judges import ClassifierRun
 from callbacks.pictures import as_8_bit
 from callbacks.protocols import evaluating
+from callbacks.run_record import git, write_json
 from evaluate import evaluate
 from launch.command_line import compose_job
 from launch.config_check import TrainConfig, check_config
@@ -95,6 +96,38 @@ def test_a_finished_run_is_judged_by_what_it_was_trained_without(classifier, gen
     assert written["judges"]["classifier_score"]["images"] == {"test": 300, "real test": 360}
     again = evaluate(compose_job("evaluate", words, str(tmp_path / "again")), tmp_path / "again")
     assert again == found
+
+
+def test_what_a_measurement_finds_can_be_kept_as_a_result(classifier, generator, tmp_path):
+    """Beside the run's own, named by what was asked for, and only where both trees were clean."""
+    words = [f"run={generator}", "trainer=cpu", "callbacks=[classifier_score]", *judged_by(classifier)]
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "overrides.yaml").write_text(json.dumps(words))
+    found = evaluate(compose_job("evaluate", words, str(tmp_path)), tmp_path)
+    written, own = (json.loads((it / "record.json").read_text()) for it in (tmp_path, generator))
+    assert written["clean"] == (own["clean"] and not git("status", "--porcelain"))
+    assert written["metrics"].keys() == own["metrics"].keys() | found.keys()
+    assert all(written["metrics"][key] == pytest.approx(value, rel=1e-6) for key, value in found.items())
+    assert (own["status"], written["status"]) == ("fitted", "finished")
+    assert written["evaluation"]["commit"] == git("rev-parse", "HEAD")
+    assert written["judges"].keys() == {"classifier_score"}
+
+    with pytest.raises(UserError, match="uncommitted changes"):
+        record(write(tmp_path / "dirty", written | {"clean": False, "status": "finished"}), tmp_path / "results")
+    clean = {"clean": True, "status": "finished", "commit": "abcdef0"}
+    results = [record(write(tmp_path / name, it | clean), tmp_path / "results")
+               for name, it in (("own", own), ("again", written))]  # fmt: skip
+    assert len({path.name for path in results}) == 2
+    kept = json.loads(results[1].read_text())
+    assert kept["overrides"][len(own["overrides"]) :] == [
+        "evaluate.callbacks=[classifier_score]", f"evaluate.callbacks.classifier_score.judge.run={classifier.name}",
+        "evaluate.callbacks.classifier_score.test_images=300", "evaluate.callbacks.classifier_score.val_images=100"]  # fmt: skip
+    assert str(tmp_path.parent) not in results[1].read_text()
+
+
+def write(folder: Path, told: dict) -> Path:
+    write_json(folder / "record.json", told)
+    return folder
 
 
 def test_callbacks_that_make_a_run_cannot_be_added_to_a_measurement(generator, tmp_path):

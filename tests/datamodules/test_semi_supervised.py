@@ -162,3 +162,6 @@ def test_photographs_on_disk_have_streams_too(tmp_path, monkeypatch):
         ("labelled", "unlabelled", "for_generator"), (4, 3, 16, 16)
     )
     assert datamodule.some_images(3).shape == (3, 3, 16, 16)
+    told = datamodule.describe()
+    assert (told["labels"], told["label_seed"]) == (datamodule.num_labels, 0)
+    assert datamodule.tables["test"][torch.arange(2)]["image"].shape == (2, 3, 16, 16)  # as callbacks look images up

@@ -42,6 +42,7 @@ MLP = [*SMALL, "lightning_module.generator.hidden=[16,16]", "lightning_module.di
 CONV = [*SMALL, *GRID, "lightning_module.generator.base=[8,4,4]", "lightning_module.generator.channels=[8,4,3]",
         "lightning_module.discriminator.blocks=[8,8]"]  # fmt: skip
 CLOSENESS = ["lightning_module.discriminator.minibatch_discrimination={kernels:5,width:3,references:10}"]
+ABLATION = Path(__file__).parents[2] / "conf" / "lightning_module" / "ablation"
 TINY = {
     "improved_gan_digits": [*MLP, *GRID],
     "improved_gan_mnist": [*MLP, *GRID],
@@ -353,6 +354,8 @@ def test_a_sample_depends_on_its_index_alone(normalization):
     ("settings", "words"),
     [
         ({"label_smoothing": 1.2}, "label_smoothing is 1.2: give a target above 0"),
+        ({"matching": None, "generator_target": 7.0}, "generator_target is 7.0: give a probability, or null"),
+        ({"generator_target": 0.9}, "generator_target=0.9 has no effect beside matching=squared"),
         ({"generator_steps": 0}, "generator_steps is 0: give 1 or more"),
         ({"historical_averaging": -1.0}, "historical_averaging is -1.0: give 0 or more"),
         ({"labelled_weight": 0.0, "unlabelled_weight": 0.0}, "are both 0, which leaves nothing to learn"),
@@ -439,3 +442,17 @@ def test_closeness_within_a_rank_would_be_another_gradient(ranks):
     folder, _ = ranks
     gathered, apart = torch.load(folder / "techniques2.pt"), torch.load(folder / "apart2.pt")
     assert float((gathered["end"] - apart["end"]).abs().max()) > 1e-5
+
+
+@pytest.mark.parametrize("variant", sorted(it.stem for it in ABLATION.glob("*.yaml")))
+def test_each_line_of_the_ablation_can_be_built(variant, tmp_path):
+    words = ["experiment=improved_gan_digits", f"+lightning_module/ablation={variant}", "trainer=cpu", "logger=none",
+             "callbacks=[default,image_grid,averaged_weights]", "paper.metric=null"]  # fmt: skip
+    module = build(compose_job("train", words, str(tmp_path))).module
+    assert isinstance(module, ImprovedGAN)
+    assert module.matching is None
+    assert (module.generator.normalization == "virtual") == (variant != "batch_norm")
+    assert (module.discriminator.minibatch is None) == (variant == "no_minibatch")
+    assert (module.label_smoothing < 1) == (variant != "no_smoothing")
+    assert (module.labelled_weight == 0) == variant.startswith("no_labels")
+    assert (module.historical_averaging > 0) == (variant == "no_labels_history")

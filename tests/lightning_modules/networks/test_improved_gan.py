@@ -192,6 +192,24 @@ def test_a_misspelt_size_is_named():
         MLPDiscriminator([1, 4, 4], [8], 3, minibatch_discrimination={"kernels": 4, "dims": 3, "references": 5})
 
 
+@pytest.mark.parametrize("size", [0, -1, "a"])
+def test_minibatch_features_of_nothing_are_refused(size):
+    with pytest.raises(UserError, match=f"minibatch_discrimination.references is {size}: give 1 or more"):
+        MLPDiscriminator([1, 4, 4], [8], 3, minibatch_discrimination={"kernels": 4, "width": 3, "references": size})
+
+
+def test_a_discriminator_without_layers_is_refused():
+    with pytest.raises(UserError, match=r"discriminator\.hidden is empty"):
+        MLPDiscriminator([1, 4, 4], [], 3)
+
+
+def test_a_first_batch_of_one_image_over_and_over_leaves_finite_features():
+    network = MLPDiscriminator([1, 4, 4], [8], 3, 0.0, 0.0, {"kernels": 4, "width": 3, "references": 5})
+    with initializing(network):
+        network(torch.ones(10, 1, 4, 4), [5, 5])
+    assert all(bool(it.isfinite().all()) for it in network.state_dict().values())
+
+
 # --- virtual batch norm -------------------------------------------------------------------------------------------
 
 
