@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import conv2d, conv_transpose2d, linear
 
 Gather = Callable[[Tensor], Tensor]
@@ -214,9 +216,31 @@ class MinibatchDiscrimination(nn.Module):
         return closeness + self.bias
 
 
+class L1Distances(torch.autograd.Function):
+    """[B, n, C] and [B, N, C] -> [B, n, N]. The gradient takes one of the C coordinates after the other: that of
+    ``torch.cdist`` has, on a GPU, a buffer of n N B C elements."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, others: Tensor) -> Tensor:
+        ctx.save_for_backward(own, others)
+        return torch.cdist(own, others, p=1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        own, others = ctx.saved_tensors
+        of_own, of_others = torch.empty_like(own), torch.empty_like(others)
+        for coordinate in range(own.shape[2]):
+            difference = own[:, :, None, coordinate] - others[:, None, :, coordinate]
+            pulled = difference.sign_().mul_(gradient)
+            of_own[:, :, coordinate], of_others[:, :, coordinate] = pulled.sum(2), -pulled.sum(1)
+        return of_own, of_others
+
+
 def l1_distances(own: Tensor, others: Tensor) -> Tensor:
     """[n, B, C] and [N, B, C] -> [B, n, N], without the n N B C differences."""
-    return torch.cdist(own.transpose(0, 1).contiguous(), others.transpose(0, 1).contiguous(), p=1)
+    own, others = (it.transpose(0, 1).contiguous() for it in (own, others))
+    return L1Distances.apply(own, others)  # pyright: ignore[reportReturnType]
 
 
 def similarity(own: Tensor, others: Tensor) -> Tensor:

@@ -52,9 +52,13 @@ def test_the_score_is_torch_fidelity_s_with_the_same_weights(weights):
     judge = Inception2015(str(weights))
     assert judge.lack() is None
     judge.load()
-    logits = torch.cat([judge(part)[0] for part in images.split(4)])
-    assert judge(images[:2])[1].shape == (2, judge.features)
+    logits, features = (torch.cat(them) for them in zip(*map(judge, images.split(4)), strict=True))
     assert logits.shape == (6, judge.classes)
+    with torch.no_grad():  # the distance is of these
+        network = FeatureExtractorInceptionV3("theirs", ["2048"], feature_extractor_weights_path=str(weights))
+        (expected,) = network(images)
+    torch.testing.assert_close(features, expected, rtol=1e-5, atol=1e-5 * float(expected.std()))
+    assert features.shape == (6, judge.features)
     ours = scored(logits, splits=1)
     theirs = calculate_metrics(
         input1=Images(images), isc=True, isc_splits=1, samples_shuffle=False, feature_extractor_weights_path=str(weights),

@@ -16,6 +16,7 @@ from lightning_modules.networks.improved_gan_layers import (
     WeightNormLinear,
     WeightNormUp,
     initializing,
+    l1_distances,
     similarity,
 )
 
@@ -190,6 +191,21 @@ def test_in_evaluation_an_image_is_seen_beside_the_reference_alone():
 def test_a_misspelt_size_is_named():
     with pytest.raises(UserError, match="takes kernels, width and references; look at dims, width"):
         MLPDiscriminator([1, 4, 4], [8], 3, minibatch_discrimination={"kernels": 4, "dims": 3, "references": 5})
+
+
+def test_distances_have_their_gradient():
+    own, others = (torch.randn(size, 3, 4, dtype=torch.float64, requires_grad=True) for size in (5, 6))
+    assert torch.autograd.gradcheck(l1_distances, (own, others))
+
+
+def test_no_tensor_holds_the_differences_of_all_pairs():
+    examples, kernels, width = 40, 10, 20
+    rows = torch.randn(examples, kernels, width, requires_grad=True)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        similarity(rows, rows).sum().backward()
+    largest = max(it.cpu_memory_usage for it in profile.events())
+    pairs = 4 * kernels * examples**2  # bytes
+    assert pairs <= largest < width * pairs / 2
 
 
 @pytest.mark.parametrize("size", [0, -1, "a"])
