@@ -217,29 +217,31 @@ class MinibatchDiscrimination(nn.Module):
 
 
 class L1Distances(torch.autograd.Function):
-    """[B, n, C] and [B, N, C] -> [B, n, N]. The gradient takes one of the C coordinates after the other: that of
+    """[C, B, n] and [C, B, N] -> [B, n, N], one of the C coordinates after the other, also in the gradient: that of
     ``torch.cdist`` has, on a GPU, a buffer of n N B C elements."""
 
     @staticmethod
     def forward(ctx: Any, own: Tensor, others: Tensor) -> Tensor:
         ctx.save_for_backward(own, others)
-        return torch.cdist(own, others, p=1)
+        distances = (own[0].unsqueeze(2) - others[0].unsqueeze(1)).abs_()
+        for mine, theirs in zip(own[1:], others[1:], strict=True):
+            distances += (mine.unsqueeze(2) - theirs.unsqueeze(1)).abs_()
+        return distances
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         own, others = ctx.saved_tensors
         of_own, of_others = torch.empty_like(own), torch.empty_like(others)
-        for coordinate in range(own.shape[2]):
-            difference = own[:, :, None, coordinate] - others[:, None, :, coordinate]
-            pulled = difference.sign_().mul_(gradient)
-            of_own[:, :, coordinate], of_others[:, :, coordinate] = pulled.sum(2), -pulled.sum(1)
+        for coordinate, (mine, theirs) in enumerate(zip(own, others, strict=True)):
+            pulled = (mine.unsqueeze(2) - theirs.unsqueeze(1)).sign_().mul_(gradient)
+            of_own[coordinate], of_others[coordinate] = pulled.sum(2), -pulled.sum(1)
         return of_own, of_others
 
 
 def l1_distances(own: Tensor, others: Tensor) -> Tensor:
     """[n, B, C] and [N, B, C] -> [B, n, N], without the n N B C differences."""
-    own, others = (it.transpose(0, 1).contiguous() for it in (own, others))
+    own, others = (it.permute(2, 1, 0).contiguous() for it in (own, others))
     return L1Distances.apply(own, others)  # pyright: ignore[reportReturnType]
 
 

@@ -16,6 +16,7 @@ from launch.errors import UserError
 from launch.runs import load_run
 from lightning_modules.infogan import InfoGAN
 from tests.finished_runs import finished_run
+from tests.lightning_modules import test_improved_gan
 from tests.lightning_modules.test_infogan import TINY
 from tests.test_predict import SMALL
 
@@ -66,6 +67,21 @@ def test_a_classifier_s_file_gives_the_module_s_logits_for_any_batch_size(classi
         with torch.no_grad():
             expected = module.class_logits(images)  # type: ignore
         torch.testing.assert_close(computed(path, images=images), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_class_by_minibatch_features_goes_with_the_reference_images(tmp_path):
+    words = [
+        "experiment=improved_gan_digits",
+        *test_improved_gan.TINY["improved_gan_digits"],
+        *test_improved_gan.CLOSENESS,
+    ]
+    run = finished_run(tmp_path, *words)
+    path, _ = onnx_export.export(run)
+    module, _, _ = load_run(run)
+    images = torch.rand(5, 1, 8, 8)
+    with torch.no_grad():
+        expected = module.class_logits(images)  # type: ignore
+    torch.testing.assert_close(computed(path, images=images), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_generator_s_file_makes_the_samples_out_of_the_latents_that_it_describes(generator, tmp_path):
