@@ -40,7 +40,8 @@ def evaluate(config: dict[str, Any], folder: Path) -> dict[str, float]:
     # How long to train is moot here, but a trainer that names no end is refused.
     trainer = config["trainer"] | {"precision": precision, "max_steps": saved["trainer"]["max_steps"]}
     trainer |= {} if "progress" in callbacks else {"enable_progress_bar": False}  # Lightning's own floods a log
-    run = build(saved | {"trainer": trainer, "callbacks": callbacks, "logger": None, "optimized_metric": None})
+    measured = saved | {"trainer": trainer, "callbacks": callbacks, "logger": None, "optimized_metric": None}
+    run = build(measured, trains=False)
     checkpoint = load_weights(run.module, config["run"], config["checkpoint"])
     started = time.monotonic()
     run.trainer.test(run.module, datamodule=run.datamodule, verbose=False)

@@ -95,7 +95,7 @@ class LikelihoodBound(Measurement):
     def update(self, trainer: Trainer, module: Any, outputs: Any, batch: Any) -> None:
         estimate = None
         if self.importance_samples and trainer.testing:
-            with evaluating(module):
+            with evaluating(module), trainer.precision_plugin.test_step_context():
                 estimate = module.importance_weighted_log_likelihood(
                     batch["image"], batch["index"], self.importance_samples
                 )

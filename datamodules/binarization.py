@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from launch.errors import UserError
 from launch.randomness import keyed_generator
 
 BLOCK = 1000  # images that share a generator
@@ -19,6 +20,10 @@ class Binarize:
     """
 
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise UserError(f"datamodule.binarize.seed is {self.seed}: give 0 or more.")
 
     def apply(self, images: Tensor, split: str) -> Tensor:
         """images: uint8 [N, ...] -> uint8 of 0 and 255; pixels of image i are a function of (seed, split, i)."""

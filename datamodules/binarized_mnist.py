@@ -29,6 +29,7 @@ class BinarizedMNISTDataModule(ImageDataModule):
     num_classes = None
 
     def __init__(self, data_dir: str, **splits: Any) -> None:
+        splits["binarize"] = None  # they are black and white
         super().__init__(**splits)
         self.folder = Path(data_dir) / "BinarizedMNIST"
 
@@ -39,6 +40,9 @@ class BinarizedMNISTDataModule(ImageDataModule):
                     f"{self.folder / name} is missing: fetch {SOURCE}/{name} by hand and put it there, or take "
                     "datamodule=mnist datamodule.binarize.seed=0, a binarisation of its own."
                 )
+
+    def describe(self) -> dict[str, Any]:
+        return super().describe() | {"binarized": "the fixed set"}
 
     def load(self) -> dict[str, ImageTable]:
         return {split: ImageTable(read_amat(self.folder / name)) for split, name in FILES.items()}

@@ -68,7 +68,7 @@ class SceneTable(ImageTable):
 
 
 class MNISTScenes(MNISTDataModule):
-    """The base of the scenes; the layout of scene i is a function of (split_seed, split, i).
+    """The base of the scenes; the layout of scene i is a function of (split_seed, split, how many there are, i).
 
     Args:
         size: height and width of a scene.
@@ -101,7 +101,8 @@ class MNISTScenes(MNISTDataModule):
 
     def describe(self) -> dict[str, Any]:
         """Also how the scenes were made; the fingerprint is that of the digits."""
-        return super().describe() | {"size": self.size, "scenes_seed": self.split_seed}
+        how = {"size": self.size, "per_digit": self.per_digit, "scenes_seed": self.split_seed}
+        return super().describe() | how
 
     def anywhere(self, side: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Top and left of squares that lie within a scene, uniform: [*shape, 2]."""
@@ -139,6 +140,9 @@ class ClutteredDigits(MNISTScenes):
         if not 1 <= piece_size <= 28:
             raise UserError(f"datamodule.piece_size is {piece_size}: give 1 to 28 pixels.")
         self.pieces, self.piece_size = pieces, piece_size
+
+    def describe(self) -> dict[str, Any]:
+        return super().describe() | {"pieces": self.pieces, "piece_size": self.piece_size}
 
     def layout(self, digits: int, scenes: int, generator: torch.Generator) -> list[Parts]:
         digit = (torch.arange(scenes) % max(digits, 1)).view(-1, 1, 1)

@@ -8,7 +8,9 @@ from launch.errors import UserError, did_you_mean
 STAGES = ("train", "val", "test")
 
 
-def check_run(config: Mapping[str, Any], module: Any, datamodule: Any, callbacks: Sequence[Any], trainer: Any) -> None:
+def check_run(
+    config: Mapping[str, Any], module: Any, datamodule: Any, callbacks: Sequence[Any], trainer: Any, trains: bool = True
+) -> None:
     """Shapes, capabilities, watched metrics and batch sizes of the built parts of a job."""
     problems = [
         *unfit_shapes(module, datamodule),
@@ -20,7 +22,8 @@ def check_run(config: Mapping[str, Any], module: Any, datamodule: Any, callbacks
         *unlabelled(config, module, datamodule, callbacks),
         *unfit_streams(module, datamodule),
         *unfit_metrics(config, module, datamodule, callbacks),
-        *unfit_trainer(config, module, datamodule, trainer),
+        *(uncut_batches(datamodule, trainer) if trains else []),
+        *unfit_trainer(config, module, trainer),
         *unfit_optimizers(module, trainer),
     ]
     if problems:
@@ -156,7 +159,8 @@ def unfit_metrics(config: Mapping[str, Any], module: Any, datamodule: Any, callb
             yield f"{key} is {metric}, which nothing in this run logs: name another or set {key}=null; {hint}"
 
 
-def unfit_trainer(config: Mapping[str, Any], module: Any, datamodule: Any, trainer: Any) -> Iterator[str]:
+def uncut_batches(datamodule: Any, trainer: Any) -> Iterator[str]:
+    """Of training alone: evaluation is cut unevenly."""
     batch_size, ranks = getattr(datamodule, "batch_size", None), trainer.world_size
     if batch_size is not None and batch_size % ranks:
         near = max(batch_size // ranks, 1) * ranks
@@ -164,12 +168,17 @@ def unfit_trainer(config: Mapping[str, Any], module: Any, datamodule: Any, train
             f"datamodule.batch_size={batch_size} is the global batch and cannot be cut among {ranks} ranks: "
             f"choose a multiple of {ranks}, such as {near}."
         )
+
+
+def unfit_trainer(config: Mapping[str, Any], module: Any, trainer: Any) -> Iterator[str]:
     if trainer.max_steps == -1 and trainer.max_epochs in (None, -1) and not config["trainer"].get("max_time"):
         yield "Nothing says how long to train: set trainer.max_steps."
     if trainer.log_every_n_steps < 1:
         yield f"trainer.log_every_n_steps is {trainer.log_every_n_steps}: give 1 or more."
     if trainer.overfit_batches:
         yield "trainer.overfit_batches would replace the project's sampler: use trainer.limit_train_batches instead."
+    if (norm := getattr(module, "gradient_clip_norm", None)) is not None and norm <= 0:
+        yield f"lightning_module.gradient_clip_norm is {norm}: give a norm above 0, or null to leave gradients alone."
     if not module.automatic_optimization:
         if trainer.gradient_clip_val:
             yield "trainer.gradient_clip_val has no effect on this module: set lightning_module.gradient_clip_norm."

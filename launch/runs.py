@@ -54,7 +54,7 @@ class Run:
     trainer: Trainer
 
 
-def build(config: dict[str, Any]) -> Run:
+def build(config: dict[str, Any], trains: bool = True) -> Run:
     """Build every part of a checked, plain config and see that they fit. Seeds the global generators."""
     hush()
     spare_driver_queries()
@@ -66,7 +66,7 @@ def build(config: dict[str, Any]) -> Run:
     callbacks = [instantiate(node) for node in config["callbacks"].values()]
     loggers = [instantiate(node) for node in (config["logger"] or {}).values()]
     trainer = build_trainer(config["trainer"], module, callbacks, loggers)
-    check_run(config, module, datamodule, callbacks, trainer)
+    check_run(config, module, datamodule, callbacks, trainer, trains)
     return Run(config, module, datamodule, callbacks, trainer)
 
 

@@ -23,14 +23,21 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from callbacks.protocols import BoundsLikelihood, Drawing, DrawsStepwise, SamplesImages
+from launch.errors import UserError
 from launch.randomness import keyed_generator
 from lightning_modules.classifier import Classifier
 from lightning_modules.networks.draw import ConvolutionalClassifier, DrawNetwork, GlimpseClassifier, State, Window
 from lightning_modules.networks.unrolled import unrolled
 
 Batch = dict[str, Tensor]
+COMPILE_MODES = (None, "default", "max-autotune-no-cudagraphs")
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
+
+
+def in_single(values: Tensor) -> Tensor:
+    """A sum in half precision would round the nats away."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def reconstruction_loss(logits: Tensor, images: Tensor) -> Tensor:
@@ -38,6 +45,7 @@ def reconstruction_loss(logits: Tensor, images: Tensor) -> Tensor:
 
     Of pixels between 0 and 1 it is a cross-entropy, and no likelihood.
     """
+    logits, images = in_single(logits), in_single(images)
     return binary_cross_entropy_with_logits(logits, images, reduction="none").flatten(1).sum(1)
 
 
@@ -46,6 +54,7 @@ def latent_loss(mean: Tensor, log_deviation: Tensor) -> Tensor:
 
     The constant is -1/2 for each latent of each step; without it, or with another, the bound is none.
     """
+    mean, log_deviation = in_single(mean), in_single(log_deviation)
     return 0.5 * (mean.square() + (2 * log_deviation).exp() - 2 * log_deviation - 1).sum(-1)
 
 
@@ -109,6 +118,11 @@ class Draw(LightningModule):
         self.network, self.optimizer, self.scheduler = network, optimizer, scheduler
         self.gradient_clip_norm, self.compile_mode, self.seed = gradient_clip_norm, compile_mode, seed
         self.image_shape, self.steps = network.image_shape, network.steps
+        if compile_mode not in COMPILE_MODES:
+            raise UserError(
+                f"lightning_module.compile_mode is {compile_mode}: give default, max-autotune-no-cudagraphs or null. "
+                "Modes with CUDA graphs free what an earlier time step has returned."
+            )
 
     # --- the recurrence ----------------------------------------------------------------------------------------
 
@@ -141,7 +155,7 @@ class Draw(LightningModule):
     # --- training ----------------------------------------------------------------------------------------------
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        reconstruction, latent = self.losses(batch["image"], self.training_noise(len(batch["image"])))
+        reconstruction, latent = self.losses(batch["image"], self.training_noise(len(batch["image"]), batch_idx))
         parts = {"reconstruction_nats": reconstruction.mean(), "kl_nats": latent.sum(0).mean()}
         loss = parts["reconstruction_nats"] + parts["kl_nats"]
         every_n_steps: int = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
@@ -150,9 +164,10 @@ class Draw(LightningModule):
                 self.log(f"train/{name}", value.detach(), batch_size=1, sync_dist=True)
         return loss
 
-    def training_noise(self, size: int) -> Tensor:
-        """This rank's share, ``size`` examples, of this iteration's noise: [T, size, latent], other in every step."""
-        generator = keyed_generator(self.seed, "noise", self.trainer.global_step)
+    def training_noise(self, size: int, batch_idx: int = 0) -> Tensor:
+        """This rank's share, ``size`` examples, of this batch's noise: [T, size, latent], other in every step."""
+        part = batch_idx % getattr(self.trainer, "accumulate_grad_batches", 1)  # of an iteration's batches
+        generator = keyed_generator(self.seed, "noise", self.trainer.global_step, *([part] if part else []))
         whole = torch.randn(size * self.trainer.world_size, self.steps, self.network.latent, generator=generator)
         share = whole.tensor_split(self.trainer.world_size)[self.trainer.global_rank]
         return share.to(self.network.initial_canvas).transpose(0, 1)

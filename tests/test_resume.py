@@ -58,6 +58,11 @@ def test_a_classifier_goes_on_as_if_nothing_had_happened(tmp_path):
         assert_equal(ends[case], ends["whole"])
 
 
+def test_drawing_goes_on_as_if_nothing_had_happened(tmp_path):
+    ends = interrupted(tmp_path, "draw_digits", "SIGKILL-6-0")
+    assert_equal(ends["SIGKILL-6-0"], ends["whole"])
+
+
 @pytest.mark.slow
 def test_killed_before_each_turn_of_each_iteration(tmp_path):
     """Twenty-four kills, and a Ctrl-C in each iteration but the last."""

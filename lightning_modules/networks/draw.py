@@ -17,6 +17,13 @@ from lightning_modules.networks.unrolled import UnrolledLinear, unrolled
 LOG_RANGE = 10.0  # of the logarithms of variance, stride and intensity; beyond, their exponentials lose their gradient
 
 
+def three_sizes(image_shape: Sequence[int]) -> tuple[int, int, int]:
+    if len(image_shape) != 3:
+        raise UserError(f"network.image_shape is {list(image_shape)}: give channels, height and width.")
+    channels, height, width = image_shape
+    return channels, height, width
+
+
 class Window(NamedTuple):
     """A grid of N x N Gaussian filters on an image, one for each example."""
 
@@ -35,8 +42,8 @@ class Attention(nn.Module):
 
     The paper counts pixels and filters from 1, and so centred a grid at rest (all parameters zero) spans exactly the
     image: the first filter on the first pixel, the last on the last. Filters are a softmax of log densities: a row
-    sums to one also where all of its densities underflow, and is never NaN. Far outside the image it is the pixel at
-    the edge.
+    sums to one also where all of its densities underflow, and is not NaN while squared distances are finite. Far
+    outside the image it is the pixel at the edge.
 
     Args:
         hidden: size of the state.
@@ -172,7 +179,7 @@ class DrawNetwork(nn.Module):
         for name, size in sizes.items():
             if size is not None and size < 1:
                 raise UserError(f"network.{name} is {size}: give 1 or more.")
-        self.image_shape = channels, height, width = tuple(image_shape)
+        self.image_shape = channels, height, width = three_sizes(image_shape)
         self.steps, self.latent, self.hidden = steps, latent, hidden
         self.read_size, self.write_size = read_size, write_size
         pixels = channels * height * width
@@ -243,7 +250,8 @@ class GlimpseClassifier(nn.Module):
     """The reading half alone: an LSTM looks at an image ``steps`` times, and its last output tells the class
     (section 4.1). images: [B, C, H, W] -> logits [B, num_classes].
 
-    The first window spans the image; where each later one lies the LSTM's output before it decides.
+    The first window is the same for all images, where each later one lies the LSTM's output before it decides.
+    Untrained they span the image.
     """
 
     initial_output: Tensor
@@ -253,7 +261,7 @@ class GlimpseClassifier(nn.Module):
         for name, size in {"steps": steps, "hidden": hidden, "read_size": read_size}.items():
             if size < 1:
                 raise UserError(f"network.{name} is {size}: give 1 or more.")
-        self.image_shape = channels, height, width = tuple(image_shape)
+        self.image_shape = channels, height, width = three_sizes(image_shape)
         self.num_classes, self.steps = num_classes, steps
         self.attention = Attention(hidden, [read_size], height, width)
         self.lstm = LSTM(channels * read_size**2, hidden)
@@ -288,7 +296,7 @@ class ConvolutionalClassifier(nn.Module):
         super().__init__()
         if not channels or min(*channels, hidden) < 1:
             raise UserError(f"network.channels is {list(channels)}, network.hidden {hidden}: give widths of 1 or more.")
-        self.image_shape = width, *sides = tuple(image_shape)
+        self.image_shape = width, *sides = three_sizes(image_shape)
         self.num_classes = num_classes
         layers: list[nn.Module] = []
         for number, following in enumerate(channels):

@@ -52,7 +52,9 @@ class Use(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, None]:
         (inputs,) = ctx.saved_tensors
-        ctx.uses.pairs.append((inputs, gradient))
+        # Where the gradient of the parameters is not asked for, nothing would take the pairs away again.
+        if torch._C._will_engine_execute_node(ctx.uses.token.grad_fn):  # pyright: ignore[reportAttributeAccessIssue]
+            ctx.uses.pairs.append((inputs.detach(), gradient))
         wanted = gradient @ ctx.uses.weight if ctx.needs_input_grad[0] else None
         return wanted, ctx.uses.token.detach(), None
 

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from datamodules.binarization import Binarize
 from datamodules.binarized_mnist import FILES, BinarizedMNISTDataModule
 from launch.errors import UserError
 
@@ -23,13 +24,16 @@ def pixels(split: str) -> torch.Tensor:
 
 def test_reads_the_real_format(tmp_path):
     write_tiny(tmp_path)
-    datamodule = BinarizedMNISTDataModule(str(tmp_path), batch_size=8, val_size=10)
+    datamodule = BinarizedMNISTDataModule(
+        str(tmp_path), batch_size=8, val_size=10, binarize=Binarize(0)
+    )  # draw_mnist's
     datamodule.prepare_data()
     datamodule.setup()
     for split, table in datamodule.tables.items():
         assert table.labels is None
         assert torch.equal(table.images.flatten(1).long(), pixels(split) * 255)
     assert datamodule.describe()["train"] == 30
+    assert datamodule.describe()["binarized"] == "the fixed set"
 
 
 def test_what_is_missing_or_something_else_is_named(tmp_path):

@@ -79,6 +79,8 @@ def test_the_record_says_how_scenes_were_made(tmp_path, monkeypatch):
     described = ready(ClutteredDigits, tmp_path, monkeypatch, size=60, split_seed=3).describe()
     assert (described["name"], described["size"], described["scenes_seed"]) == ("cluttered", 60, 3)
     assert described["train"] == 40
+    fewer = ready(ClutteredDigits, tmp_path, monkeypatch, size=60, split_seed=3, pieces=2).describe()
+    assert {key for key in described if described[key] != fewer[key]} == {"pieces"}
 
 
 @pytest.mark.parametrize(

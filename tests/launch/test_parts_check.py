@@ -27,6 +27,8 @@ MISFITS = {
     "lightning_module.noise_size=17": "takes 28: set lightning_module.generator.input_size=29",
     "callbacks=[default,averaged_weights,cluster_accuracy] callbacks.averaged_weights.parts=[critic,generator]": "callbacks.averaged_weights.parts names critic, which InfoGAN has not: choose among generator, discriminator",
     "lightning_module.codes=[{kind:continuous,size:11}]": "callbacks.cluster_accuracy needs a module that is AssignsClusters",
+    "experiment=draw_digits lightning_module.gradient_clip_norm=-1": "lightning_module.gradient_clip_norm is -1: give a norm above 0, or null",
+    "experiment=draw_digits datamodule.binarize={seed:-1}": "datamodule.binarize.seed is -1: give 0 or more",
     "datamodule.batch_size=129 trainer=ddp_cpu": "cannot be cut among 2 ranks: choose a multiple of 2, such as 128",
     "callbacks.image_grid.samples=0": "callbacks.image_grid.samples is 0: give 1 or more",
     "callbacks.checkpoint.every_n_train_steps=0": "callbacks.checkpoint.every_n_train_steps is 0: give 1 or more",
@@ -53,6 +55,12 @@ def test_parts_that_do_not_fit_are_refused_when_built(mistake, tmp_path):
     config = compose_job("train", [*mistake.split(), *extra, "logger=none"], str(tmp_path))
     with pytest.raises(UserError, match=MISFITS[mistake]):
         build(config)
+
+
+def test_what_is_only_measured_is_cut_among_any_number_of_ranks(tmp_path):
+    """As evaluate.py does it: the batch size of training is the run's."""
+    words = ["datamodule.batch_size=64", "trainer=ddp_cpu", "trainer.devices=3", "logger=none"]
+    assert build(compose_job("train", words, str(tmp_path)), trains=False).trainer.world_size == 3
 
 
 @pytest.mark.parametrize(("precision", "fused", "refused"), [("16-mixed", True, True), ("16-mixed", False, False),

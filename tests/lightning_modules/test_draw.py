@@ -9,6 +9,7 @@ import torch
 from torch.distributions import Independent, Normal, kl_divergence
 
 from callbacks.protocols import BoundsLikelihood, DrawsStepwise, SamplesImages
+from launch.errors import UserError
 from lightning_modules.draw import (
     Draw,
     DrawClassifier,
@@ -18,6 +19,8 @@ from lightning_modules.draw import (
     reconstruction_loss,
 )
 from lightning_modules.networks.draw import DrawNetwork, GlimpseClassifier
+from tests.lightning_modules.usual_recurrence import class_logits as usual_class_logits
+from tests.lightning_modules.usual_recurrence import losses as usual_losses
 
 # Overrides with which each experiment of this method runs in seconds (tests/contract).
 SMALL = ["datamodule.batch_size=8", "datamodule.eval_batch_size=8", "lightning_module.network.steps=3",
@@ -251,3 +254,88 @@ def test_the_classifier_clips_its_gradients():
     module.on_before_optimizer_step(module.optimizer(module.parameters()))
     gradients = torch.cat([it.grad.flatten() for it in module.parameters() if it.grad is not None])
     assert float(gradients.norm()) == pytest.approx(1e-3, rel=1e-2)
+
+
+# --- the whole recurrence ----------------------------------------------------------------------------------------
+
+
+def shaken(network):
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return network.double()
+
+
+def value_and_gradients(network, loss) -> list[torch.Tensor]:
+    network.zero_grad()
+    loss.backward()
+    return [loss.detach(), *(parameter.grad.clone() for parameter in network.parameters())]
+
+
+@pytest.mark.parametrize("read_size", [1, 2, 3, None])
+@pytest.mark.parametrize("write_size", [1, 3, None])
+def test_the_recurrence_is_the_paper_s(read_size, write_size):
+    """Four steps of three channels against the same step by step, with gradients."""
+    module = draw(steps=4, image_shape=(3, 5, 7), read_size=read_size, write_size=write_size)
+    network = shaken(module.network)
+    images, noise = binary(6, (3, 5, 7)).double(), torch.randn(4, 6, 2, dtype=torch.float64)
+    (found, found_costs), (expected, costs) = module.losses(images, noise), usual_losses(network, images, noise)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(found_costs, costs)
+    torch.testing.assert_close(
+        value_and_gradients(network, (found + found_costs.sum(0)).mean()),
+        value_and_gradients(network, (expected + costs.sum(0)).mean()),
+    )
+
+
+def test_drawing_from_the_prior_takes_each_step_s_latents():
+    """With the latents that reading chose, the drawing is the same."""
+    module = draw(steps=4, image_shape=(3, 5, 7))
+    network = shaken(module.network)
+    noise = torch.randn(4, 6, 2, dtype=torch.float64)
+    done = module.read_and_draw(binary(6, (3, 5, 7)).double(), noise)
+    latents = done.means + done.log_deviations.exp() * noise
+    torch.testing.assert_close(module.draw_from_prior(latents)[-1].canvas, done.state.canvas)
+    assert not torch.allclose(module.draw_from_prior(latents.flip(0))[-1].canvas, done.state.canvas)
+    assert network.steps == 4
+
+
+def test_glimpses_are_the_paper_s():
+    torch.manual_seed(0)
+    network = shaken(GlimpseClassifier((2, 6, 5), 3, steps=4, hidden=7, read_size=3))
+    images = torch.rand(6, 2, 6, 5, dtype=torch.float64)
+    found, expected = network(images), usual_class_logits(network, images, 3)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(
+        value_and_gradients(network, found.square().sum()), value_and_gradients(network, expected.square().sum())
+    )
+
+
+def test_batches_of_one_iteration_have_noise_of_their_own():
+    """+trainer.accumulate_grad_batches=3: the iteration's number stands still over three batches."""
+    module = draw()
+    module._trainer.accumulate_grad_batches = 3  # type: ignore
+    first, second, third, next_first = (module.training_noise(6, number) for number in range(4))
+    assert torch.equal(first, draw().training_noise(6))
+    assert torch.equal(first, next_first)  # of the next iteration, whose number has moved on
+    assert len({float(it.sum()) for it in (first, second, third)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (lambda: draw(compile_mode="reduce-overhead"), "compile_mode is reduce-overhead: give default"),
+        (lambda: draw(image_shape=(8, 8)), r"image_shape is \[8, 8\]: give channels, height and width"),
+        (lambda: GlimpseClassifier((8, 8), 3, 2, 4, 3), r"image_shape is \[8, 8\]: give channels, height and width"),
+    ],
+)
+def test_what_cannot_be_built_is_told(made, words):
+    with pytest.raises(UserError, match=words):
+        made()
+
+
+def test_nats_are_summed_in_single_precision():
+    images = binary(6, (1, 28, 28)).bfloat16()
+    logits = torch.randn(6, 1, 28, 28).bfloat16()
+    expected = reconstruction_loss(logits.double(), images.double())
+    torch.testing.assert_close(reconstruction_loss(logits, images).double(), expected, rtol=1e-5, atol=1e-3)

@@ -83,3 +83,39 @@ def test_nothing_is_left_behind_by_a_pass_that_fails():
         network(torch.zeros(1, 2, 5))
     assert network.into.uses is None
     assert all(it.grad_fn is None for it in network.parameters())
+
+
+class TestPartsOfTheGraph:
+    """Only some gradients are asked for, as an attack on the pixels does."""
+
+    torch.manual_seed(0)
+    network = Recurrence().double()
+    inputs = torch.randn(5, 6, 2, dtype=torch.float64, requires_grad=True)
+
+    def loss(self) -> Tensor:
+        with unrolled(self.network):
+            return self.network(self.inputs).square().sum()
+
+    def test_the_inputs_before_the_parameters(self):
+        expected = gradients(self.network, self.inputs)
+        self.network.zero_grad()
+        loss = self.loss()
+        torch.autograd.grad(loss, self.inputs, retain_graph=True)
+        loss.backward()
+        found = [parameter.grad for parameter in self.network.parameters()]
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+    @pytest.mark.parametrize("order", [(0, 2), (2, 0)])
+    def test_one_layer_and_then_the_other(self, order):
+        expected, parameters = gradients(self.network, self.inputs), list(self.network.parameters())
+        loss = self.loss()
+        for number in order:
+            (found,) = torch.autograd.grad(loss, parameters[number], retain_graph=True)
+            torch.testing.assert_close(found, expected[number], rtol=1e-12, atol=1e-12)
+
+    def test_nothing_is_kept_of_a_pass_whose_parameters_were_not_asked_for(self):
+        with unrolled(self.network):
+            loss = self.network(self.inputs).square().sum()
+            uses = [self.network.into.uses, self.network.out.uses]
+        torch.autograd.grad(loss, self.inputs)
+        assert [it.pairs for it in uses if it is not None] == [[], []]
