@@ -46,13 +46,13 @@ lint: setup  ## ruff, pyright, and whether the pages' tables agree with results/
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/pyright
-	@$(BIN)/python -m launch.export results --check
+	@$(BIN)/python -m finished.tables results --check
 
 experiments: setup  ## what can be trained, what the paper reports, what we reached
-	@$(BIN)/python -m launch.export experiments
+	@$(BIN)/python -m finished.tables experiments
 
 record: run-named setup  ## keep a finished run as a result: make record RUN=outputs/infogan_digits/...
-	@$(BIN)/python -m launch.export record "$(RUN)"
+	@$(BIN)/python -m finished.tables record "$(RUN)"
 
 sample: run-named setup  ## pictures from a finished run: make sample RUN=outputs/infogan_digits/... ARGS="count=100"
 	@$(BIN)/python sample.py run="$(RUN)" $(ARGS)
@@ -61,17 +61,17 @@ predict: run-named input-named setup  ## what a classifier or detector says of i
 	@$(BIN)/python predict.py run="$(RUN)" input="$(INPUT)" $(ARGS)
 
 export: run-named setup  ## a finished classifier or generator as ONNX: make export RUN=outputs/resnet_digits/...
-	@$(BIN)/python -m launch.onnx_export "$(RUN)" $(ARGS)
+	@$(BIN)/python -m finished.onnx "$(RUN)" $(ARGS)
 
 curves: run-named setup  ## a metric over the iterations: make curves RUN="<runs or sweeps>" METRIC=train/loss_g
 	@test -n "$(METRIC)" || { echo "Name a column of metrics.csv, as in METRIC=train/loss_g" >&2; exit 2; }
-	@$(BIN)/python -m launch.curves "$(METRIC)" $(RUN) $(ARGS)
+	@$(BIN)/python -m finished.curves "$(METRIC)" $(RUN) $(ARGS)
 
 report: run-named setup  ## one HTML page of a run or a sweep: make report RUN=outputs/infogan_digits/...
-	@$(BIN)/python -m launch.report "$(RUN)" $(ARGS)
+	@$(BIN)/python -m finished.report "$(RUN)" $(ARGS)
 
 dashboard: setup  ## publish the wandb workspace that conf/ describes; without a key: outputs/dashboard.json
-	@$(BIN)/python -m launch.dashboard $(ARGS)
+	@$(BIN)/python -m finished.dashboard $(ARGS)
 
 run-named:
 	@test -n "$(RUN)" || { echo "Name the run's folder: make $(MAKECMDGOALS) RUN=outputs/<experiment>/<folder>" >&2; \
@@ -84,4 +84,4 @@ bench: setup  ## our training step, loader and mAP on two ranks against others
 	@$(BIN)/python -m benchmarks
 
 results: setup  ## make the pages' tables from results/
-	@$(BIN)/python -m launch.export results
+	@$(BIN)/python -m finished.tables results

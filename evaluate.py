@@ -18,17 +18,17 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from foundation.errors import told_as_sentences
 from launch.command_line import check_command_line
 from launch.config_check import EvaluateConfig, check_config, plain
-from launch.errors import told_as_sentences
 
 
 def evaluate(config: dict[str, Any], folder: Path) -> dict[str, float]:
     """Measure ``config["run"]`` and write what was found to ``folder``; returns the metrics."""
     check_config(config, EvaluateConfig)
     from callbacks.run_record import accounts, measured_again, write_json
-    from launch.checkpoints import weights_in
-    from launch.errors import UserError
+    from foundation.checkpoints import weights_in
+    from foundation.errors import UserError
     from launch.runs import NOT_FOR_MEASURING, build, load_weights, saved_config
 
     saved = saved_config(config["run"], run_dir=folder)

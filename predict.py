@@ -5,7 +5,7 @@
 
 What is said of an image depends on neither the others nor ``batch_size``, up to float rounding. A table, pictures and
 how they were made go to <folder>/predictions/<time>; of a detector also its boxes in COCO's format. What each kind of
-run says and writes: ``launch/predictors.py``.
+run says and writes: ``finished/predictors.py``.
 """
 
 import csv
@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from omegaconf import DictConfig
 
+from foundation.errors import UserError, told_as_sentences
 from launch.command_line import check_command_line, check_writable, with_quoted
 from launch.config_check import PredictConfig, check_config, plain
-from launch.errors import UserError, told_as_sentences
 
 if TYPE_CHECKING:  # importing torch takes seconds, in which a mistake on the command line is told
-    from launch.predictors import Images, Predictions
+    from finished.predictors import Images, Predictions
 
 TOLD = 10  # lines on the terminal
 
@@ -37,7 +37,7 @@ def predict(config: dict[str, Any]) -> Path:
     if not 0 <= config["min_score"] <= 1:
         raise UserError(f"min_score is {config['min_score']}: give a score from 0 to 1.")
     from callbacks.run_record import write_json
-    from launch.predictors import predictor_of
+    from finished.predictors import predictor_of
     from launch.runs import load_on_device
 
     images = find_images(config["input"])
@@ -58,7 +58,7 @@ def find_images(source: str) -> "Images":
     """The image itself, or all below a folder in the order of their names."""
     from datamodules.image_files import ENDINGS
     from datamodules.image_folder import images_below
-    from launch.predictors import Images
+    from finished.predictors import Images
 
     path = Path(source).expanduser()
     if path.is_dir():
@@ -78,7 +78,7 @@ def write_table(rows: list[list[str]], path: Path) -> None:
 
 def describe(module: Any, config: Mapping[str, Any], checkpoint: Path, count: int) -> dict[str, Any]:
     """What it takes to predict the same again."""
-    from launch.checkpoints import read_checkpoint, weights_in
+    from foundation.checkpoints import read_checkpoint, weights_in
 
     return {
         "command": shlex.join(["predict.py", *sys.argv[1:]]),

@@ -18,9 +18,9 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
+from foundation.errors import UserError, told_as_sentences
 from launch.command_line import check_command_line, check_writable
 from launch.config_check import SampleConfig, check_config, plain
-from launch.errors import UserError, told_as_sentences
 
 
 def sample(config: dict[str, Any]) -> Path:
@@ -48,7 +48,7 @@ def check_numbers(config: Mapping[str, Any]) -> None:
 
 def check_can_sample(module: Any, config: Mapping[str, Any]) -> None:
     """Refuse a module that makes no images or, where some are asked for, has no codes or not those; set the seed."""
-    from callbacks.protocols import ChoosesCodes, SamplesImages, capabilities_of, check_codes
+    from foundation.protocols import ChoosesCodes, SamplesImages, capabilities_of, check_codes
 
     capabilities = capabilities_of(module)
     name = type(module).__name__
@@ -66,8 +66,8 @@ def draw(module: Any, config: Mapping[str, Any], folder: Path) -> None:
     """Make the images batch by batch and write them: each as it comes, the grid at the end."""
     import torch
 
-    from callbacks.pictures import save_grid, save_single
-    from callbacks.protocols import evaluating
+    from callbacks.instruments.pictures import save_grid, save_single
+    from foundation.protocols import evaluating
 
     start, count, codes = config["start"], config["count"], config["codes"]
     for_grid = []
@@ -85,7 +85,7 @@ def draw(module: Any, config: Mapping[str, Any], folder: Path) -> None:
 
 def describe(module: Any, config: Mapping[str, Any], checkpoint: Path) -> dict[str, Any]:
     """What it takes to make the same pictures again."""
-    from launch.checkpoints import read_checkpoint
+    from foundation.checkpoints import read_checkpoint
 
     return {
         "command": shlex.join(["sample.py", *(it.removeprefix("++") for it in sys.argv[1:])]),

@@ -15,9 +15,9 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from foundation.errors import told_as_sentences
 from launch.command_line import check_command_line, split_arguments
 from launch.config_check import TrainConfig, check_config, plain
-from launch.errors import told_as_sentences
 from launch.processes import folder_of_rank_zero_alone, guard, wait_for_ranks
 from launch.sweeps import ending_with_a_table, run_job
 

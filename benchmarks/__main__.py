@@ -4,7 +4,7 @@ import torch
 
 from benchmarks import loader, mean_average_precision, training_step
 from benchmarks.turns import table
-from launch.errors import told_as_sentences
+from foundation.errors import told_as_sentences
 
 with told_as_sentences():
     steps, loaders, precisions = training_step.main([]), loader.main([]), mean_average_precision.main([])

@@ -22,7 +22,7 @@ from torchvision import transforms
 
 from benchmarks.turns import Turns, table
 from datamodules.images import ImageDataModule, ImageTable
-from launch.errors import told_as_sentences
+from foundation.errors import told_as_sentences
 
 PLATFORM, USUAL = "platform", "usual loader"
 AUGMENT = {"pad": 4, "flip": True}

@@ -17,7 +17,7 @@ from benchmarks.usual_improved_gan import UsualDiscriminator, UsualGenerator, us
 from datamodules.augmentation import Augment, shift_and_flip
 from datamodules.images import ImageTable
 from datamodules.semi_supervised import labelled_subset
-from launch.errors import UserError
+from foundation.errors import UserError
 from launch.runs import Run
 from lightning_modules.classifier import Classifier
 from lightning_modules.draw import Draw
@@ -71,7 +71,8 @@ def usual_loop(run: Run, data: Data) -> Loop | None:
 def untrained_copy(run: Run, device: torch.device) -> Any:
     module = deepcopy(run.module).to(device)
     never: Any = SimpleNamespace(
-        world_size=1, global_rank=0, log_every_n_steps=2**62, global_step=0, datamodule=run.datamodule,
+        world_size=1, global_rank=0, log_every_n_steps=2**62, global_step=0, accumulate_grad_batches=1,
+        datamodule=run.datamodule,
         state=SimpleNamespace(fn="fit"), ckpt_path=None, strategy=SimpleNamespace(reduce=lambda it, reduce_op: it),
     )  # fmt: skip
     module._trainer = never

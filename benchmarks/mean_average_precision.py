@@ -27,9 +27,9 @@ from torch.multiprocessing.spawn import start_processes
 from torchmetrics.detection import MeanAveragePrecision
 
 from benchmarks.turns import Spent, Turns, table
-from callbacks.coco_evaluation import gather_on_first, merge, results
+from callbacks.instruments.coco_evaluation import gather_on_first, merge, results
 from callbacks.mean_average_precision import MeanAveragePrecisionMetric
-from launch.errors import UserError, told_as_sentences
+from foundation.errors import UserError, told_as_sentences
 
 PLATFORM, TORCHMETRICS, ALONE = "platform", "torchmetrics", "faster_coco_eval"
 EXCHANGE, WHOLE = "mAP, exchange", "mAP, whole"

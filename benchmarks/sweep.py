@@ -18,8 +18,8 @@ from pathlib import Path
 from statistics import mean
 from tempfile import TemporaryDirectory
 
-from launch.errors import UserError, told_as_sentences
-from launch.records import read_record
+from foundation.errors import UserError, told_as_sentences
+from foundation.records import read_record
 
 TRAIN = Path(__file__).resolve().parent.parent / "train.py"
 

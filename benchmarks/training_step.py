@@ -29,9 +29,9 @@ from benchmarks.loops import Data, Loop, bare_loop, usual_loop
 from benchmarks.turns import Turns, table
 from datamodules.detection import DetectionDataModule
 from datamodules.images import ImageDataModule, ImageTable
+from foundation.errors import UserError, told_as_sentences
 from launch.command_line import compose_job
 from launch.config_check import TrainConfig, check_config
-from launch.errors import UserError, told_as_sentences
 from launch.runs import Run, build
 
 PLATFORM, BARE, USUAL = "platform", "bare loop", "usual loop"

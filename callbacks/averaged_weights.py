@@ -8,7 +8,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, WeightAveraging
 from torch import Tensor
 
-from launch.errors import UserError
+from foundation.errors import UserError
 
 
 class AveragedWeights(EMAWeightAveraging):
@@ -44,8 +44,9 @@ class AveragedWeights(EMAWeightAveraging):
         return set()
 
     def describe(self) -> str:
-        corrected = ", bias-corrected" if self.bias_corrected else ""
-        return f"averaged (decay {self.decay}{corrected}{'' if self.parts is None else f', {named(self.parts)} alone'})"
+        how = [f"decay {self.decay}"] + ["bias-corrected"] * self.bias_corrected
+        how += [] if self.parts is None else [f"{' and '.join(self.parts)} alone"]
+        return f"averaged ({', '.join(how)})"
 
     def _towards(self, averages: Any, weights: Any, averaged: Tensor) -> None:
         """To the average of t weights: a step of (1 - decay) / (1 - decay^t) keeps it the corrected one."""
@@ -82,25 +83,19 @@ class AveragedWeights(EMAWeightAveraging):
 
     def _leave_the_rest(self, module: LightningModule) -> None:
         """What is not averaged stands among the averages as it was trained."""
-        if self.parts is None or self.averaged_is_in_place:
+        if self._average_model is None or self.parts is None or self.averaged_is_in_place:
             return
-        assert self._average_model is not None
         averages = self._average_model.module.state_dict()
         for name, trained in module.state_dict().items():
             if name.partition(".")[0] not in self.parts:
                 averages[name].copy_(trained)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        if self._average_model is not None:
-            self._leave_the_rest(pl_module)
+        self._leave_the_rest(pl_module)
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
         if self.averaged_is_in_place:
             current = checkpoint["state_dict"]
             checkpoint["state_dict"], checkpoint["current_model_state"] = checkpoint["current_model_state"], current
-
-
-def named(parts: Sequence[str]) -> str:
-    return " and ".join(parts)
 
 
 def weights_of(trainer: Trainer) -> str:

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from launch.errors import UserError
+from foundation.errors import UserError
 
 RANKS_ASK_EVERY = 10  # iterations between two times that ranks tell one another of a signal
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torchmetrics import Metric
 
-from callbacks.measurement import Measurement
-from callbacks.pictures import log_picture, log_table, save_figure
-from callbacks.protocols import Classifies
-from launch.errors import UserError
+from callbacks.instruments.measurement import Measurement
+from callbacks.instruments.pictures import log_picture, log_table, save_figure
+from foundation.errors import UserError
+from foundation.protocols import Classifies
 
 NUMBERS_UP_TO = 20  # classes; beyond, a picture of the counts has no room for figures
 

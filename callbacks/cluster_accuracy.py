@@ -13,10 +13,10 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 from torchmetrics import Metric
 
-from callbacks.measurement import Measurement
-from callbacks.pictures import log_picture, log_table, save_figure
-from callbacks.protocols import AssignsClusters
-from launch.errors import UserError
+from callbacks.instruments.measurement import Measurement
+from callbacks.instruments.pictures import log_picture, log_table, save_figure
+from foundation.errors import UserError
+from foundation.protocols import AssignsClusters
 
 
 class ClusterAccuracyMetric(Metric):

@@ -8,10 +8,10 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from callbacks.cluster_accuracy import clusters_of
-from callbacks.measurement import Measurement
-from callbacks.protocols import WeighsClusters
-from datamodules.augmentation import Motion, transform
-from launch.randomness import keyed_generator
+from callbacks.instruments.measurement import Measurement
+from foundation.protocols import WeighsClusters
+from foundation.randomness import keyed_generator
+from lightning_modules.networks.motion import Motion, transform
 
 
 class ClusterInformationMetric(Metric):

@@ -13,9 +13,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
 from torch import Tensor
 
-from callbacks.pictures import log_picture, shortened
-from callbacks.protocols import AnnotatesObjects, DetectsObjects
-from launch.errors import UserError
+from callbacks.instruments.pictures import log_picture, shortened
+from foundation.errors import UserError
+from foundation.protocols import AnnotatesObjects, DetectsObjects
 
 # Okabe and Ito's, which the colour-blind tell apart; without black, which dark images swallow.
 COLORS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")

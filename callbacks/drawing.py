@@ -9,9 +9,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from callbacks.pictures import READABLE_SIDE, log_animation, log_picture, save_animation
-from callbacks.protocols import Drawing, DrawsStepwise, evaluating
-from launch.errors import UserError
+from callbacks.instruments.pictures import READABLE_SIDE, log_animation, log_picture, save_animation
+from foundation.errors import UserError
+from foundation.protocols import Drawing, DrawsStepwise, evaluating
 
 SIDE = 2 * READABLE_SIDE  # windows need more room than images
 MARGIN = SIDE // 8  # round the image, where windows show that reach beyond it

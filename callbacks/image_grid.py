@@ -7,9 +7,9 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
-from callbacks.pictures import log_picture, save_grid
-from callbacks.protocols import ChoosesCodes, SamplesImages, TraversesLatents, evaluating
-from launch.errors import UserError
+from callbacks.instruments.pictures import log_picture, save_grid
+from foundation.errors import UserError
+from foundation.protocols import ChoosesCodes, SamplesImages, TraversesLatents, evaluating
 
 
 class ImageGrid(Callback):

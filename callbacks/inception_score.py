@@ -10,14 +10,14 @@ from lightning import LightningModule, Trainer
 from torch import Tensor
 from torchmetrics import Metric
 
-from callbacks.confident_samples import ConfidentSamples, draw_confident
-from callbacks.frechet_distance import Gaussian, GaussianMetric, fingerprint, frechet_distance, kept
-from callbacks.judges import Judge, Judged
-from callbacks.pictures import as_8_bit
+from callbacks.instruments.confident_samples import ConfidentSamples, draw_confident
+from callbacks.instruments.frechet_distance import Gaussian, GaussianMetric, fingerprint, frechet_distance, kept
+from callbacks.instruments.judges import Judge, Judged
+from callbacks.instruments.pictures import as_8_bit
 from callbacks.progress import counted
-from callbacks.protocols import HoldsImages, SamplesImages, evaluating
-from launch.errors import UserError
-from launch.randomness import keyed_generator
+from foundation.errors import UserError
+from foundation.protocols import HoldsImages, SamplesImages, evaluating
+from foundation.randomness import keyed_generator
 
 
 class InceptionScoreMetric(Metric):

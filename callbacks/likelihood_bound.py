@@ -10,10 +10,10 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torchmetrics import Metric
 
-from callbacks.measurement import Measurement
-from callbacks.pictures import log_picture, log_table, save_figure
-from callbacks.protocols import BoundsLikelihood, evaluating
-from launch.errors import UserError
+from callbacks.instruments.measurement import Measurement
+from callbacks.instruments.pictures import log_picture, log_table, save_figure
+from foundation.errors import UserError
+from foundation.protocols import BoundsLikelihood, evaluating
 
 
 class LikelihoodBoundMetric(Metric):

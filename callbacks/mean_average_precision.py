@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torchmetrics import Metric
 
-from callbacks.coco_evaluation import (
+from callbacks.instruments.coco_evaluation import (
     FIGURES,
     Evaluation,
     Packed,
@@ -24,10 +24,10 @@ from callbacks.coco_evaluation import (
     gather_on_first,
     merge,
 )
-from callbacks.measurement import Measurement
-from callbacks.pictures import log_table
-from callbacks.protocols import AnnotatesObjects, DetectsObjects
-from launch.errors import UserError
+from callbacks.instruments.measurement import Measurement
+from callbacks.instruments.pictures import log_table
+from foundation.errors import UserError
+from foundation.protocols import AnnotatesObjects, DetectsObjects
 
 PREFIXES = {"boxes": "", "masks": "mask_"}
 SUFFIXES = {"boxes": "", "masks": "_masks"}

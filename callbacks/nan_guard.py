@@ -8,8 +8,8 @@ import torch.distributed as dist
 from lightning import Callback, LightningModule, Trainer
 
 from callbacks.checkpoint import Checkpoint, weights_are_finite
-from launch.checkpoints import load_plain
-from launch.errors import UserError
+from foundation.checkpoints import load_plain
+from foundation.errors import UserError
 
 ANOTHER_RANK_TELLS = 143  # an exit code that rank 0 does not take for a failure of its own (launch.processes)
 

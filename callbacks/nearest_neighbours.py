@@ -8,9 +8,9 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from callbacks.pictures import as_8_bit, log_picture, save_grid
-from callbacks.protocols import HoldsImages, SamplesImages, evaluating
-from launch.errors import UserError
+from callbacks.instruments.pictures import as_8_bit, log_picture, save_grid
+from foundation.errors import UserError
+from foundation.protocols import HoldsImages, SamplesImages, evaluating
 
 AT_ONCE = 1024  # training images
 

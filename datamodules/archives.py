@@ -15,7 +15,7 @@ from lzma import LZMAError
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from datamodules.image_files import shown
-from launch.errors import UserError
+from foundation.errors import UserError
 
 ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".zip")
 CHUNK = 100  # members a step of what is shown

@@ -1,16 +1,14 @@
-"""Shifts, flips and affine motions of a whole batch at once, on its device."""
+"""Shifts and flips of a whole batch at once, on its device."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import affine_grid, grid_sample
 from torch.nn.functional import pad as pad_images
 
-from launch.errors import UserError
-from launch.randomness import keyed_generator
+from foundation.errors import UserError
+from foundation.randomness import keyed_generator
 
 
 @dataclass(frozen=True)
@@ -59,37 +57,3 @@ def shift_and_flip(images: Tensor, drawn: Tensor, pad: int) -> Tensor:
     pixels = (rows.unsqueeze(2) * (width + 2 * pad) + columns.unsqueeze(1)).flatten(1)
     padded = pad_images(images, [pad] * 4).flatten(2)
     return padded.gather(2, pixels.unsqueeze(1).expand(-1, images.shape[1], -1)).view_as(images)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Motion:
-    """How far an image is moved: each is drawn uniformly between minus and plus its value, for every image anew.
-
-    Rotation is in degrees, shift in pixels, scale and shear are fractions.
-    """
-
-    rotation: float
-    shift: float
-    scale: float
-    shear: float
-
-
-def transform(images: Tensor, drawn: Tensor, motion: Motion) -> Tensor:
-    """Each image moved about its centre, bilinear, black outside.
-
-    images: [B, C, H, W]; drawn: [B, 6] in [-1, 1], the share of its range that each of rotation, two scales, shear
-    and two shifts takes.
-    """
-    if not len(images):  # a rank without a share of the batch
-        return images
-    turn, scale_x, scale_y, slant, shift_x, shift_y = drawn.unbind(dim=1)
-    angle, shear = turn * math.radians(motion.rotation), slant * motion.shear
-    cos, sin = angle.cos(), angle.sin()
-    scale_x, scale_y = 1 + scale_x * motion.scale, 1 + scale_y * motion.scale
-    height, width = images.shape[-2:]
-    rows = (
-        torch.stack([cos * scale_x, (shear * cos - sin) * scale_y, shift_x * motion.shift * 2 / width], dim=1),
-        torch.stack([sin * scale_x, (shear * sin + cos) * scale_y, shift_y * motion.shift * 2 / height], dim=1),
-    )
-    grid = affine_grid(torch.stack(rows, dim=1), list(images.shape), align_corners=False)
-    return grid_sample(images, grid.to(images.dtype), align_corners=False)

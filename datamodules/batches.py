@@ -8,8 +8,8 @@ from lightning import Trainer
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from launch.errors import UserError
-from launch.randomness import keyed_generator
+from foundation.errors import UserError
+from foundation.randomness import keyed_generator
 
 
 class GlobalBatches(Sampler[Tensor]):

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from datamodules.images import ImageDataModule, ImageTable
-from launch.errors import UserError
+from foundation.errors import UserError
 
 SOURCE = "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist"
 FILES = {split: f"binarized_mnist_{name}.amat" for split, name in

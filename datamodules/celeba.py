@@ -9,7 +9,7 @@ from torch import Tensor
 
 from datamodules.image_files import ImageFiles, Pixels, say
 from datamodules.images import ImageDataModule, ImageTable
-from launch.errors import UserError, did_you_mean
+from foundation.errors import UserError, did_you_mean
 
 SOURCE = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
 WHOLE = 202_599

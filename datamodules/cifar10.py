@@ -13,7 +13,7 @@ from torchvision.datasets import CIFAR10
 
 from datamodules.downloads import Published
 from datamodules.images import ImageDataModule, ImageTable
-from launch.errors import UserError
+from foundation.errors import UserError
 
 ARCHIVE = Published(CIFAR10.filename, CIFAR10.tgz_md5, "", (CIFAR10.url,))
 SPLITS: dict[str, list[list[str]]] = {"train": CIFAR10.train_list, "test": CIFAR10.test_list}  # names and md5 sums

@@ -15,8 +15,8 @@ import torch
 from datamodules.coco_files import CocoTable, by_id, tabulate, truth_of
 from datamodules.detection import DetectionDataModule
 from datamodules.image_files import say
-from launch.errors import UserError
-from launch.randomness import keyed_generator
+from foundation.errors import UserError
+from foundation.randomness import keyed_generator
 
 SOURCE = "https://cocodataset.org/#download"
 FOLDERS = {"train": "train2017", "val": "val2017"}

@@ -20,7 +20,7 @@ from torch import Tensor
 from datamodules.detection import Example, ObjectTable
 from datamodules.image_files import as_mode
 from datamodules.photographs import UNREADABLE, unreadable_photograph
-from launch.errors import UserError
+from foundation.errors import UserError
 
 NAMED = 5  # image ids in a sentence
 THINNEST = 1e-3  # pixels; what is thinner may have no area in float32, which ends torchvision's training

@@ -14,8 +14,8 @@ from torchvision.tv_tensors import BoundingBoxFormat
 
 from datamodules.batches import AspectBatches, GlobalBatches, consumed_in_epoch
 from datamodules.photographs import DrawnBatches, PhotographLoader
-from launch.errors import UserError
-from launch.randomness import keyed_generator
+from foundation.errors import UserError
+from foundation.randomness import keyed_generator
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ class DetectionDataModule(LightningDataModule):
 
     @abstractmethod
     def coco_ground_truth(self, stage: str) -> dict[str, Any]:
-        """See ``callbacks.protocols.AnnotatesObjects``."""
+        """See ``foundation.protocols.AnnotatesObjects``."""
 
     def setup(self, stage: str | None = None) -> None:
         if not self.tables:

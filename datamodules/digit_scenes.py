@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from launch.randomness import keyed_generator
+from foundation.randomness import keyed_generator
 
 TRIES = 12  # places for a digit before it is left out
 MOST_OVERLAP = 0.1  # of two digits' squares, as a fraction of the smaller one

@@ -4,7 +4,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from datamodules.images import ImageDataModule, ImageTable
-from launch.randomness import keyed_generator
+from foundation.randomness import keyed_generator
 
 TEST_SIZE = 360
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torchvision.datasets.utils import check_integrity, download_url
 
-from launch.errors import UserError
+from foundation.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from datamodules.archives import ENDINGS as ARCHIVES
 from datamodules.archives import is_archive, unpacked
 from datamodules.image_files import ENDINGS, ImageFiles, Pixels
 from datamodules.images import ImageDataModule, ImageTable
-from launch.errors import UserError
-from launch.randomness import keyed_generator
+from foundation.errors import UserError
+from foundation.randomness import keyed_generator
 
 SPLITS = ("train", "val", "test")
 

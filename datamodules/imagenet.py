@@ -15,8 +15,8 @@ from datamodules.image_files import ENDINGS
 from datamodules.image_folder import images_below
 from datamodules.images import ImageDataModule
 from datamodules.photographs import DrawnBatches, PhotographLoader, Photographs, Views, shift_colours
-from launch.errors import UserError
-from launch.randomness import keyed_generator
+from foundation.errors import UserError
+from foundation.randomness import keyed_generator
 
 SOURCE = "https://image-net.org/download-images.php"
 

@@ -14,8 +14,8 @@ from datamodules.augmentation import Augment, shift_and_flip
 from datamodules.batches import GlobalBatches, consumed_in_epoch
 from datamodules.binarization import Binarize
 from datamodules.semi_supervised import StreamBatches, labelled_subset, streams_of
-from launch.errors import UserError
-from launch.randomness import keyed_generator
+from foundation.errors import UserError
+from foundation.randomness import keyed_generator
 
 
 class ImageTable(Dataset[dict[str, Tensor]]):

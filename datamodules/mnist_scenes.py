@@ -9,8 +9,8 @@ from torch import Tensor
 
 from datamodules.images import ImageTable
 from datamodules.mnist import MNISTDataModule
-from launch.errors import UserError
-from launch.randomness import keyed_generator
+from foundation.errors import UserError
+from foundation.randomness import keyed_generator
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from torchvision.transforms import functional
 
 from datamodules.batches import GlobalBatches
 from datamodules.image_files import as_mode
-from launch.errors import UserError
-from launch.randomness import keyed_generator
+from foundation.errors import UserError
+from foundation.randomness import keyed_generator
 
 # Principal components of ImageNet's pixels in [0, 1], as in facebookarchive/fb.resnet.torch (datasets/imagenet.lua):
 # the eigenvalues, and the eigenvectors as columns over red, green and blue.

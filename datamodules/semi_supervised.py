@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from datamodules.batches import GlobalBatches
-from launch.errors import UserError
-from launch.randomness import keyed_generator
+from foundation.errors import UserError
+from foundation.randomness import keyed_generator
 
 STREAMS = ("labelled", "unlabelled", "for_generator")
 

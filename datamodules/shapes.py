@@ -10,7 +10,7 @@ from faster_coco_eval.core import mask as rle
 from datamodules.detection import DetectionDataModule, Example, ObjectTable
 from datamodules.digit_scenes import Scenes, objects
 from datamodules.digits import DigitsDataModule
-from launch.errors import UserError
+from foundation.errors import UserError
 
 VAL_DIGITS = 180  # of the 1,437 that are not the test's
 

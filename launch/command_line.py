@@ -19,6 +19,7 @@ from hydra.errors import HydraException
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
+from foundation.errors import UserError, did_you_mean
 from launch.config_check import (
     EvaluateConfig,
     Parameters,
@@ -28,7 +29,6 @@ from launch.config_check import (
     check_config,
     plain,
 )
-from launch.errors import UserError, did_you_mean
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 SCHEMAS: dict[str, type] = {

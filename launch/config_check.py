@@ -15,9 +15,9 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from launch.errors import UserError, did_you_mean
+from foundation.errors import UserError, did_you_mean
 
-OWN_PACKAGES = ("lightning_modules", "datamodules", "callbacks", "launch", "tests")
+OWN_PACKAGES = ("foundation", "datamodules", "lightning_modules", "callbacks", "launch", "finished", "tests")
 
 
 @dataclass

@@ -183,9 +183,6 @@ class WandbRun(Logger):
             self.run = None
 
 
-wandb_logger = WandbRun  # its name in the configs of earlier runs
-
-
 def at(iteration: int | None) -> dict[str, int]:
     return {} if iteration is None else {"iteration": iteration}
 

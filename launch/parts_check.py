@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from launch.errors import UserError, did_you_mean
+from foundation.errors import UserError, did_you_mean
 
 STAGES = ("train", "val", "test")
 

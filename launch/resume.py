@@ -16,15 +16,15 @@ from omegaconf import OmegaConf
 
 from callbacks.averaged_weights import check_averaging
 from callbacks.run_record import RunRecord
-from launch.checkpoints import check_fits, checkpoint_path, read_checkpoint
+from foundation.checkpoints import check_fits, checkpoint_path, read_checkpoint
+from foundation.errors import UserError
+from foundation.records import is_training, read_record
+from foundation.security import check_foreign
 from launch.command_line import compose_job
 from launch.config_check import TrainConfig, check_config, plain
-from launch.errors import UserError
 from launch.loggers import MetricsFile
 from launch.processes import is_first_process, warn_of_other_ranks
-from launch.records import is_training, read_record
 from launch.runs import run_config
-from launch.security import check_foreign
 
 MISSING = object()
 

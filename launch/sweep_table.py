@@ -15,8 +15,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from launch.errors import UserError, told_as_sentences
-from launch.records import is_training, read_record
+from foundation.errors import UserError, told_as_sentences
+from foundation.records import is_training, read_record
 
 COLUMNS: Sequence[str] = ("job", "overrides", "metric", "value", "folder", "status", "error")
 WIDTH_IN, HEIGHT_IN = 4.0, 3.4  # of one key's picture

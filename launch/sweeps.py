@@ -25,9 +25,9 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from launch.errors import UserError, told_as_sentences
+from foundation.errors import UserError, told_as_sentences
+from foundation.records import read_record
 from launch.processes import ASKED_TO_STOP, SWEEP
-from launch.records import read_record
 from launch.sweep_table import jobs_in, metric_of, tell
 
 TRAIN = Path(__file__).resolve().parent.parent / "train.py"

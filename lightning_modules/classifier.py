@@ -10,8 +10,9 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from callbacks.protocols import Classifies
-from launch.errors import UserError
+from foundation.errors import UserError
+from foundation.protocols import Classifies
+from lightning_modules.networks.precision import at_least_single
 
 Batch = dict[str, Tensor]
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -71,7 +72,7 @@ class Classifier(LightningModule):
         """images: [B, C, H, W] in [0, 1] -> [B, num_classes] float32 (or double)."""
         normalized = (images - self.mean) * self.scale
         logits = self.network(normalized.contiguous(memory_format=self.memory_format))
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return at_least_single(logits)
 
     forward = class_logits
 

@@ -22,11 +22,12 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from callbacks.protocols import BoundsLikelihood, Drawing, DrawsStepwise, SamplesImages
-from launch.errors import UserError
-from launch.randomness import keyed_generator
+from foundation.errors import UserError
+from foundation.protocols import BoundsLikelihood, Drawing, DrawsStepwise, SamplesImages
+from foundation.randomness import keyed_generator
 from lightning_modules.classifier import Classifier
 from lightning_modules.networks.draw import ConvolutionalClassifier, DrawNetwork, GlimpseClassifier, State, Window
+from lightning_modules.networks.precision import at_least_single
 from lightning_modules.networks.unrolled import unrolled
 
 Batch = dict[str, Tensor]
@@ -35,17 +36,12 @@ OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
 
 
-def in_single(values: Tensor) -> Tensor:
-    """A sum in half precision would round the nats away."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
 def reconstruction_loss(logits: Tensor, images: Tensor) -> Tensor:
     """L^x = -log P(x | c_T) in nats, summed over pixels (eq. 9). Both: [B, ...]; images in [0, 1]; result: [B].
 
     Of pixels between 0 and 1 it is a cross-entropy, and no likelihood.
     """
-    logits, images = in_single(logits), in_single(images)
+    logits, images = at_least_single(logits), at_least_single(images)
     return binary_cross_entropy_with_logits(logits, images, reduction="none").flatten(1).sum(1)
 
 
@@ -54,7 +50,7 @@ def latent_loss(mean: Tensor, log_deviation: Tensor) -> Tensor:
 
     The constant is -1/2 for each latent of each step; without it, or with another, the bound is none.
     """
-    mean, log_deviation = in_single(mean), in_single(log_deviation)
+    mean, log_deviation = at_least_single(mean), at_least_single(log_deviation)
     return 0.5 * (mean.square() + (2 * log_deviation).exp() - 2 * log_deviation - 1).sum(-1)
 
 
@@ -166,7 +162,7 @@ class Draw(LightningModule):
 
     def training_noise(self, size: int, batch_idx: int = 0) -> Tensor:
         """This rank's share, ``size`` examples, of this batch's noise: [T, size, latent], other in every step."""
-        part = batch_idx % getattr(self.trainer, "accumulate_grad_batches", 1)  # of an iteration's batches
+        part = batch_idx % self.trainer.accumulate_grad_batches  # of an iteration's batches
         generator = keyed_generator(self.seed, "noise", self.trainer.global_step, *([part] if part else []))
         whole = torch.randn(size * self.trainer.world_size, self.steps, self.network.latent, generator=generator)
         share = whole.tensor_split(self.trainer.world_size)[self.trainer.global_rank]

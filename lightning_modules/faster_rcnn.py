@@ -20,9 +20,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from callbacks.protocols import DetectsObjects
-from launch.errors import UserError
-from launch.randomness import keyed_generator
+from foundation.errors import UserError
+from foundation.protocols import DetectsObjects
+from foundation.randomness import keyed_generator
 from lightning_modules.networks.faster_rcnn import DetectionNetwork, SampledRegions
 from lightning_modules.networks.region_proposals import SampledAnchors
 

@@ -19,12 +19,13 @@ from torch.nn.functional import cross_entropy, softplus
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from callbacks.protocols import Classifies, MapsLatents, SamplesImages
-from launch.errors import UserError
-from launch.randomness import keyed_generator
+from foundation.errors import UserError
+from foundation.protocols import Classifies, MapsLatents, SamplesImages
+from foundation.randomness import keyed_generator
 from lightning_modules.networks.improved_gan import Discriminator, Generator
 from lightning_modules.networks.improved_gan_layers import initializing
-from lightning_modules.two_player import OptimizerFactory, Player, TwoPlayer, out_of_autocast
+from lightning_modules.networks.precision import at_least_single
+from lightning_modules.two_player import OptimizerFactory, Player, TwoPlayer
 
 Distance = Literal["squared", "absolute"]
 Streams = dict[str, dict[str, Tensor]]
@@ -184,7 +185,7 @@ class ImprovedGAN(TwoPlayer):
                 images += [unlabelled, self.generator(self.noise_share(len(unlabelled), "noise of d"))]
         sizes = [len(it) for it in images]
         # Nothing but minibatch discrimination looks beyond an example, and it is told the sizes: one pass serves all.
-        logits = out_of_autocast(self.discriminator(torch.cat(images), sizes, self.gathered)).split(sizes)
+        logits = at_least_single(self.discriminator(torch.cat(images), sizes, self.gathered)).split(sizes)
         loss = self.historical_term("d")
         if self.labelled_weight:
             label = batch["labelled"]["label"]
@@ -205,11 +206,11 @@ class ImprovedGAN(TwoPlayer):
         fake = self.discriminator.features(self.generator(noise))
         if self.matching is None:
             logits = self.discriminator.logits(fake, gather=self.gathered)
-            loss = adversarial_loss(real_log_odds(out_of_autocast(logits)), self.generator_target)
+            loss = adversarial_loss(real_log_odds(at_least_single(logits)), self.generator_target)
         else:
             with torch.no_grad():
-                real = self.global_mean(out_of_autocast(self.discriminator.features(images)).mean(dim=0))
-            loss = feature_matching(real, self.global_mean(out_of_autocast(fake).mean(dim=0)), self.matching)
+                real = self.global_mean(at_least_single(self.discriminator.features(images)).mean(dim=0))
+            loss = feature_matching(real, self.global_mean(at_least_single(fake).mean(dim=0)), self.matching)
         return loss + self.historical_term("g")
 
     def historical_term(self, name: str) -> Tensor:
@@ -298,7 +299,7 @@ class ImprovedGAN(TwoPlayer):
         return [{"name": "noise", "size": self.generator.input_size, "values": values}]
 
     def class_logits(self, images: Tensor) -> Tensor:
-        return out_of_autocast(self.discriminator(images))
+        return at_least_single(self.discriminator(images))
 
     forward = class_logits
 

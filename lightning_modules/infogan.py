@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax, one_hot, softplus
 
-from callbacks.protocols import (
+from foundation.errors import UserError
+from foundation.protocols import (
     AssignsClusters,
     ChoosesCodes,
     MapsLatents,
@@ -27,12 +28,12 @@ from callbacks.protocols import (
     WeighsClusters,
     check_codes,
 )
-from datamodules.augmentation import transform
-from launch.errors import UserError
-from launch.randomness import keyed_generator
+from foundation.randomness import keyed_generator
 from lightning_modules.information_maximization import RealImageTerms, real_image_bonus
 from lightning_modules.networks.dcgan import Discriminator, Generator
-from lightning_modules.two_player import Batch, OptimizerFactory, Player, TwoPlayer, out_of_autocast
+from lightning_modules.networks.motion import transform
+from lightning_modules.networks.precision import at_least_single
+from lightning_modules.two_player import Batch, OptimizerFactory, Player, TwoPlayer
 
 LOG_VARIANCE_RANGE = (-8.0, 4.0)
 
@@ -138,7 +139,7 @@ class InfoGAN(TwoPlayer):
         with torch.no_grad():
             fake = self.generate(noise, codes)
         if self.real_images is None:
-            real_logit, bonus = out_of_autocast(self.discriminator.real_logit(batch["image"])), 0.0
+            real_logit, bonus = at_least_single(self.discriminator.real_logit(batch["image"])), 0.0
         else:
             real_logit, bonus = self.judge_real_images(batch["image"], self.real_images)
         if self.q_optimizer == "with_d":
@@ -146,7 +147,7 @@ class InfoGAN(TwoPlayer):
             information = self.weighted_bound(posterior, codes)
         else:
             fake_logit, information = self.discriminator.real_logit(fake), 0.0
-        fake_logit = out_of_autocast(fake_logit)
+        fake_logit = at_least_single(fake_logit)
         self.log_training("real_probability", real_logit.sigmoid().mean())
         self.log_training("fake_probability", fake_logit.sigmoid().mean())
         return discriminator_loss(real_logit, fake_logit) - information - bonus
@@ -155,10 +156,10 @@ class InfoGAN(TwoPlayer):
         noise, codes = self.draw(len(batch["image"]), "codes of g")
         fake = self.generate(noise, codes)
         if self.q_optimizer == "own":
-            return generator_loss(out_of_autocast(self.discriminator.real_logit(fake)))
+            return generator_loss(at_least_single(self.discriminator.real_logit(fake)))
         fake_logit, posterior = self.discriminator(fake)
         information = self.mutual_information_weight * self.weighted_bound(posterior, codes, log=True)
-        return generator_loss(out_of_autocast(fake_logit)) - information
+        return generator_loss(at_least_single(fake_logit)) - information
 
     def information_loss(self, batch: Batch) -> Tensor:
         noise, codes = self.draw(len(batch["image"]), "codes of q")
@@ -170,8 +171,8 @@ class InfoGAN(TwoPlayer):
         generator = self.iteration_generator("transform")
         drawn = torch.rand(len(images) * self.trainer.world_size, 6, generator=generator) * 2 - 1
         moved_images = transform(images, self.share(drawn), terms)
-        real_logit, posterior = map(out_of_autocast, self.discriminator(images))
-        moved_posterior = out_of_autocast(self.discriminator.code_posterior(moved_images))
+        real_logit, posterior = map(at_least_single, self.discriminator(images))
+        moved_posterior = at_least_single(self.discriminator.code_posterior(moved_images))
         bonus = torch.zeros_like(posterior[0, 0])
         outputs = zip(self.codes, self.split(posterior), self.split(moved_posterior), strict=True)
         for code, logits, moved in outputs:
@@ -198,7 +199,7 @@ class InfoGAN(TwoPlayer):
 
     def weighted_bound(self, posterior: Tensor, codes: list[Tensor], log: bool = False) -> Tensor:
         """The sum of lambda L_I over the codes, in nats. posterior: Q's outputs [B, posterior_size]."""
-        outputs = self.split(out_of_autocast(posterior))
+        outputs = self.split(at_least_single(posterior))
         share = min(1.0, self.iteration / self.mutual_information_warmup) if self.mutual_information_warmup else 1.0
         weighted = torch.zeros_like(outputs[0][0, 0])
         bounds: dict[str, Tensor] = {}
@@ -311,7 +312,7 @@ class InfoGAN(TwoPlayer):
 
     def category_logits(self, images: Tensor) -> list[Tensor]:
         """Q's outputs for each categorical code, [B, K]."""
-        outputs = self.split(out_of_autocast(self.discriminator.code_posterior(images)))
+        outputs = self.split(at_least_single(self.discriminator.code_posterior(images)))
         return [it for code, it in zip(self.codes, outputs, strict=True) if code.kind == "categorical"]
 
     @torch.no_grad()

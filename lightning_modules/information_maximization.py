@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from datamodules.augmentation import Motion
+from lightning_modules.networks.motion import Motion
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from launch.randomness import keyed_generator
+from foundation.randomness import keyed_generator
 
 Batch = dict[str, Tensor]
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -27,11 +27,6 @@ class Player:
     loss: Callable[[Any], Tensor]
     steps: int = 1
     """In a turn, each on the same batch."""
-
-
-def out_of_autocast(outputs: Tensor) -> Tensor:
-    """Half precision made single, for losses; single and double stay as they are."""
-    return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
 
 
 class TwoPlayer(LightningModule):

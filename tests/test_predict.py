@@ -15,11 +15,11 @@ from hydra.core.override_parser.types import QuotedString
 from PIL import Image
 
 import predict
-from callbacks.protocols import Classifies
 from evaluate import evaluate
+from finished.onnx import exportable_of
+from foundation.errors import UserError
+from foundation.protocols import Classifies
 from launch.command_line import check_command_line, compose_job, with_quoted
-from launch.errors import UserError
-from launch.onnx_export import exportable_of
 from launch.runs import load_run
 from lightning_modules.resnet import ResNet
 from sample import sample

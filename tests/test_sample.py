@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from callbacks.protocols import SamplesImages
+from foundation.errors import UserError
+from foundation.protocols import SamplesImages
 from launch.command_line import check_command_line, compose_job
-from launch.errors import UserError
 from launch.runs import load_run
 from lightning_modules.infogan import InfoGAN
 from sample import sample, with_free_codes

@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from launch.errors import UserError
+from foundation.errors import UserError
 
 T = TypeVar("T")
 

@@ -13,7 +13,7 @@ from torchvision.models import mobilenet_v3_large, resnet, vgg16
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops import FrozenBatchNorm2d
 
-from launch.errors import UserError, did_you_mean
+from foundation.errors import UserError, did_you_mean
 from lightning_modules.networks.resnet import check_weights, read_weights
 
 Norm = Literal["frozen", "batch", "sync", "group"]

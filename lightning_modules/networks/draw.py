@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from launch.errors import UserError
+from foundation.errors import UserError
 from lightning_modules.networks.unrolled import UnrolledLinear, unrolled
 
 LOG_RANGE = 10.0  # of the logarithms of variance, stride and intensity; beyond, their exponentials lose their gradient

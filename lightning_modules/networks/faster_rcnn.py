@@ -18,7 +18,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_inference, project_masks_on_boxes
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from launch.errors import UserError
+from foundation.errors import UserError
 from lightning_modules.networks.detection_backbones import (
     VGG16,
     WEIGHTS_KEY,

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from launch.errors import UserError
+from foundation.errors import UserError
 from lightning_modules.networks.improved_gan_layers import (
     Gather,
     GaussianNoise,

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import conv2d, conv_transpose2d, linear
 
+from lightning_modules.networks.precision import at_least_single
+
 Gather = Callable[[Tensor], Tensor]
 """This rank's rows -> those of all ranks, with gradient."""
 
@@ -140,7 +142,7 @@ class VirtualBatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [references + B, features, ...]."""
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        x = at_least_single(x)
         space = list(range(2, x.ndim))
         variance, middle = torch.var_mean(x[: self.references], dim=[0, *space], correction=0, keepdim=True)
         centred = x - middle  # moments about the reference's mean: those about 0 would cancel
@@ -189,7 +191,7 @@ class MinibatchDiscrimination(nn.Module):
         """x: [n, features] -> M, [n, kernels, width] float32 or double."""
         scale = self.log_scale.exp() / torch.linalg.vector_norm(self.weight, dim=0)
         projected = linear(x, self.weight.flatten(1).T).unflatten(1, (self.kernels, self.width))
-        return projected.to(torch.promote_types(projected.dtype, torch.float32)) * scale
+        return at_least_single(projected) * scale
 
     def forward(self, x: Tensor, sizes: Sequence[int], gather: Gather = alone) -> Tensor:
         """Batches of these sizes, one behind the other -> x with its features behind, [n, features + kernels]."""

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding_bag
 from torchvision.ops import MultiScaleRoIAlign, roi_pool
 
+from lightning_modules.networks.precision import at_least_single
+
 SAMPLES = 2  # along each side of a bin
 
 
@@ -28,7 +30,7 @@ class RegionAlign(MultiScaleRoIAlign):
             return super().forward(dict(x), boxes, image_shapes)
         channels, side = maps[0].shape[1], self.output_size[0]
         rows = torch.cat([it.permute(0, 2, 3, 1).reshape(-1, channels) for it in maps])
-        rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+        rows = at_least_single(rows)
         height = max(shape[0] for shape in image_shapes)
         scales = [2.0 ** round(torch.tensor(it.shape[2] / height).log2().item()) for it in maps]
         cells, weights = sampled_cells(boxes, maps, scales, self.canonical_scale, side)
@@ -93,5 +95,5 @@ class RegionPool(nn.Module):
     def forward(self, x: Mapping[str, Tensor], boxes: list[Tensor], image_shapes: Any) -> Tensor:
         """As of ``RegionAlign``."""
         (features,) = x.values()
-        whole = features.to(torch.promote_types(features.dtype, torch.float32))
+        whole = at_least_single(features)
         return roi_pool(whole, boxes, self.side, 1 / 16).to(features.dtype)

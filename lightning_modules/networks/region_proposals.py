@@ -11,7 +11,8 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
 
-from launch.errors import UserError
+from foundation.errors import UserError
+from lightning_modules.networks.precision import at_least_single
 
 Targets = list[dict[str, Tensor]]
 
@@ -29,7 +30,7 @@ class SampledAnchors:
 
 def in_full_precision(x: Tensor) -> tuple[Tensor, Any]:
     """The tensor in float32 or finer, and the context in which autocast leaves it so."""
-    return x.to(torch.promote_types(x.dtype, torch.float32)), torch.autocast(x.device.type, enabled=False)
+    return at_least_single(x), torch.autocast(x.device.type, enabled=False)
 
 
 class Sampler(BalancedPositiveNegativeSampler):

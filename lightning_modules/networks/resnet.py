@@ -16,7 +16,7 @@ from torch.hub import get_dir, load_state_dict_from_url
 from torch.nn.functional import pad, relu
 from torchvision.models import get_model, get_model_weights, list_models
 
-from launch.errors import UserError, did_you_mean
+from foundation.errors import UserError, did_you_mean
 
 Shortcut = Literal["identity", "none"]
 

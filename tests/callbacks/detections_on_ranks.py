@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from callbacks.mean_average_precision import MeanAveragePrecision, MeanAveragePrecisionMetric
 from datamodules.batches import GlobalBatches
-from launch.errors import UserError
+from foundation.errors import UserError
 
 CATEGORIES = {1: "person", 3: "car", 17: "cat", 90: "toothbrush"}
 SIDE = 128

@@ -12,13 +12,13 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, multiprocessing
 from torch.utils.data import DataLoader
 
-from callbacks.confident_samples import ConfidentSamples
-from callbacks.frechet_distance import GaussianMetric
 from callbacks.inception_score import InceptionScore, InceptionScoreMetric
-from callbacks.judges import Judge
-from callbacks.protocols import SamplesImages
+from callbacks.instruments.confident_samples import ConfidentSamples
+from callbacks.instruments.frechet_distance import GaussianMetric
+from callbacks.instruments.judges import Judge
 from datamodules.images import ImageTable
-from launch.randomness import keyed_generator
+from foundation.protocols import SamplesImages
+from foundation.randomness import keyed_generator
 
 CLASSES, FEATURES, SHAPE = 4, 6, (1, 5, 5)
 

@@ -8,9 +8,9 @@ from lightning import Callback
 
 from callbacks.averaged_weights import AveragedWeights
 from callbacks.run_record import RunRecord
-from launch.checkpoints import weights_in
+from foundation.checkpoints import weights_in
+from foundation.errors import UserError
 from launch.command_line import compose_job
-from launch.errors import UserError
 from launch.resume import take_up
 from launch.runs import build
 from tests.lightning_modules.test_infogan import TINY

@@ -11,7 +11,7 @@ from torchmetrics.functional.classification import multiclass_accuracy
 
 from callbacks.classification import Classification, ClassificationMetric, draw_confusion
 from datamodules.digits import DigitsDataModule
-from launch.errors import UserError
+from foundation.errors import UserError
 
 
 def test_by_hand():

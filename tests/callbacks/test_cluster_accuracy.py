@@ -7,8 +7,8 @@ import torch
 from lightning import LightningModule, Trainer
 
 from callbacks.cluster_accuracy import ClusterAccuracy, ClusterAccuracyMetric, kmeans_accuracy
-from callbacks.protocols import AssignsClusters
 from datamodules.digits import DigitsDataModule
+from foundation.protocols import AssignsClusters
 
 
 def measure(clusters, labels, num_clusters=3, num_classes=3):

@@ -8,9 +8,9 @@ from lightning import LightningModule, Trainer
 from sklearn.metrics import mutual_info_score
 
 from callbacks.cluster_information import ClusterInformation, ClusterInformationMetric, moves
-from callbacks.protocols import WeighsClusters
 from datamodules.digits import DigitsDataModule
-from launch.errors import UserError
+from foundation.errors import UserError
+from foundation.protocols import WeighsClusters
 
 MOTION = {"rotation": 15.0, "shift": 1.0, "scale": 0.1, "shear": 0.2}
 

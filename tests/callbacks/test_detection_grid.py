@@ -7,7 +7,7 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from callbacks.detection_grid import COLORS, MOST_BOXES, DetectionGrid, annotated, likeliest, save_detections
-from launch.errors import UserError
+from foundation.errors import UserError
 from tests.callbacks.detections_on_ranks import Parrot, Scenes, scenes, trainer_with
 
 NAMES = {3: "car", 90: "toothbrush of a long name"}

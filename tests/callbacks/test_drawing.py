@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from callbacks.drawing import BORDER, MARGIN, READ, SIDE, WRITE, DrawingPictures, frame, framed, side_by_side, tile
-from callbacks.protocols import Drawing
-from launch.errors import UserError
+from foundation.errors import UserError
+from foundation.protocols import Drawing
 
 TIMES = SIDE // 8
 FULL = SIDE + 2 * MARGIN

@@ -5,8 +5,8 @@ import torch
 from PIL import Image
 
 from callbacks.image_grid import ImageGrid
-from callbacks.pictures import save_grid
-from callbacks.protocols import evaluating
+from callbacks.instruments.pictures import save_grid
+from foundation.protocols import evaluating
 from tests.lightning_modules.test_infogan import infogan
 
 

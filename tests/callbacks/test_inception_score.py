@@ -14,11 +14,11 @@ from torch.utils.data import TensorDataset
 from torch_fidelity import calculate_metrics, register_feature_extractor
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
-from callbacks.frechet_distance import GaussianMetric, frechet_distance
 from callbacks.inception_score import InceptionScore, InceptionScoreMetric
-from callbacks.pictures import as_8_bit
-from callbacks.protocols import evaluating
-from launch.errors import UserError
+from callbacks.instruments.frechet_distance import GaussianMetric, frechet_distance
+from callbacks.instruments.pictures import as_8_bit
+from foundation.errors import UserError
+from foundation.protocols import evaluating
 from launch.parts_check import unfit_judges, unfit_metrics
 from tests.callbacks.scores_on_ranks import Glance, Sampler, Squares, score_by, trainer_with
 

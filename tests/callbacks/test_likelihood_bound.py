@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from callbacks.likelihood_bound import LikelihoodBound, LikelihoodBoundMetric
+from foundation.errors import UserError
 from launch.command_line import compose_job
-from launch.errors import UserError
 from launch.runs import build
 from tests.lightning_modules.test_draw import TINY
 

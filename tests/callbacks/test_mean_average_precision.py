@@ -19,10 +19,10 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from callbacks.coco_evaluation import FIGURES
+from callbacks.instruments.coco_evaluation import FIGURES
 from callbacks.mean_average_precision import MeanAveragePrecision, MeanAveragePrecisionMetric
-from callbacks.protocols import AnnotatesObjects, DetectsObjects
-from launch.errors import UserError
+from foundation.errors import UserError
+from foundation.protocols import AnnotatesObjects, DetectsObjects
 from tests.callbacks.detections_on_ranks import CATEGORIES, SHARES, Parrot, Scenes, filled, scenes, trainer_with
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -3,11 +3,11 @@ import pytest
 import torch
 from PIL import Image
 
+from callbacks.instruments.pictures import as_8_bit
 from callbacks.nearest_neighbours import NearestNeighbours, nearest_images
-from callbacks.pictures import as_8_bit
-from callbacks.protocols import evaluating
 from datamodules.images import ImageTable
-from launch.errors import UserError
+from foundation.errors import UserError
+from foundation.protocols import evaluating
 from tests.callbacks.scores_on_ranks import Sampler, Squares, trainer_with
 
 

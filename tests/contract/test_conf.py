@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
+from finished.tables import load_experiments
 from launch.command_line import CONF, check_command_line, compose_job
 from launch.config_check import TrainConfig, check_config
-from launch.export import load_experiments
 from launch.parts_check import STAGES, declared_metrics
 from launch.runs import build, instantiate
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from datamodules.archives import ENDINGS, unpacked
-from launch.errors import UserError
+from foundation.errors import UserError
 
 FILES = {"pets/cat/a.jpg": b"cat", "pets/dog/b.jpg": b"dog"}
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from datamodules.batches import AspectBatches, GlobalBatches
-from launch.errors import UserError
+from foundation.errors import UserError
 
 
 def epoch_of(epoch: int = 0, **settings) -> list[list[int]]:

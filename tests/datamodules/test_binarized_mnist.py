@@ -5,7 +5,7 @@ import torch
 
 from datamodules.binarization import Binarize
 from datamodules.binarized_mnist import FILES, BinarizedMNISTDataModule
-from launch.errors import UserError
+from foundation.errors import UserError
 
 SIZES = {"train": 30, "val": 10, "test": 12}
 

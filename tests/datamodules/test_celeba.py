@@ -7,8 +7,8 @@ from PIL import Image
 
 from datamodules.celeba import ATTRIBUTES, CelebADataModule
 from datamodules.image_files import Pixels
+from foundation.errors import UserError
 from launch.command_line import compose_job
-from launch.errors import UserError
 from launch.runs import build
 
 SPLITS = [0] * 24 + [1] * 6 + [2] * 8

@@ -15,9 +15,9 @@ from torchvision.datasets import CIFAR10
 from datamodules import cifar10, downloads
 from datamodules.cifar10 import CIFAR10DataModule
 from datamodules.downloads import Published
+from foundation.errors import UserError
 from launch.command_line import compose_job
 from launch.config_check import TrainConfig, check_config
-from launch.errors import UserError
 from launch.runs import instantiate
 
 BATCHES = {"train": [f"data_batch_{number}" for number in range(1, 6)], "test": ["test_batch"]}

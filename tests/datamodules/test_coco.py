@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 
 from callbacks.mean_average_precision import MeanAveragePrecisionMetric
-from callbacks.protocols import AnnotatesObjects
 from datamodules.coco import CocoDataModule
 from datamodules.coco_files import clipped
+from foundation.errors import UserError
+from foundation.protocols import AnnotatesObjects
 from launch.command_line import compose_job
 from launch.config_check import TrainConfig, check_config
-from launch.errors import UserError
 from launch.runs import instantiate
 from tests.datamodules.test_detection import assert_equal, batches, joined, on_rank
 

@@ -11,7 +11,7 @@ from lightning import LightningModule, Trainer
 from callbacks.checkpoint import Checkpoint
 from datamodules.batches import AspectBatches
 from datamodules.detection import DetectionDataModule, Example, ObjectTable, draw_flips
-from launch.errors import UserError
+from foundation.errors import UserError
 
 WIDE = [True, True, False, True, True, False, True, True, False, False, True, True, True, True]
 

@@ -3,7 +3,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from datamodules.digits import DigitsDataModule
-from launch.errors import UserError
+from foundation.errors import UserError
 
 
 def ready(**settings) -> DigitsDataModule:

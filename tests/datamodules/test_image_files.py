@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from datamodules.image_files import ImageFiles, Pixels
-from launch.errors import UserError
+from foundation.errors import UserError
 
 NAMES = ["a.png", "b.png", "c.png"]
 

@@ -11,9 +11,9 @@ from PIL import Image
 from datamodules.cifar10 import CIFAR10DataModule
 from datamodules.image_files import Pixels
 from datamodules.image_folder import ImageFolderDataModule
+from foundation.errors import UserError
 from launch.command_line import compose_job
 from launch.config_check import TrainConfig, check_config
-from launch.errors import UserError
 from launch.runs import build, instantiate
 
 JPEGS = Path(os.environ.get("DATA_DIR", "data")) / "cifar10_jpeg_q75.tar.xz"

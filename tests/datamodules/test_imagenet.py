@@ -14,9 +14,9 @@ from callbacks.checkpoint import Checkpoint
 from datamodules.image_files import ENDINGS
 from datamodules.imagenet import ImageNetDataModule
 from datamodules.photographs import EIGENVECTORS, Views, draw, shift_colours
+from foundation.errors import UserError
 from launch.command_line import compose_job
 from launch.config_check import TrainConfig, check_config
-from launch.errors import UserError
 from launch.runs import instantiate
 
 CLASSES = ("n01440764", "n01443537", "n02084071")

@@ -13,7 +13,7 @@ from torchvision.datasets import MNIST
 
 from datamodules import downloads, mnist
 from datamodules.mnist import MNISTDataModule
-from launch.errors import UserError
+from foundation.errors import UserError
 
 SIZES = {"train": 40, "t10k": 12}
 

@@ -3,7 +3,7 @@ import torch
 
 from datamodules.mnist import MNISTDataModule
 from datamodules.mnist_scenes import ClutteredDigits, Parts, TwoDigits, compose
-from launch.errors import UserError
+from foundation.errors import UserError
 from tests.datamodules.test_mnist import write_tiny as write_mnist
 
 

@@ -8,7 +8,7 @@ import torch
 from datamodules.digits import DigitsDataModule
 from datamodules.imagenet import ImageNetDataModule
 from datamodules.semi_supervised import StreamBatches, labelled_subset, streams_of
-from launch.errors import UserError
+from foundation.errors import UserError
 from tests.datamodules import test_imagenet
 
 LABELS = torch.tensor([0, 1, 2] * 20 + [2] * 5)

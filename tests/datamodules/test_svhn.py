@@ -9,7 +9,7 @@ from torchvision.datasets import SVHN
 
 from datamodules import downloads, svhn
 from datamodules.svhn import SVHNDataModule
-from launch.errors import UserError
+from foundation.errors import UserError
 
 SIZES = {"train": 40, "test": 12, "extra": 20}
 

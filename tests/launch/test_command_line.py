@@ -2,9 +2,9 @@
 
 import pytest
 
+from foundation.errors import UserError
 from launch import command_line
 from launch.command_line import check_command_line, sweep_choices
-from launch.errors import UserError
 
 MISTAKES = {
     # a choice or a key that does not exist

@@ -8,10 +8,10 @@ from typing import Any, Literal
 import pytest
 import torch
 
+from foundation.errors import UserError
 from launch import config_check
 from launch.command_line import compose_job
 from launch.config_check import Parameters, TrainConfig, check_config, describe, fits
-from launch.errors import UserError
 
 
 class Base:

@@ -16,9 +16,9 @@ from wandb.util import get_core_path
 
 import train
 from callbacks.checkpoint import Interrupted
+from foundation.errors import UserError
 from launch import loggers
 from launch.command_line import compose_job
-from launch.errors import UserError
 from launch.loggers import MetricsFile, WandbRun, has_key, sweep_of, wandb_run
 from launch.runs import build
 from tests.lightning_modules.test_infogan import TINY

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from callbacks.mean_average_precision import MeanAveragePrecision
+from foundation.errors import UserError
 from launch.command_line import compose_job
-from launch.errors import UserError
 from launch.parts_check import unfit_data, unfit_optimizers, unlabelled
 from launch.runs import build
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from foundation.errors import UserError
 from launch.command_line import compose_job, split_arguments
-from launch.errors import UserError
 from launch.resume import newest_unfinished, prepare
 
 

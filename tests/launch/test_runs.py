@@ -1,29 +1,9 @@
-import resource
-import sys
-
 import pytest
-import torch
 
-from launch.errors import UserError
-from launch.runs import keep_freed_memory, resolve_precision, saved_config
+from foundation.errors import UserError
+from launch.runs import saved_config
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path):
     with pytest.raises(UserError, match=f"{tmp_path} is not a run: it has no .hydra/config.yaml"):
         saved_config(tmp_path)
-
-
-def test_precision_is_what_was_asked_or_what_the_hardware_is_made_for():
-    assert resolve_precision("64-true", "cpu") == "64-true"
-    assert resolve_precision("auto", "cpu") in ("bf16-mixed", "32-true")
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
-def test_memory_that_a_step_frees_is_kept_for_the_next():
-    def faults() -> int:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        torch.ones(2**24)  # 64 MiB, 16,384 pages
-        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-    keep_freed_memory()
-    assert min([faults() for _ in range(30)][-5:]) < 1000  # after a few, there is room for one and its alignment

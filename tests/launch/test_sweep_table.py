@@ -6,8 +6,8 @@ import math
 
 import pytest
 
+from foundation.errors import UserError
 from launch import sweep_table
-from launch.errors import UserError
 
 
 def job(sweep, name, overrides, status="finished", value=0.5, metric="test/accuracy", **more):

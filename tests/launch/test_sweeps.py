@@ -13,8 +13,8 @@ import pytest
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
+from foundation.errors import UserError
 from launch import sweeps
-from launch.errors import UserError
 
 TRAINER = {"strategy": "auto", "devices": 1, "num_nodes": 1}
 

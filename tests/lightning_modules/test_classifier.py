@@ -8,9 +8,9 @@ from lightning import Trainer
 from torch import nn
 
 from callbacks.classification import Classification
-from callbacks.protocols import Classifies
 from datamodules.digits import DigitsDataModule
-from launch.errors import UserError
+from foundation.errors import UserError
+from foundation.protocols import Classifies
 from lightning_modules.classifier import Classifier
 from lightning_modules.networks.resnet import CifarResNet
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.distributions import Independent, Normal, kl_divergence
 
-from callbacks.protocols import BoundsLikelihood, DrawsStepwise, SamplesImages
-from launch.errors import UserError
+from foundation.errors import UserError
+from foundation.protocols import BoundsLikelihood, DrawsStepwise, SamplesImages
 from lightning_modules.draw import (
     Draw,
     DrawClassifier,
@@ -48,7 +48,7 @@ def draw(steps=3, image_shape=(1, 4, 5), read_size=2, write_size=3, world_size=1
     network = DrawNetwork(image_shape, steps, hidden=6, latent=2, read_size=read_size, write_size=write_size)
     module = Draw(network, optimizer=ADAM, **settings)
     module._trainer = SimpleNamespace(  # type: ignore
-        world_size=world_size, global_rank=rank, log_every_n_steps=1000, global_step=step
+        world_size=world_size, global_rank=rank, log_every_n_steps=1000, global_step=step, accumulate_grad_batches=1
     )
     return module
 

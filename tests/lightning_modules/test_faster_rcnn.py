@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.roi_heads import fastrcnn_loss
 
+from foundation.errors import UserError
 from launch.command_line import compose_job
-from launch.errors import UserError
 from launch.runs import build, instantiate
 from lightning_modules.faster_rcnn import (
     REGION_WEIGHTS,

@@ -14,10 +14,10 @@ import torch
 from torch import nn
 from torch.nn.functional import log_softmax
 
-from callbacks.protocols import Classifies, MapsLatents, SamplesImages
+from foundation.errors import UserError
+from foundation.protocols import Classifies, MapsLatents, SamplesImages
 from launch.command_line import compose_job
 from launch.config_check import TrainConfig, check_config
-from launch.errors import UserError
 from launch.parts_check import unfit_streams
 from launch.runs import build
 from lightning_modules.improved_gan import (

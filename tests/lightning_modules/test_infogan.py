@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from callbacks.protocols import (
+from foundation.errors import UserError
+from foundation.protocols import (
     AssignsClusters,
     ChoosesCodes,
     MapsLatents,
@@ -16,8 +17,7 @@ from callbacks.protocols import (
     TraversesLatents,
     WeighsClusters,
 )
-from launch.errors import UserError
-from launch.randomness import keyed_generator
+from foundation.randomness import keyed_generator
 from lightning_modules.infogan import (
     Code,
     InfoGAN,

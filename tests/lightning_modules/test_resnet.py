@@ -8,8 +8,8 @@ from lightning import Trainer
 from torch import nn
 
 from datamodules.digits import DigitsDataModule
+from foundation.errors import UserError
 from launch.command_line import compose_job
-from launch.errors import UserError
 from launch.runs import instantiate
 from lightning_modules.networks.resnet import TorchvisionResNet
 from lightning_modules.resnet import Drops, ResNet, Triangle, learning_rate_factor

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from foundation.errors import UserError
 from launch.command_line import compose_job
-from launch.errors import UserError
 from launch.runs import instantiate
 from lightning_modules.networks.dcgan import Discriminator, Generator, convolution, up_convolution
 

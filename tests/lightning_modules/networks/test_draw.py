@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from launch.errors import UserError
+from foundation.errors import UserError
 from lightning_modules.networks.draw import (
     LSTM,
     Attention,

@@ -11,7 +11,7 @@ from torchvision.models import detection, resnet18
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 
-from launch.errors import UserError
+from foundation.errors import UserError
 from lightning_modules.faster_rcnn import FasterRCNN
 from lightning_modules.networks.detection_backbones import FrozenBatchNorm, Pyramid
 from lightning_modules.networks.faster_rcnn import DetectionNetwork, RegionHeads

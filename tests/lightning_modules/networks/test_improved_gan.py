@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn.functional import batch_norm
 
-from launch.errors import UserError
+from foundation.errors import UserError
 from lightning_modules.networks.improved_gan import ConvDiscriminator, ConvGenerator, MLPDiscriminator, MLPGenerator
 from lightning_modules.networks.improved_gan_layers import (
     GaussianNoise,

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.functional import relu
 from torchvision.models import resnet18
 
-from launch.errors import UserError
+from foundation.errors import UserError
 from lightning_modules.networks.resnet import Block, CifarResNet, ResNet9, TorchvisionResNet
 
 PARAMETERS = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018, 110: 1_727_962, 1202: 19_421_274}

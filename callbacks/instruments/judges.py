@@ -1,0 +1,156 @@
+"""Networks that say what an image shows, by which generated images are scored.
+
+Scores by different judges cannot be compared, so each logs under names of its own. Those from ImageNet are in
+``inception.py``.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+
+from foundation.errors import UserError
+from foundation.protocols import Classifies, capabilities_of
+from launch.runs import load_module
+
+
+class Judge(nn.Module):
+    """images: uint8 [B, C, H, W] -> logits [B, K], and features [B, D] where it has some to measure a distance in.
+
+    Made without a network connection; ``fetch`` brings to the machine what has to be downloaded, ``load`` reads it.
+    """
+
+    score: str
+    """The metric's name behind ``<stage>/``."""
+    distance: str | None = None
+    """That of the Fréchet distance; None for a judge without features."""
+    classes: int
+    features: int | None = None
+
+    def lack(self) -> str | None:
+        """Why it cannot judge here, as far as can be known without a network; None where it may be able to."""
+        return None
+
+    def fetch(self) -> str | None:
+        """Download what is missing, once a machine; says why that was not possible."""
+        return None
+
+    def load(self) -> None:
+        """Read the weights; changes no random state."""
+
+    @abstractmethod
+    def refusal(self, image_shape: Sequence[int]) -> str | None:
+        """Why it cannot look at images of this shape (channels, height, width); None where it can."""
+
+    @abstractmethod
+    def account(self) -> dict[str, Any]:
+        """What a record says of it, once it is loaded."""
+
+
+class ClassifierRun(Judge):
+    """A finished run of this platform that ``Classifies``; works without a network.
+
+    It has no features that every classifier has, so there is no distance.
+
+    Args:
+        run: the run's folder.
+        checkpoint: a file of its ``checkpoints/`` without .ckpt.
+    """
+
+    score = "classifier_score"
+
+    def __init__(self, run: str | None, checkpoint: str = "last") -> None:
+        super().__init__()
+        if run is None:
+            raise UserError(
+                "callbacks.classifier_score.judge.run names no run: give the folder of a classifier's, such as one of "
+                "experiment=resnet_mnist."
+            )
+        module, self.origin = load_module(run, checkpoint)
+        if Classifies not in capabilities_of(module):
+            raise UserError(f"{run} is a run of {type(module).__name__}, which is no classifier and cannot judge.")
+        self.module: Any = module.requires_grad_(False)
+        self.classes: int = self.module.num_classes
+        self.dtype = next(module.parameters()).dtype
+
+    def refusal(self, image_shape: Sequence[int]) -> str | None:
+        if tuple(image_shape) == tuple(self.module.image_shape):
+            return None
+        return (
+            f"the run of {self.origin['experiment']} tells images of (channels, height, width) "
+            f"{tuple(self.module.image_shape)} apart, and the module makes {tuple(image_shape)}"
+        )
+
+    def account(self) -> dict[str, Any]:
+        return self.origin
+
+    def forward(self, images: Tensor) -> tuple[Tensor, None]:
+        return self.module.class_logits(images.to(self.dtype) / 255), None
+
+
+class Judged(Callback):
+    """The base of what measures by a judge. Without the judge's weights nothing is measured, and the run goes on."""
+
+    def __init__(self, judge: Judge) -> None:
+        self.judge = judge
+        self.lack = judge.lack()
+        self.is_ready = self.lack_is_told = False
+
+    @abstractmethod
+    def names(self, stage: str) -> set[str]:
+        """What it logs in a stage, without ``<stage>/``, given its judge."""
+
+    @abstractmethod
+    def how(self) -> dict[str, Any]:
+        """What a record says beside the judge."""
+
+    def metrics(self, stage: str) -> set[str]:
+        return set() if self.lack else {f"{stage}/{name}" for name in self.names(stage)}
+
+    def left_out(self, stage: str) -> set[str]:
+        """The keys that are not logged for want of the judge's weights."""
+        return {f"{stage}/{name}" for name in self.names(stage)} if self.lack else set()
+
+    def refusal(self, module: Any) -> str | None:
+        """Why this module's images cannot be judged, before anything starts."""
+        shape = getattr(module, "image_shape", None)
+        return self.judge.refusal(shape) if shape else None
+
+    def account(self) -> dict[str, Any]:
+        """For the record: by whom, and of what."""
+        if self.is_ready:
+            return {self.judge.score: {"judge": self.judge.account(), **self.how()}}
+        return {self.judge.score: {"left_out": self.lack}} if self.lack else {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if not self.lack and not self.is_ready:
+            self.lack = fetched(self.judge, trainer)
+        if self.lack:
+            self._leave_out(trainer)
+            return
+        if not self.is_ready:
+            self.judge.load()
+            self.is_ready = True
+        self.judge.to(trainer.strategy.root_device)
+
+    def _leave_out(self, trainer: Any) -> None:
+        """Say once that nothing will be measured; what would go by it cannot go on."""
+        if trainer.is_global_zero and not self.lack_is_told:
+            print(f"{self.judge.score} is left out: {self.lack}.", flush=True)
+        self.lack_is_told = True
+        for callback in trainer.callbacks:
+            if (monitor := getattr(callback, "monitor", None)) in self.left_out("val"):
+                raise UserError(f"{type(callback).__name__} goes by {monitor}, which is left out: {self.lack}.")
+
+
+def fetched(judge: Judge, trainer: Trainer) -> str | None:
+    """Bring a judge's weights to each machine; why that was not possible, the same on every rank."""
+    reasons = [judge.fetch() if trainer.local_rank == 0 else None]
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        told: list[Any] = [None] * trainer.world_size
+        torch.distributed.all_gather_object(told, reasons[0])  # a meeting, too: nobody reads before all is there
+        reasons = told
+    return next((it for it in reasons if it), None)

@@ -1,0 +1,109 @@
+"""PNG and GIF files in the run folder, and the same pictures in the logger."""
+
+import csv
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Trainer
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
+from torchvision.utils import make_grid, save_image
+
+from foundation.errors import UserError
+
+READABLE_SIDE = 48  # pixels; smaller images are magnified so that a person can see them
+
+
+def save_grid(images: Tensor, path: Path, columns: int) -> None:
+    """Write images [N, C, H, W] in [0, 1] as one PNG, row by row."""
+    images = images.cpu()
+    magnification = -(-READABLE_SIDE // images.shape[-1])
+    images = images.repeat_interleave(magnification, dim=2).repeat_interleave(magnification, dim=3)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_image(make_grid(images, nrow=columns, padding=2, pad_value=0.5), path)
+
+
+def as_8_bit(images: Tensor) -> Tensor:
+    """uint8 [B, C, H, W] of images in [0, 1]: what a file of each would hold, whatever else is in the batch."""
+    if not images.isfinite().all():
+        raise UserError("The module's samples are not finite, so they can be neither judged nor compared.")
+    return images.clamp(0, 1).mul(255).round().to(torch.uint8)
+
+
+def save_single(image: Tensor, path: Path) -> None:
+    """Write one image [C, H, W] in [0, 1], of one or three channels, pixel by pixel as it is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    to_pil_image(image.cpu().mul(255).add(0.5).clamp(0, 255).to(torch.uint8)).save(path)
+
+
+def save_animation(frames: Sequence[Image.Image], path: Path, milliseconds: int = 150) -> None:
+    """Write a GIF that begins anew after a second of its last frame."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    durations = [milliseconds] * (len(frames) - 1) + [1000]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
+
+
+@contextmanager
+def save_figure(path: Path, width: float, height: float) -> Iterator[Any]:
+    """Axes to draw on; written to ``path`` at the end. Sizes in inches. Needs no display and no global state."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    yield figure.add_subplot()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+def save_captioned(images: Tensor, captions: Sequence[str], names: Sequence[str], path: Path) -> None:
+    """Write images, uint8 [N, C, H, W], as one PNG, each over its caption and in small print its name.
+
+    Captions and names that are too many or too long are cut.
+    """
+    columns = min(len(images), 6)
+    rows = -(-len(images) // columns)
+    figure = Figure(figsize=(max(1.6 * columns, 3.2), 2.0 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    for place, (image, caption, name) in enumerate(zip(images.cpu(), captions, names, strict=False), start=1):
+        axes = figure.add_subplot(rows, columns, place)
+        axes.imshow(image.permute(1, 2, 0).expand(-1, -1, 3).numpy(), interpolation="nearest")
+        axes.set_xticks([])
+        axes.set_yticks([])
+        # What a person called a file may look like mathematics to matplotlib.
+        axes.set_xlabel(shortened(name, 24), fontsize=6, color="grey", parse_math=False)
+        axes.set_title(shortened(caption, 20), fontsize=9, parse_math=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+def shortened(text: str, length: int) -> str:
+    """Without its middle where it is too long: a caption's percentage and a file's ending stay."""
+    half = (length - 1) // 2
+    return text if len(text) <= length else f"{text[:half]}…{text[-half:]}"
+
+
+def log_picture(trainer: Trainer, key: str, path: Path) -> None:
+    """Show a picture in every logger that takes pictures (wandb)."""
+    for logger in trainer.loggers:
+        if hasattr(logger, "log_image"):
+            logger.log_image(key=key, images=[str(path)], step=trainer.global_step)  # pyright: ignore
+
+
+def log_animation(trainer: Trainer, key: str, path: Path) -> None:
+    """Show a GIF in every logger that takes videos (wandb)."""
+    for logger in trainer.loggers:
+        if hasattr(logger, "log_video"):
+            logger.log_video(key=key, videos=[str(path)], step=trainer.global_step)  # pyright: ignore
+
+
+def log_table(trainer: Trainer, key: str, path: Path) -> None:
+    """Show a CSV file with a heading in every logger that takes tables (wandb)."""
+    with path.open(newline="") as file:
+        columns, *rows = csv.reader(file)
+    for logger in trainer.loggers:
+        if hasattr(logger, "log_table"):
+            logger.log_table(key=key, columns=columns, data=rows, step=trainer.global_step)  # pyright: ignore

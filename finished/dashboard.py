@@ -1,0 +1,183 @@
+"""A workspace in wandb made from conf/: a section for each method, and every key in it is one that is logged.
+
+make dashboard                                    # publishes it; without a key writes what it would publish
+python -m finished.dashboard --entity my-team --project relight --out outputs/dashboard.json
+"""
+
+import argparse
+import importlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import torch
+
+from callbacks.throughput import Throughput
+from foundation.errors import UserError, told_as_sentences
+from launch.command_line import CONF, compose_job
+from launch.loggers import has_key
+from launch.parts_check import declared_metrics
+from launch.runs import instantiate
+
+INSTALL = (
+    "wandb-workspaces is not installed: add it with `uv pip install --python .venv/bin/python wandb-workspaces`, or "
+    "`.venv/bin/pip install wandb-workspaces`."
+)
+
+
+@dataclass
+class Panel:
+    """One panel: its keys as lines over the iterations, as bars of final values, or as pictures."""
+
+    kind: Literal["lines", "bars", "pictures"]
+    title: str
+    keys: list[str]
+
+
+@dataclass
+class Section:
+    """The panels of one method."""
+
+    method: str
+    panels: list[Panel] = field(default_factory=list)
+
+
+@dataclass
+class Logged:
+    """What one experiment logs, by its own declaration."""
+
+    experiment: str
+    method: str
+    paper: dict[str, Any]
+    metrics: set[str]
+    pictures: set[str]
+
+
+def what_experiments_log() -> list[Logged]:
+    return [what_is_logged(path.stem) for path in sorted((CONF / "experiment").glob("*.yaml"))]
+
+
+def what_is_logged(experiment: str) -> Logged:
+    """Its module and callbacks are built, at full size and without memory, and asked."""
+    config = compose_job("train", [f"experiment={experiment}"])
+    with torch.device("meta"):
+        module = instantiate(config["lightning_module"])
+    callbacks = [instantiate(node) for node in config["callbacks"].values()]
+    datamodule = SimpleNamespace(val_size=config["datamodule"].get("val_size", 1))
+    speakers = [it for it in callbacks if hasattr(it, "pictures")]
+    pictures: set[str] = set().union(*(it.pictures(module) for it in speakers))
+    method = config["lightning_module"]["_target_"].split(".")[-2]
+    metrics = declared_metrics(module, datamodule, callbacks)
+    return Logged(experiment, method, config["paper"] or {}, metrics, pictures)
+
+
+def sections(experiments: Iterable[Logged]) -> list[Section]:
+    """A section a method, over all its experiments."""
+    methods: dict[str, list[Logged]] = {}
+    for it in experiments:
+        methods.setdefault(it.method, []).append(it)
+    return [Section(method, panels_of(them)) for method, them in sorted(methods.items())]
+
+
+def panels_of(experiments: list[Logged]) -> list[Panel]:
+    """The paper's figure, losses, what else is logged in training and validation, pictures, throughput."""
+    metrics: set[str] = set().union(*(it.metrics for it in experiments))
+    pictures: set[str] = set().union(*(it.pictures for it in experiments))
+    losses = {key for key in metrics if key.startswith("train/loss")}
+    speed = metrics & Throughput().metrics("train")
+    rates = {key for key in metrics if key.startswith("train/lr")}
+    training = {key for key in metrics if key.startswith("train/")} - losses - speed - rates
+    panels = [
+        *figures(experiments),
+        Panel("lines", "losses", sorted(losses)),
+        *(Panel("lines", key, [key]) for key in sorted(key for key in metrics if key.startswith("val/"))),
+        *(Panel("lines", key, [key]) for key in sorted(training)),
+        *(Panel("pictures", key, [key]) for key in sorted(pictures)),
+        *(Panel("lines", key, [key]) for key in sorted(speed)),
+        Panel("lines", "learning rates", sorted(rates)),
+    ]
+    return [it for it in panels if it.keys]
+
+
+def figures(experiments: list[Logged]) -> list[Panel]:
+    """For each metric that the papers report, the runs' values, with the papers' in the title."""
+    reported: dict[str, list[str]] = {}
+    for it in experiments:
+        if it.paper.get("metric"):
+            values = reported.setdefault(it.paper["metric"], [])
+            values += [f"{it.paper['value']} for {it.experiment}"] if it.paper.get("value") is not None else []
+    return [
+        Panel("bars", f"{key} (paper: {', '.join(values) or 'not reported'})", [key])
+        for key, values in sorted(reported.items())
+    ]
+
+
+def publish(plan: list[Section], entity: str, project: str) -> str:
+    """Save the workspace in wandb; returns its address."""
+    workspace = made_workspace(plan, entity, project)
+    workspace.save()
+    return workspace.url
+
+
+def made_workspace(plan: list[Section], entity: str, project: str) -> Any:
+    """The same as objects of wandb-workspaces."""
+    workspaces, panels = library("workspaces"), library("reports.v2")
+    make = {
+        "lines": lambda it: panels.LinePlot(title=it.title, x="iteration", y=it.keys),
+        "bars": lambda it: panels.BarPlot(title=it.title, metrics=it.keys),
+        "pictures": lambda it: panels.MediaBrowser(title=it.title, media_keys=it.keys),
+    }
+    parts = [
+        workspaces.Section(name=section.method, panels=[make[it.kind](it) for it in section.panels], is_open=True)
+        for section in plan
+    ]
+    return workspaces.Workspace(entity=entity, project=project, name="Relight", sections=parts)
+
+
+def library(part: str) -> Any:
+    """A module of wandb-workspaces, which is an extra of its own."""
+    try:
+        return importlib.import_module(f"wandb_workspaces.{part}")
+    except ModuleNotFoundError as error:
+        if not str(error.name).startswith("wandb_workspaces"):
+            raise
+        raise UserError(INSTALL) from None
+
+
+def entity_of_key() -> str:
+    """Whose runs a key's owner makes unless told otherwise."""
+    import wandb
+
+    try:
+        entity = wandb.Api(timeout=20).default_entity
+    except (wandb.Error, OSError, ValueError) as error:
+        raise UserError(f"wandb cannot be reached: {str(error).splitlines()[0]}") from None
+    if not entity:
+        raise UserError("wandb knows no default entity for this key: name one with --entity.")
+    return entity
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--project", default="relight", help="as logger.wandb.project")
+    parser.add_argument("--entity", help="a person or team in wandb; unless given, the key's own")
+    parser.add_argument("--out", type=Path, default=Path("outputs/dashboard.json"), help="where to write without a key")
+    given = parser.parse_args(arguments)
+    plan = sections(what_experiments_log())
+    if has_key():
+        library("workspaces")  # before anybody is asked over the network
+        print(publish(plan, given.entity or entity_of_key(), given.project))
+        return
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    content = {"project": given.project, "sections": [asdict(it) for it in plan]}
+    given.out.write_text(json.dumps(content, indent=2) + "\n")
+    print(given.out)
+    print("No wandb key is configured, so nothing is published: `wandb login`, then `make dashboard` again.")
+
+
+if __name__ == "__main__":
+    with told_as_sentences():
+        main()

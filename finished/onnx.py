@@ -1,0 +1,172 @@
+"""A finished run's network as an ONNX file, for programs that have no torch.
+
+    make export RUN=outputs/resnet_mnist/<folder>
+    python -m finished.onnx outputs/infogan_digits/<folder> --checkpoint best --out generator.onnx
+
+A classifier maps ``images`` [batch, C, H, W] in [0, 1] to ``logits`` [batch, classes], its normalisation included; a
+generator maps ``latents`` [batch, size] to ``images`` in [0, 1]. Any batch size will do. The file says in its metadata
+what it is. It gets its name only once onnxruntime has computed with it what the module computes.
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from foundation.checkpoints import read_checkpoint, weights_in
+from foundation.errors import UserError, told_as_sentences
+from foundation.protocols import Classifies, MapsLatents, capabilities_of
+from launch.command_line import check_writable
+from launch.runs import load_on_device
+
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+LARGEST_DIFFERENCE = 1e-4
+CHECKED_BATCHES = (1, 5)
+
+
+class Network(nn.Module):
+    """One of a module's functions, which torch exports only as a forward."""
+
+    def __init__(self, module: nn.Module, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.module, self.function = module, function
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.function(inputs)
+
+
+@dataclass
+class Exportable:
+    """What becomes a file. input_shape: of one example; lowest, highest: of the values to check it with."""
+
+    network: Network
+    input: str
+    output: str
+    input_shape: tuple[int, ...]
+    lowest: float
+    highest: float
+    metadata: dict[str, Any]
+
+    def inputs(self, batch_size: int) -> Tensor:
+        """The same in every call."""
+        drawn = torch.rand(batch_size, *self.input_shape, generator=torch.Generator().manual_seed(0))
+        return self.lowest + (self.highest - self.lowest) * drawn
+
+
+def export(run: Path, checkpoint: str = "last", out: Path | None = None) -> tuple[Path, float]:
+    """Write the file and compare it with the module; returns it and the largest absolute difference."""
+    check_packages()
+    path = out or run / "model.onnx"
+    check_writable("--out", path.parent)
+    module, config, checkpoint_path = load_on_device(run, checkpoint, "cpu")
+    exportable = exportable_of(module, run)
+    of_run = {
+        "experiment": config["name"],
+        "checkpoint": checkpoint_path.name,
+        "iteration": read_checkpoint(checkpoint_path)["global_step"],
+        "weights": weights_in(checkpoint_path),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as unfinished:
+        write(exportable, of_run | exportable.metadata, unfinished)
+        difference = largest_difference(exportable, unfinished)
+        if not difference <= LARGEST_DIFFERENCE:
+            raise UserError(
+                f"onnxruntime differs from the module by {difference:.1e}, more than {LARGEST_DIFFERENCE:.0e}, so no "
+                "file is kept: try other versions of torch, onnxscript or onnxruntime."
+            )
+    return path, difference
+
+
+def check_packages() -> None:
+    if missing := [name for name in PACKAGES if find_spec(name) is None]:
+        raise UserError(f"make export needs {', '.join(missing)}, not installed here: pip install '.[export]'")
+
+
+def exportable_of(module: Any, run: Path) -> Exportable:
+    """The classifier or generator of a module, as its capabilities have it."""
+    capabilities = capabilities_of(module)
+    if Classifies in capabilities:
+        names = module.class_names or [str(number) for number in range(module.num_classes)]
+        return Exportable(
+            Network(module, module.class_logits), "images", "logits", tuple(module.image_shape), 0.0, 1.0,
+            {"input": "images [batch, channels, height, width] in [0, 1]",
+             "output": "logits [batch, classes]; their softmax gives probabilities", "classes": names},
+        )  # fmt: skip
+    if MapsLatents in capabilities:
+        layout = module.latent_layout()
+        size = sum(part["size"] for part in layout)
+        return Exportable(
+            Network(module.generator, module.generator), "latents", "images", (size,), -1.0, 1.0,
+            {"input": f"latents [batch, {size}], the parts of latent_layout one after the other",
+             "output": "images [batch, channels, height, width] in [0, 1]", "latent_layout": layout},
+        )  # fmt: skip
+    raise UserError(f"{run} is a run of {type(module).__name__}, which is neither classifier nor generator.")
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Where to write what becomes the file if nothing fails, and else leaves nothing."""
+    unfinished = path.with_name(path.name + ".unfinished")
+    try:
+        yield unfinished
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write(exportable: Exportable, metadata: Mapping[str, Any], path: Path) -> None:
+    """Weights and graph in one file. Metadata that are no texts are JSON."""
+    program = torch.onnx.export(
+        exportable.network.eval(),
+        (exportable.inputs(2),),
+        input_names=[exportable.input],
+        output_names=[exportable.output],
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # it would tell where the source lies on this machine
+    for key, value in metadata.items():
+        program.model.metadata_props[key] = value if isinstance(value, str) else json.dumps(value)
+    program.save(str(path), external_data=False)
+
+
+def largest_difference(exportable: Exportable, path: Path) -> float:
+    """Between what onnxruntime makes of the file and the module of its weights, over batches of several sizes."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    differences = []
+    for batch_size in CHECKED_BATCHES:
+        inputs = exportable.inputs(batch_size)
+        with torch.no_grad():
+            expected = exportable.network(inputs)
+        (found,) = session.run([exportable.output], {exportable.input: inputs.numpy()})
+        differences.append((torch.from_numpy(found) - expected).abs().max())
+    return float(torch.stack(differences).max())  # Python's own max would lose what is not a number
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="a run's folder")
+    parser.add_argument("--checkpoint", default="last", help="a file of its checkpoints/ without .ckpt")
+    parser.add_argument("--out", type=Path, help="the file; unless given, model.onnx in the run's folder")
+    given = parser.parse_args(arguments)
+    path, difference = export(given.run, given.checkpoint, given.out)
+    print(f"{path}: differs from the module by {difference:.1e} at most")
+
+
+if __name__ == "__main__":
+    with told_as_sentences():
+        main()

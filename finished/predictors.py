@@ -1,0 +1,254 @@
+"""What a run says of image files, by what its module can do: labels of a classifier, boxes of a detector."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from callbacks.checkpoint import weights_are_finite
+from callbacks.detection_grid import likeliest, save_framed
+from callbacks.instruments.coco_evaluation import encode
+from callbacks.instruments.pictures import save_captioned
+from datamodules.image_files import Pixels, attempt, shown, unreadable, whole_image
+from foundation.errors import UserError
+from foundation.protocols import Classifies, DetectsObjects, capabilities_of, evaluating
+from launch.runs import instantiate
+
+ALL_UP_TO = 20  # classes; beyond, a row holds the likeliest
+LIKELIEST = 5
+SHOWN = 36  # images of the picture
+
+
+@dataclass
+class Images:
+    """Image files by their names, relative to the folder."""
+
+    folder: Path
+    names: list[str]
+
+
+@dataclass
+class Predictions:
+    """What a run says of images, whatever kind of module it is.
+
+    rows: of the table, the heading first. captions: what is said of an image in a few words. record: how these
+    predictions were made. write: puts pictures and other files into a folder.
+    """
+
+    rows: list[list[str]]
+    captions: list[str]
+    record: dict[str, Any]
+    write: Callable[[Path], None]
+
+
+def predictor_of(module: Any, run: str) -> Callable[[Any, Mapping[str, Any], Images, Mapping[str, Any]], Predictions]:
+    """What predicts with a module, by what the module can do."""
+    predictors = {Classifies: classify, DetectsObjects: detect}
+    for capability, predictor in predictors.items():
+        if capability in capabilities_of(module):
+            return predictor
+    raise UserError(
+        f"{run} is a run of {type(module).__name__}, which does not tell what is in an image: give a classifier's or a "
+        "detector's run, such as one of experiment=resnet_digits or faster_rcnn_shapes."
+    )
+
+
+# --- classifiers ---------------------------------------------------------------------------------------------
+
+
+def classify(module: Any, saved: Mapping[str, Any], images: Images, config: Mapping[str, Any]) -> Predictions:
+    """The likeliest classes of each image: with few classes all of them."""
+    pixels = pixels_of(module, saved)
+    kept = module.num_classes if module.num_classes <= ALL_UP_TO else LIKELIEST
+    classes, probabilities, first = [], [], []
+    bad: dict[str, str] = {}
+
+    def batches(threads: ThreadPoolExecutor) -> Iterator[int]:
+        for start in range(0, len(images.names), config["batch_size"]):
+            names = images.names[start : start + config["batch_size"]]
+            batch = decode(images.folder, names, pixels, config["invert"], bad, threads)
+            if not bad:  # from the first bad file on, only the others are looked for, so that all are named
+                first.append(batch[: max(SHOWN - start, 0)])
+                ordered = class_probabilities(module, batch).sort(dim=1, descending=True, stable=True)
+                classes.append(ordered.indices[:, :kept])
+                probabilities.append(ordered.values[:, :kept])
+            yield len(names)
+
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 32)) as threads:
+        for _ in shown(batches(threads), len(images.names), "predicting"):
+            pass
+    if bad:
+        raise unreadable(bad, len(images.names), images.folder)
+    paths = [(images.folder / name).as_posix() for name in images.names]
+    labels = module.class_names or [str(number) for number in range(module.num_classes)]
+    rows = class_table(paths, torch.cat(classes).tolist(), torch.cat(probabilities).tolist(), labels)
+    counts = torch.cat(classes)[:, 0].bincount(minlength=len(labels)).tolist()
+    record = {
+        "pixels": asdict(pixels) | {"invert": config["invert"]},
+        "predicted": {label: count for label, count in zip(labels, counts, strict=True) if count},
+    }
+    captions = [f"{row[1]}  {float(row[2]):.1%}" for row in rows[1:]]
+
+    def write(folder: Path) -> None:
+        save_captioned(torch.cat(first), captions, images.names, folder / "predictions.png")
+
+    return Predictions(rows, captions, record, write)
+
+
+def pixels_of(module: Any, saved: Mapping[str, Any]) -> Pixels:
+    """How a file becomes what the module was trained on: as its DataModule has it, else the largest square in it."""
+    wanted = tuple(module.image_shape)
+    pixels = getattr(instantiate(saved["datamodule"]), "pixels", None)  # its data need not be here
+    if pixels is None and wanted[1] == wanted[2]:
+        pixels = Pixels(wanted[1], channels=wanted[0])
+    if pixels is None or pixels.shape != wanted:
+        raise UserError(
+            f"This run's module takes images of (channels, height, width) {wanted}, and files would become "
+            f"{pixels.shape if pixels else 'squares'}: predict.py cannot serve it."
+        )
+    return pixels
+
+
+def decode(
+    folder: Path, names: list[str], pixels: Pixels, invert: bool, bad: dict[str, str], threads: ThreadPoolExecutor
+) -> Tensor:
+    """uint8 [B, C, size, size]. A file that cannot be read is left out, and ``bad`` gets its name and the reason."""
+    read = list(threads.map(pixels.attempt, [folder / name for name in names]))
+    bad.update({name: it for name, it in zip(names, read, strict=True) if isinstance(it, str)})
+    arrays = [it for it in read if not isinstance(it, str)]
+    batch = torch.from_numpy(np.stack(arrays) if arrays else np.empty((0, *pixels.shape), dtype=np.uint8))
+    return 255 - batch if invert else batch
+
+
+def class_probabilities(module: Any, batch: Tensor) -> Tensor:
+    """batch: uint8 [B, C, H, W] -> [B, num_classes] on the CPU, rows that sum to one."""
+    with evaluating(module):
+        probabilities = module.class_logits(batch.to(module.device, module.dtype) / 255).softmax(dim=1).cpu()
+    if not probabilities.isfinite().all():
+        raise UserError("The run's weights give probabilities that are not finite: name another with checkpoint=.")
+    return probabilities
+
+
+def class_table(
+    paths: list[str], classes: list[list[int]], probabilities: list[list[float]], labels: list[str]
+) -> list[list[str]]:
+    """A heading and a row an image. classes, probabilities: of each image the likeliest, in falling order.
+
+    Where they are all classes, a row goes on with the probability of each in the classes' own order, else with the
+    next likeliest labels and their probabilities.
+    """
+    heading, rows = ["path", "label", "probability"], []
+    if whole := len(classes[0]) == len(labels):
+        heading += [f"probability_{label}" for label in labels]
+    else:
+        heading += [f"{what}_{place}" for place in range(2, len(classes[0]) + 1) for what in ("label", "probability")]
+    for path, numbers, values in zip(paths, classes, probabilities, strict=True):
+        told = [f"{value:.6g}" for value in values]
+        row = [path, labels[numbers[0]], told[0]]
+        if whole:
+            row += [value for _, value in sorted(zip(numbers, told, strict=True))]
+        else:
+            row += [it for number, value in zip(numbers[1:], told[1:], strict=True) for it in (labels[number], value)]
+        rows.append(row)
+    return [heading, *rows]
+
+
+# --- detectors -----------------------------------------------------------------------------------------------
+
+
+def detect(module: Any, saved: Mapping[str, Any], images: Images, config: Mapping[str, Any]) -> Predictions:
+    """The objects in each image, looked at one by one: in a batch an image would be padded to the size of others."""
+    if not weights_are_finite(module):
+        raise UserError("The run's weights are not finite: name another with checkpoint=.")
+    bad: dict[str, str] = {}
+    found: list[dict[str, Any]] = []
+
+    def each(threads: ThreadPoolExecutor) -> Iterator[int]:
+        for name, read in zip(images.names, read_ahead(images, threads), strict=True):
+            if isinstance(read, str):
+                bad[name] = read
+            if not bad:
+                found.append(objects_in(module, as_pixels(read, config["invert"])))
+            yield 1
+
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as threads:
+        for _ in shown(each(threads), len(images.names), "looking for objects"):
+            pass
+    if bad:
+        raise unreadable(bad, len(images.names), images.folder)
+    names = dict(zip(module.category_ids, module.class_names or map(str, module.category_ids), strict=True))
+    frames = [likeliest(it, names, config["min_score"]) for it in found]
+    truth = as_coco(images, found, names)
+    counts = Counter(names[it["category_id"]] for it in truth["annotations"])
+    record = {"invert": config["invert"], "min_score": config["min_score"], "detected": dict(sorted(counts.items()))}
+
+    def write(folder: Path) -> None:
+        (folder / "detections.json").write_text(json.dumps(truth))
+        for name, drawn in zip(images.names, frames, strict=True):
+            pixels = as_pixels(whole_image(images.folder / name), config["invert"])
+            save_framed(pixels, drawn, list(names), folder / "images" / f"{name}.png")
+
+    seen = [Counter(names[it.category] for it in drawn) for drawn in frames]
+    captions = [", ".join(f"{count} x {name}" for name, count in it.most_common()) or "nothing" for it in seen]
+    return Predictions(detection_table(images, truth, names), captions, record, write)
+
+
+def read_ahead(images: Images, threads: ThreadPoolExecutor, ahead: int = 16) -> Iterator[np.ndarray | str]:
+    """Each image's pixels or why there are none; a few are decoded before they are wanted."""
+    for start in range(0, len(images.names), ahead):
+        paths = [images.folder / name for name in images.names[start : start + ahead]]
+        yield from threads.map(lambda path: attempt(whole_image, path), paths)
+
+
+def as_pixels(read: Any, invert: bool) -> Tensor:
+    """uint8 [3, H, W] -> in [0, 1]."""
+    pixels = torch.from_numpy(np.ascontiguousarray(read)).float() / 255
+    return 1 - pixels if invert else pixels
+
+
+def objects_in(module: Any, pixels: Tensor) -> dict[str, Any]:
+    """What ``DetectsObjects`` gives for an image, on the CPU, the best first; masks run-length encoded."""
+    with evaluating(module):
+        (found,) = module.detect_objects([pixels.to(module.device, module.dtype)])
+    order = found["scores"].argsort(descending=True, stable=True)
+    masks = {"masks": encode(found["masks"][order])} if "masks" in found else {}
+    height, width = pixels.shape[1:]
+    return {key: found[key][order].cpu() for key in ("boxes", "scores", "labels")} | masks | {"size": [height, width]}
+
+
+def as_coco(images: Images, found: list[dict[str, Any]], names: Mapping[int, str]) -> dict[str, Any]:
+    """All that was detected as a data set in COCO's format, each annotation with its score."""
+    listed, annotations = [], []
+    for number, (name, it) in enumerate(zip(images.names, found, strict=True), start=1):
+        listed.append({"id": number, "file_name": name, "height": it["size"][0], "width": it["size"][1]})
+        columns = (it[key].tolist() for key in ("boxes", "scores", "labels"))
+        for place, ((left, top, right, bottom), score, label) in enumerate(zip(*columns, strict=True)):
+            annotation: dict[str, Any] = {
+                "id": len(annotations) + 1, "image_id": number, "category_id": label, "score": score, "iscrowd": 0,
+                "bbox": [left, top, right - left, bottom - top], "area": (right - left) * (bottom - top),
+            }  # fmt: skip
+            if "masks" in it:
+                mask = it["masks"][place]
+                annotation["segmentation"] = mask | {"counts": mask["counts"].decode()}
+            annotations.append(annotation)
+    categories = [{"id": number, "name": name} for number, name in names.items()]
+    return {"images": listed, "annotations": annotations, "categories": categories}
+
+
+def detection_table(images: Images, truth: Mapping[str, Any], names: Mapping[int, str]) -> list[list[str]]:
+    """A heading and a row a detection."""
+    rows = [["path", "label", "score", "left", "top", "right", "bottom"]]
+    for it in truth["annotations"]:
+        left, top, width, height = it["bbox"]
+        path = (images.folder / images.names[it["image_id"] - 1]).as_posix()
+        corners = [f"{value:.2f}" for value in (left, top, left + width, top + height)]
+        rows.append([path, names[it["category_id"]], f"{it['score']:.6g}", *corners])
+    return rows

@@ -1,0 +1,294 @@
+"""One self-contained HTML page of a run, or of a sweep: figures, curves, pictures, config, command.
+
+    make report RUN=outputs/infogan_digits/<folder>
+    python -m finished.report outputs/sweeps/infogan_digits/<folder> --out report.html
+
+It reads what the run has written so far, so a run that failed or still trains has one, too. The page loads nothing.
+"""
+
+import argparse
+import base64
+import json
+import math
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from finished.charts import Curve, line_chart, read_curves
+from finished.curves import names_of
+from foundation.errors import UserError, told_as_sentences
+from launch.sweep_table import job_order
+
+STYLE = Path(__file__).with_name("report.css")
+STAGES = {"train": "Training", "val": "Validation", "test": "Test"}
+MOST_PICTURES = 12  # a run
+
+
+@dataclass
+class RunFiles:
+    """What a run has left in its folder; empty where it has not come so far."""
+
+    folder: Path
+    name: str
+    record: dict[str, Any]
+    config: dict[str, Any]
+    curves: dict[str, Curve]
+
+    @property
+    def status(self) -> str:
+        return self.record.get("status", "unknown")
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        return self.record.get("metrics", {})
+
+    @property
+    def paper(self) -> dict[str, Any]:
+        return self.config.get("paper") or {}
+
+
+# --- reading -------------------------------------------------------------------------------------------------
+
+
+def read_runs(folder: Path) -> list[RunFiles]:
+    """The run, or those of a sweep in the order of their jobs."""
+    folders = [folder] if is_run(folder) else sorted(filter(is_run, folder.glob("*")), key=job_order)
+    if not folders:
+        raise UserError(f"{folder} is neither a run nor a sweep: give a folder that train.py printed.")
+    return [read_run(it, name) for it, name in zip(folders, names_of(folders), strict=True)]
+
+
+def is_run(folder: Path) -> bool:
+    return any((folder / name).exists() for name in ("record.json", "metrics.csv", "config.yaml"))
+
+
+def read_run(folder: Path, name: str) -> RunFiles:
+    record, config = folder / "record.json", folder / "config.yaml"
+    return RunFiles(
+        folder,
+        name,
+        json.loads(record.read_text()) if record.exists() else {},
+        (yaml.safe_load(config.read_text()) or {}) if config.exists() else {},
+        read_curves(folder / "metrics.csv", name),
+    )
+
+
+# --- the page ------------------------------------------------------------------------------------------------
+
+
+def page(title: str, body: list[str]) -> str:
+    made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return "\n".join([
+        "<!doctype html>", '<html lang="en">', "<head>", '<meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">', f"<title>{escape(title)}</title>",
+        f"<style>{STYLE.read_text()}</style>", "</head>", "<body>", "<main>", *body,
+        f"<footer>Made by Relight on {made}.</footer>", "</main>", "</body>", "</html>", "",
+    ])  # fmt: skip
+
+
+def run_page(run: RunFiles) -> str:
+    title = f"{run.config.get('name') or run.record.get('experiment') or run.folder.name}, seed {seed_of(run)}"
+    return page(title, [
+        f'<h1>{escape(title)} {badge(run.status)}</h1>', f'<p class="dim">{escape(in_short(run))}</p>', error_of(run),
+        figures_of(run), pictures_of(run), *curves_of([run]), facts_of(run), config_of(run),
+    ])  # fmt: skip
+
+
+def sweep_page(folder: Path, runs: list[RunFiles]) -> str:
+    names = sorted({str(it.config.get("name", it.folder.name)) for it in runs})
+    title = f"{', '.join(names)}: {len(runs)} runs"
+    numbers = {status: sum(it.status == status for it in runs) for status in sorted({it.status for it in runs})}
+    told = ", ".join(f"{number} {status}" for status, number in numbers.items())
+    pictures = [pictures_of(it, f"Pictures of {it.name}", 3) for it in runs]
+    return page(title, [
+        f"<h1>{escape(title)}</h1>", f'<p class="dim">{escape(told)}; {escape(folder.name)}</p>', table_of(runs),
+        *curves_of(runs), *pictures, *(config_of(it, f"Config of {it.name}") for it in runs[:1]),
+    ])  # fmt: skip
+
+
+def badge(status: str) -> str:
+    return f'<span class="status {escape(status)}">{escape(status)}</span>'
+
+
+def seed_of(run: RunFiles) -> Any:
+    return run.config.get("seed", run.record.get("seed", "?"))
+
+
+def in_short(run: RunFiles) -> str:
+    """How long, on what, from which commit."""
+    record = run.record
+    hardware = record.get("hardware", {})
+    parts = [
+        f"{record['iterations']} iterations" if "iterations" in record else "",
+        f"{record.get('world_size', 1)} x {hardware.get('device')}, {record.get('precision')}" if hardware else "",
+        f"{duration(record['wall_time_s']['fit'])}" if "fit" in record.get("wall_time_s", {}) else "",
+        f"commit {record['commit'][:7]}" if record.get("commit") else "",
+    ]
+    return " · ".join(part for part in parts if part) or "nothing is recorded yet"
+
+
+def error_of(run: RunFiles) -> str:
+    return f'<div class="error">{escape(run.record["error"])}</div>' if run.record.get("error") else ""
+
+
+def figures_of(run: RunFiles) -> str:
+    """The test's metrics, else the validation's; the one that the paper reports first, with the paper's figure."""
+    stage = next((it for it in ("test/", "val/") if any(key.startswith(it) for key in run.metrics)), None)
+    reported = run.paper.get("metric")
+    keys = sorted((key for key in run.metrics if stage and key.startswith(stage)), key=lambda it: (it != reported, it))
+    if not keys:
+        return ""
+    cards = []
+    for key in keys:
+        paper = f"paper: {run.paper['value']}" if has_figure(run, key) else "the paper gives no figure"
+        paper = f'<span class="dim">{paper}</span>' if key == reported else ""
+        first = " first" if key == reported else ""
+        value = number(run.metrics[key])
+        cards.append(f'<div class="figure{first}"><b>{value}</b><code>{escape(key)}</code> {paper}</div>')
+    return f'<div class="figures">{"".join(cards)}</div>'
+
+
+def has_figure(run: RunFiles, key: str) -> bool:
+    return key == run.paper.get("metric") and run.paper.get("value") is not None
+
+
+def table_of(runs: list[RunFiles]) -> str:
+    """A line a run: what sets it apart, its end, and its final metrics, the paper's first."""
+    reported = runs[0].paper.get("metric")
+    keys = {key for it in runs for key in it.metrics if key.startswith(("test/", "val/"))}
+    columns = sorted(keys, key=lambda it: (it != reported, not it.startswith("test/"), it))
+    heads = [f"{key} (paper: {runs[0].paper['value']})" if has_figure(runs[0], key) else key for key in columns]
+    lines = ["".join(f"<th>{escape(head)}</th>" for head in ("run", "", *heads, "time"))]
+    for it in runs:
+        values = [number(it.metrics[key]) if key in it.metrics else "-" for key in columns]
+        fit = it.record.get("wall_time_s", {}).get("fit")
+        cells = [*values, duration(fit) if fit is not None else "-"]
+        lines.append(
+            f"<td>{escape(it.name)}</td><td>{badge(it.status)}</td>"
+            + "".join(f'<td class="number">{escape(cell)}</td>' for cell in cells)
+        )
+    rows = "".join(f"<tr>{line}</tr>" for line in lines)
+    failed = [(it.name, it.record["error"]) for it in runs if it.record.get("error")]
+    errors = "".join(f'<div class="error">{escape(name)}: {escape(error)}</div>' for name, error in failed)
+    return f'<h2>Runs</h2><div class="card scroll"><table>{rows}</table></div>{errors}'
+
+
+def curves_of(runs: list[RunFiles]) -> list[str]:
+    """A section a stage, a chart a metric with a line a run. What was logged but once is no curve."""
+    keys = sorted({key for it in runs for key, curve in it.curves.items() if len(curve.values) > 1}, key=rank)
+    made = []
+    for stage in dict.fromkeys(key.partition("/")[0] for key in keys):
+        charts = "".join(chart(key, runs) for key in keys if key.partition("/")[0] == stage)
+        if charts:
+            made.append(f'<h2>{STAGES.get(stage, escape(stage))}</h2><div class="charts">{charts}</div>')
+    return [legend(runs), *made] if made and len(runs) > 1 else made
+
+
+def rank(key: str) -> tuple[int, str]:
+    """Losses first, and how fast it went last."""
+    name = key.partition("/")[2]
+    speed = name in ("images_per_s", "step_s", "data_wait_s", "lr") or name.startswith("lr_")
+    return (0 if name.startswith("loss") else 2 if speed else 1), key
+
+
+def legend(runs: list[RunFiles]) -> str:
+    entries = [
+        f'<li><svg viewBox="0 0 22 8"><path class="line c{position % 8}" d="M0 4H22"/></svg>{escape(it.name)}</li>'
+        for position, it in enumerate(runs)
+    ]
+    return f'<h2>Curves</h2><ul class="legend">{"".join(entries)}</ul>'
+
+
+def chart(key: str, runs: list[RunFiles]) -> str:
+    curves = [it.curves.get(key, Curve(it.name, [], [])) for it in runs]
+    drawn = line_chart(curves, f"{key} over iterations")
+    last = f"<span>{number(curves[0].values[-1])}</span>" if len(runs) == 1 else ""
+    name = escape(key.partition("/")[2] or key)
+    return f'<div class="card"><h3>{name}{last}</h3>{drawn or "<p>no finite value</p>"}</div>'
+
+
+def pictures_of(run: RunFiles, title: str = "Pictures", most: int = MOST_PICTURES) -> str:
+    """The latest samples, then traversals, then pictures of the measurement."""
+    samples = sorted(run.folder.glob("images/samples-*.png"))[-1:]
+    others = [path for path in sorted(run.folder.glob("images/*.png")) if not path.name.startswith("samples-")]
+    paths = [*samples, *others, *sorted(run.folder.glob("*.png"))]
+    paths = [path for path in paths if not path.name.startswith("curves-")][:most]
+    shown = "".join(figure(path) for path in paths)
+    return f'<h2>{escape(title)}</h2><div class="pictures">{shown}</div>' if shown else ""
+
+
+def figure(path: Path) -> str:
+    kind = "card pixels" if path.parent.name == "images" else "card"
+    name = escape(path.stem.replace("_", " "))
+    return f'<figure class="{kind}"><img src="{data_uri(path)}" alt="{name}"><figcaption>{name}</figcaption></figure>'
+
+
+def data_uri(path: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def facts_of(run: RunFiles) -> str:
+    """Which command gave these numbers, on what."""
+    record = run.record
+    hardware, data = record.get("hardware", {}), record.get("data", {})
+    sizes = ", ".join(f"{data[split]} {split}" for split in ("train", "val", "test") if split in data)
+    clean = {True: "", False: " with uncommitted changes", None: ""}[record.get("clean")]
+    facts = {
+        "command": record.get("command"),
+        "commit": f"{record['commit']}{clean}" if record.get("commit") else None,
+        "started": record.get("started_at"),
+        "took": ", ".join(f"{stage} {duration(it)}" for stage, it in record.get("wall_time_s", {}).items()),
+        "resumed": ", ".join(f"from iteration {it['from_iteration']}" for it in record.get("resumes", [])),
+        "hardware": f"{hardware.get('device')}, {hardware.get('cores')} cores" if hardware else None,
+        "weights tested": record.get("weights"),
+        "parameters": f"{record['parameters']:,}" if "parameters" in record else None,
+        "data": f"{data.get('name')}: {sizes}" if data else None,
+        "paper": run.paper.get("id"),
+        "versions": ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items()),
+        "folder": str(run.folder),
+    }
+    rows = "".join(f"<tr><th>{key}</th><td>{escape(str(value))}</td></tr>" for key, value in facts.items() if value)
+    return f'<h2>Where it comes from</h2><div class="card"><table class="facts">{rows}</table></div>'
+
+
+def config_of(run: RunFiles, title: str = "Config") -> str:
+    if not run.config:
+        return ""
+    text = yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True)
+    return f'<details class="card"><summary>{escape(title)}</summary><pre>{escape(text)}</pre></details>'
+
+
+def number(value: float) -> str:
+    """Four digits that a person can read; a value that is not finite as it is."""
+    if not math.isfinite(value):
+        return str(value)
+    return f"{value:.4f}" if 0.001 <= abs(value) < 100 else f"{value:.4g}"
+
+
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes == 0:
+        return f"{seconds:.1f} s"
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="a run or a sweep")
+    parser.add_argument("--out", type=Path, help="the page; unless given, report.html in the folder")
+    given = parser.parse_args(arguments)
+    runs = read_runs(given.folder)
+    alone = len(runs) == 1 and runs[0].folder == given.folder
+    path = given.out or given.folder / "report.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(run_page(runs[0]) if alone else sweep_page(given.folder, runs))
+    print(path)
+
+
+if __name__ == "__main__":
+    with told_as_sentences():
+        main()

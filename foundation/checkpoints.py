@@ -1,0 +1,117 @@
+"""Checkpoints that are written whole or not at all, and read without executing anything."""
+
+import hashlib
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from lightning.fabric.plugins import TorchCheckpointIO
+
+from foundation.errors import UserError, did_you_mean
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes beside the former checkpoint and takes its place at once, so that a kill leaves one or the other.
+
+    (Lightning collects the file in the system's temporary folder, from where a move may be a copy.)
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(path.name + ".unfinished")
+        with open(unfinished, "wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
+        return load_plain(Path(path), map_location)
+
+
+def checkpoint_path(folder: str | Path, checkpoint: str = "last") -> Path:
+    """The file of a run's checkpoint; a run that does not have it is told so."""
+    path = Path(folder) / "checkpoints" / f"{checkpoint}.ckpt"
+    if not path.exists():
+        there = [it.stem for it in path.parent.glob("*.ckpt")]
+        raise UserError(f"{folder} has no checkpoint '{checkpoint}'; {did_you_mean(checkpoint, there)}")
+    return path
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The checkpoint of a training run; any other file is refused."""
+    checkpoint = load_plain(path)
+    needed = {"state_dict", "loops", "optimizer_states", "global_step"}
+    if not isinstance(checkpoint, dict) or not needed <= checkpoint.keys():
+        raise UserError(f"{path} is no checkpoint of a training run: it lacks {', '.join(sorted(needed))}.")
+    if not isinstance(checkpoint["state_dict"], dict):
+        raise UserError(f"{path} is no checkpoint of a training run: its state_dict is no mapping.")
+    return checkpoint
+
+
+def load_plain(path: Path, map_location: Any = "cpu") -> Any:
+    """A file's tensors and plain values; whatever else it may hold is refused unexecuted."""
+    try:
+        return torch.load(path, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path} is refused: it is no checkpoint of this platform, or holds objects that could execute code "
+            f"when loaded ({str(error).splitlines()[0]})."
+        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path} cannot be read ({reason}): the file is truncated or no checkpoint.") from None
+
+
+def weights_in(path: Path) -> str:
+    """Whether a checkpoint's ``state_dict`` is ``averaged`` or as it was ``trained``."""
+    return "averaged" if "averaging_state" in read_checkpoint(path) else "trained"
+
+
+def fingerprint(state: Mapping[str, torch.Tensor]) -> str:
+    """sha256 of weights by name, whatever else their checkpoint holds."""
+    sha256 = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        content = tensor.detach().cpu().contiguous()
+        sha256.update(f"{name} {content.dtype} {tuple(content.shape)}".encode())
+        sha256.update(content.flatten().view(torch.uint8).numpy().data)
+    return sha256.hexdigest()
+
+
+def class_names_in(checkpoint: Mapping[str, Any], num_classes: int, path: Path) -> list[str] | None:
+    """The names of the classes that a checkpoint's weights tell apart; None where it does not know them."""
+    names = checkpoint.get("class_names")
+    if names is None:
+        return None
+    if not isinstance(names, list) or len(names) != num_classes or not all(isinstance(it, str) for it in names):
+        raise UserError(
+            f"{path} is of another model than the config describes: its class_names are no {num_classes} names."
+        )
+    return names
+
+
+def category_ids_in(checkpoint: Mapping[str, Any], num_classes: int, path: Path) -> list[int]:
+    """What the data call the classes that a detector's weights tell apart."""
+    ids = checkpoint.get("category_ids")
+    if not isinstance(ids, list) or len(ids) != num_classes or not all(isinstance(it, int) for it in ids):
+        raise UserError(
+            f"{path} is of another model than the config describes: its category_ids are no {num_classes} numbers."
+        )
+    return ids
+
+
+def check_fits(module: LightningModule, state: dict[str, Any], path: Path) -> None:
+    """Names and shapes of a checkpoint's weights against a module's."""
+    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    given = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    for name in wanted.keys() | given.keys():
+        if wanted.get(name) != given.get(name):
+            raise UserError(
+                f"{path} is of another model than the config describes: {name} is {given.get(name, 'missing')} in the "
+                f"file and {wanted.get(name, 'missing')} in the model."
+            )

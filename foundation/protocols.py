@@ -1,0 +1,198 @@
+"""What a callback asks of a module, and how it leaves the module afterwards.
+
+What a module can do may depend on its config (InfoGAN on faces has no category), so it answers
+``capabilities()`` with the protocols that it serves as configured; ``launch.parts_check`` refuses a callback
+whose ``requires`` is not among them before anything starts.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from foundation.errors import UserError
+
+
+@runtime_checkable
+class SamplesImages(Protocol):
+    seed: int
+    """The run's, until it is set to another."""
+
+    def sample(self, indices: Tensor) -> Tensor:
+        """Images [B, C, H, W] in [0, 1]; image i depends on the seed and indices[i] alone."""
+        ...
+
+
+@runtime_checkable
+class ChoosesCodes(Protocol):
+    def code_ranges(self) -> dict[str, range | None]:
+        """The codes by the names of their traversals: a category's values, None for a number."""
+        ...
+
+    def sample_with_codes(self, indices: Tensor, codes: Mapping[str, Any]) -> Tensor:
+        """The images of ``sample``, with the codes that are named set to a value in all of them.
+
+        A code that is None stays as drawn. A name or value that does not exist is a UserError (``check_codes``).
+        """
+        ...
+
+
+@runtime_checkable
+class MapsLatents(Protocol):
+    generator: nn.Module
+    """Latents [B, size] -> images [B, C, H, W] in [0, 1]."""
+
+    def latent_layout(self) -> list[dict[str, Any]]:
+        """The parts of a latent vector in their order: ``name``, ``size``, and ``values`` in words."""
+        ...
+
+
+@runtime_checkable
+class TraversesLatents(Protocol):
+    def traversals(self, rows: int) -> dict[str, Tensor]:
+        """For each code, by name, images [rows, columns, C, H, W] in [0, 1]: in a row only that code varies."""
+        ...
+
+
+@runtime_checkable
+class AssignsClusters(Protocol):
+    num_clusters: list[int]
+    """The number of clusters of each categorical code."""
+
+    def assign_clusters(self, images: Tensor) -> Tensor:
+        """images: [B, C, H, W] in [0, 1] -> [B, number of categorical codes] int64."""
+        ...
+
+
+@runtime_checkable
+class WeighsClusters(AssignsClusters, Protocol):
+    def cluster_probabilities(self, images: Tensor) -> list[Tensor]:
+        """images: [B, C, H, W] in [0, 1] -> for each categorical code [B, K], rows that sum to one."""
+        ...
+
+
+@runtime_checkable
+class Classifies(Protocol):
+    num_classes: int
+    class_names: list[str] | None
+    """Of the data that it was trained on, where they are known."""
+
+    def class_logits(self, images: Tensor) -> Tensor:
+        """images: [B, C, H, W] in [0, 1] -> [B, num_classes]; a softmax of them is the classes' probabilities."""
+        ...
+
+
+@runtime_checkable
+class BoundsLikelihood(Protocol):
+    """Its validation and test steps return ``index`` [B], ``reconstruction_nats`` [B] and ``kl_nats`` [B, steps]:
+    what adds up to an upper bound on -log p(x) of each example."""
+
+    steps: int
+
+    def importance_weighted_log_likelihood(self, images: Tensor, indices: Tensor, samples: int) -> Tensor:
+        """Estimates of log p(x) in nats, [B], from that many samples of each image's latents; example i's depends on
+        the seed and indices[i] alone. images: [B, C, H, W] in [0, 1]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Images as they come about. A window is left, top, right, bottom and blur in pixels, pixel 0's centre being 0."""
+
+    canvases: Tensor
+    """After each step: [T, B, C, H, W] in [0, 1]."""
+    read_windows: Tensor | None
+    """[T, B, 5]; None where nothing is read, or without attention."""
+    write_windows: Tensor | None
+
+
+@runtime_checkable
+class DrawsStepwise(Protocol):
+    def drawing(self, indices: Tensor) -> Drawing:
+        """How the images of ``sample`` come about."""
+        ...
+
+    def redrawing(self, images: Tensor, indices: Tensor) -> Drawing:
+        """How these images are drawn again, with noise that indices decide. images: [B, C, H, W] in [0, 1]."""
+        ...
+
+
+@runtime_checkable
+class DetectsObjects(Protocol):
+    """Its evaluation steps return ``image_id``, [B] int64 of the data set, and ``detections``, for each as below."""
+
+    num_classes: int
+    category_ids: list[int]
+    """The data set's numbers of the classes."""
+    class_names: list[str] | None
+    """In the same order, where they are known."""
+
+    def detect_objects(self, images: Sequence[Tensor]) -> list[dict[str, Any]]:
+        """Images, each [C, H, W] in [0, 1] -> the detections in each, a dict of
+
+        - boxes: [N, 4] float, left, top, right, bottom in pixels of the image as it is on disk,
+        - scores: [N] float32 or finer, since scores that are rounded to ties have no order,
+        - labels: [N] int64, category ids of the data set, which may have gaps (COCO's 80 lie in 1..90),
+        - masks, where the module makes them: [N, H, W] bool, or N run-length encodings as COCO's tools make them.
+        """
+        ...
+
+
+@runtime_checkable
+class HoldsImages(Protocol):
+    """Asked of a DataModule."""
+
+    tables: dict[str, Any]
+    """Its splits once it is set up: ``tables[split][positions]["image"]`` is uint8 [B, C, H, W], not augmented."""
+
+
+@runtime_checkable
+class AnnotatesObjects(Protocol):
+    """Asked of a DataModule."""
+
+    def coco_ground_truth(self, stage: str) -> dict[str, Any]:
+        """The split of ``val`` or ``test`` in COCO's format, whole and the same on every rank:
+
+        - images: id, height, width, and file_name where there is one,
+        - annotations: image_id, category_id, bbox (left, top, width, height), area (of the object, which is less than
+          the box's), iscrowd (0 where it is missing), and segmentation where masks are measured,
+        - categories: id, name.
+        """
+        ...
+
+
+def capabilities_of(module: Any) -> set[type]:
+    return module.capabilities() if hasattr(module, "capabilities") else set()
+
+
+def check_codes(codes: Mapping[str, Any], ranges: Mapping[str, range | None]) -> None:
+    """Raise a UserError that names the first code or value that does not exist, and all that do."""
+    known = [f"{name} ({describe_range(values)})" for name, values in ranges.items()]
+    for name, value in codes.items():
+        if name not in ranges:
+            raise UserError(f"codes.{name}: there is no such code; this model has {', '.join(known)}.")
+        values = ranges[name]
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if value is not None and not (is_number if values is None else is_number and value in values):
+            raise UserError(f"codes.{name} is {value!r}: give {describe_range(values)}, or null to leave it as drawn.")
+
+
+def describe_range(values: range | None) -> str:
+    return f"a whole number from {values[0]} to {values[-1]}" if values else "a number, in training from -1 to 1"
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; mode and the global random state are afterwards as they were."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        with torch.random.fork_rng(), torch.no_grad():
+            yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode

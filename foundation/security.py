@@ -1,0 +1,90 @@
+"""What a config that comes from a run folder may name.
+
+A config decides which Python objects are called with which arguments, so a run folder from somebody else could
+run anything. Such a config is held to what configs are for; each target is judged by what it is, not by its name.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from hydra.utils import get_object
+from lightning import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import Strategy
+from torchmetrics import Metric
+
+from foundation.errors import UserError
+from foundation.former_names import name_of_today
+
+ROOTS = ("lightning_modules", "datamodules", "callbacks", "launch", "torch", "torchvision", "torchmetrics", "lightning")
+KINDS = (
+    torch.nn.Module,
+    torch.optim.Optimizer,
+    torch.optim.lr_scheduler.LRScheduler,
+    LightningModule,
+    LightningDataModule,
+    Callback,
+    Logger,
+    Metric,
+    Trainer,
+    Strategy,
+)
+
+
+def check_targets(config: Mapping[str, Any], source: str) -> None:
+    """Raise a UserError that names the first target of the config that may not be called."""
+    for key, target in targets_in(config, ""):
+        if not is_allowed(target):
+            raise UserError(
+                f"{source}: {key}._target_ is {target!r}, which a run's config may not name. Allowed are modules, "
+                "optimisers, schedulers, DataModules, callbacks, loggers, metrics, trainers and strategies of this "
+                "project, torch, torchvision, torchmetrics and lightning."
+            )
+
+
+PLACES = ("folder", "dirpath", "save_dir", "default_root_dir")
+
+
+def check_foreign(config: Mapping[str, Any], source: str) -> None:
+    """Targets, and places: what a saved config has written lies in the run folder or in that of its measurement."""
+    check_targets(config, source)
+    run_dir = Path(config["paths"]["run_dir"]).absolute()
+    parts = {"trainer": config.get("trainer") or {}}
+    for group in ("callbacks", "logger"):
+        parts |= {f"{group}.{name}": node or {} for name, node in (config.get(group) or {}).items()}
+    for name, node in parts.items():
+        for key in PLACES:
+            place = os.path.abspath(node.get(key) or run_dir)
+            if not Path(place).is_relative_to(os.path.abspath(run_dir)):
+                raise UserError(
+                    f"{source}: {name}.{key} is {node[key]}, which lies outside the run's folder {run_dir}."
+                )
+
+
+def targets_in(node: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield path, node["_target_"]
+        for key, value in node.items():
+            yield from targets_in(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, list):
+        for position, value in enumerate(node):
+            yield from targets_in(value, f"{path}[{position}]")
+
+
+def is_allowed(target: Any) -> bool:
+    """Whether a dotted name means something that a config is for. Nothing outside ROOTS is even imported."""
+    if not isinstance(target, str) or target.partition(".")[0] not in ROOTS:
+        return False
+    target = name_of_today(target)
+    try:
+        found = get_object(target)
+    except (ImportError, AttributeError, ValueError, TypeError):
+        return False
+    if isinstance(found, type):
+        return issubclass(found, KINDS) and found.__module__.partition(".")[0] in ROOTS
+    return found in (torchvision.models.get_model_builder(name) for name in torchvision.models.list_models())

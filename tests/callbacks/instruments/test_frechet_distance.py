@@ -1,0 +1,78 @@
+"""The distance by hand, on singular covariances, and how a reference is kept."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+
+from callbacks.instruments.frechet_distance import Gaussian, GaussianMetric, fingerprint, frechet_distance, kept
+from datamodules.images import ImageTable
+
+
+def fitted(features, batch_size=7):
+    metric = GaussianMetric(features.shape[1])
+    for part in features.split(batch_size):
+        metric.update(part)
+    return metric.compute()
+
+
+def normal(count, features, seed=0):
+    return torch.randn(count, features, generator=torch.Generator().manual_seed(seed)).double()
+
+
+def test_mean_and_covariance_are_numpy_s():
+    features = 5 + normal(50, 4)
+    images, mean, covariance = fitted(features)
+    assert images == 50
+    np.testing.assert_allclose(mean, features.numpy().mean(0), rtol=1e-13)
+    np.testing.assert_allclose(covariance, np.cov(features.numpy(), rowvar=False), rtol=1e-11, atol=1e-13)
+
+
+def test_by_hand():
+    # Of commuting covariances the root of the product is the product of the roots.
+    first = Gaussian(9, np.array([0.0, 0.0]), np.diag([1.0, 4.0]))
+    second = Gaussian(9, np.array([3.0, 0.0]), np.diag([9.0, 4.0]))
+    assert frechet_distance(first, second) == pytest.approx(9 + (1 - 3) ** 2 + 0)
+    assert frechet_distance(second, first) == pytest.approx(13)
+
+
+def test_a_set_lies_nowhere_but_at_itself():
+    gaussian = fitted(normal(40, 5))
+    assert frechet_distance(gaussian, gaussian) == pytest.approx(0, abs=1e-12)
+    assert frechet_distance(gaussian, fitted(normal(40, 5) + 1)) == pytest.approx(5, rel=1e-6)
+
+
+def test_fewer_images_than_features_give_a_real_distance():
+    """Where a general root finds complex values: the true distance follows from the few dimensions that there are."""
+    first, second = normal(6, 3), 2 * normal(6, 3, seed=1)
+    turned = torch.linalg.qr(normal(30, 30, seed=2)).Q[:3]
+    expected = frechet_distance(fitted(first), fitted(second))
+    assert frechet_distance(fitted(first @ turned), fitted(second @ turned)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_it_is_torch_fidelity_s():
+    mixing = normal(64, 64, seed=3)
+    first, second = normal(300, 64) @ mixing, 1 + 1.5 * normal(200, 64, seed=1) @ mixing
+    theirs = fid_statistics_to_metric(*map(fid_features_to_statistics, (first, second)), verbose=False)
+    expected = theirs["frechet_inception_distance"]
+    assert frechet_distance(fitted(first), fitted(second)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_reference_is_kept_whole(tmp_path):
+    trainer = SimpleNamespace(is_global_zero=True, strategy=SimpleNamespace(broadcast=lambda it: it))
+    path, measured = tmp_path / "deep" / "reference.npz", fitted(normal(40, 5))
+    first = kept(path, trainer, lambda: measured)  # type: ignore
+    again = kept(path, trainer, lambda: pytest.fail("it is there"))  # type: ignore
+    assert [it.name for it in path.parent.iterdir()] == ["reference.npz"]
+    for one in (first, again):
+        assert one.images == 40
+        assert np.array_equal(one.mean, measured.mean)
+        assert np.array_equal(one.covariance, measured.covariance)
+
+
+def test_a_fingerprint_is_of_images_and_their_order():
+    images = torch.randint(256, (2100, 1, 2, 2)).byte()
+    assert fingerprint(ImageTable(images)) == fingerprint(ImageTable(images.clone()))
+    assert fingerprint(ImageTable(images)) != fingerprint(ImageTable(images.flip(0)))

@@ -1,0 +1,166 @@
+import json
+import math
+
+import pytest
+
+from finished import tables
+from foundation.errors import UserError
+
+RECORD = {
+    "status": "finished", "clean": True, "experiment": "infogan_mnist", "seed": 3, "commit": "abcdef0123456789",
+    "overrides": ["experiment=infogan_mnist", "seed=3", "paths.output_dir=/somewhere/of/mine"], "data": {"name": "mnist"},
+    "hardware": {"device": "a processor", "threads": 2}, "precision": "32-true", "world_size": 1, "iterations": 5000,
+    "wall_time_s": {"fit": 61.2, "test": 1.0}, "versions": {}, "metrics": {"test/cluster_accuracy": 0.9},
+    "command": "train.py", "started_at": "now", "python": "3",
+}  # fmt: skip
+EXPERIMENTS = [
+    {
+        "name": "infogan_mnist",
+        "paper": {"id": "arXiv:1", "metric": "test/cluster_accuracy", "value": 0.95},
+        "data": "mnist",
+    }
+]
+
+
+def write_run(folder, **changes):
+    folder.mkdir(exist_ok=True)
+    (folder / "record.json").write_text(json.dumps(RECORD | changes))
+    return folder
+
+
+def result(seed, accuracy, *overrides):
+    return RECORD | {
+        "seed": seed,
+        "metrics": {"test/cluster_accuracy": accuracy},
+        "file": f"f{seed}",
+        "overrides": list(overrides),
+    }
+
+
+def test_a_result_is_named_by_experiment_seed_and_commit_and_keeps_no_place(tmp_path):
+    path = tables.record(write_run(tmp_path / "run"), tmp_path / "results")
+    assert path.name == "infogan_mnist-3-abcdef0.json"
+    content = json.loads(path.read_text())
+    required = {"experiment", "seed", "overrides", "commit", "data", "hardware", "wall_time_s", "metrics"}
+    assert required <= content.keys()
+    assert content["overrides"] == ["experiment=infogan_mnist", "seed=3"]
+    assert "somewhere" not in path.read_text()
+    assert tables.record(tmp_path / "run", tmp_path / "results") == path  # the same again changes nothing
+
+
+def test_what_a_run_was_given_is_named_without_its_place(tmp_path):
+    overrides = ["experiment=infogan_mnist", "datamodule.folder=/home/me/coco/", "+callbacks@callbacks=classifier_score",
+                 "callbacks.classifier_score.judge.run=outputs/resnet_mnist/now-seed0", "x.data=~/mine/set",
+                 "optimized_metric=val/map", "a.b=[/1,2]"]  # fmt: skip
+    path = tables.record(write_run(tmp_path / "run", overrides=overrides), tmp_path / "results")
+    assert json.loads(path.read_text())["overrides"] == [
+        "experiment=infogan_mnist", "datamodule.folder=coco", "+callbacks@callbacks=classifier_score",
+        "callbacks.classifier_score.judge.run=now-seed0", "x.data=set", "optimized_metric=val/map", "a.b=[/1,2]"]  # fmt: skip
+
+
+def test_of_what_the_slices_of_a_run_were_asked_the_latest_counts(tmp_path):
+    overrides = ["experiment=infogan_mnist", "trainer.max_steps=1", "+callbacks@callbacks=drawing", "trainer=cpu",
+                 "+callbacks@callbacks=classifier_score", "+trainer.max_steps=3"]  # fmt: skip
+    path = tables.record(write_run(tmp_path / "run", overrides=overrides), tmp_path / "results")
+    assert json.loads(path.read_text())["overrides"] == [
+        "experiment=infogan_mnist", "+trainer.max_steps=3", "+callbacks@callbacks=drawing", "trainer=cpu",
+        "+callbacks@callbacks=classifier_score"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"clean": False}, "from a tree with uncommitted changes"),
+        ({"clean": None}, "outside a git checkout"),
+        ({"status": "failed"}, "is failed: only a run that was trained and tested"),
+        ({"status": "fitted"}, "is fitted"),
+    ],
+)
+def test_what_is_no_evidence_is_refused(tmp_path, changes, sentence):
+    with pytest.raises(UserError, match=sentence):
+        tables.record(write_run(tmp_path / "run", **changes), tmp_path / "results")
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_folder_without_record_is_named(tmp_path):
+    with pytest.raises(UserError, match="has no record.json"):
+        tables.record(tmp_path, tmp_path / "results")
+
+
+def test_another_run_does_not_replace_a_result(tmp_path):
+    tables.record(write_run(tmp_path / "run"), tmp_path / "results")
+    with pytest.raises(UserError, match="already holds another run"):
+        tables.record(write_run(tmp_path / "other", metrics={"test/cluster_accuracy": 0.99}), tmp_path / "results")
+
+
+def test_mean_and_spread_by_hand():
+    results = [result(0, 0.8), result(1, 0.9), result(2, 0.7, "lightning_module.noise_size=3")]
+    spread = math.sqrt(2 * 0.05**2)
+    assert tables.reached(results, "test/cluster_accuracy") == f"0.850 ± {spread:.3f} (2)"  # not the changed one
+    assert tables.reached(results[:1], "test/cluster_accuracy") == "0.800 (1)"
+    subset = result(0, 0.9, "datamodule.label_seed=1")
+    assert tables.reached([results[0], subset], "test/cluster_accuracy") == f"0.850 ± {spread:.3f} (2)"
+    assert tables.reached([], "test/cluster_accuracy") == "not run yet"
+
+
+def test_tables_stand_between_their_marks():
+    page = "before\n<!-- table: methods -->\nold\n<!-- end of table -->\nafter\n<!-- table: infogan_mnist runs -->\n<!-- end of table -->\n"
+    made = tables.with_tables(page, EXPERIMENTS, {"infogan_mnist": [result(0, 0.8, "seed=0", "trainer.max_steps=7")]})
+    assert made.startswith("before\n<!-- table: methods -->\n| experiment |")
+    assert "old" not in made
+    assert "| `infogan_mnist` | arXiv:1 | mnist | `test/cluster_accuracy` | 0.95 | not run yet |" in made
+    assert "| 0 | trainer.max_steps=7 | 0.8000 | 61 s | a processor, 2 threads, 32-true | `f0` |" in made
+    assert (
+        tables.with_tables(made, EXPERIMENTS, {"infogan_mnist": [result(0, 0.8, "seed=0", "trainer.max_steps=7")]})
+        == made
+    )
+
+
+def test_variants_are_compared_over_their_seeds():
+    results = [
+        result(0, 0.8),
+        result(1, 0.9, "seed=1", "trainer=gpu"),
+        result(0, 0.7, "a.b=1", "seed=0"),
+        result(2, 0.6, "a.b=1"),
+    ]
+    page = "<!-- table: infogan_mnist variants test/cluster_accuracy -->\n<!-- end of table -->"
+    made = tables.with_tables(page, EXPERIMENTS, {"infogan_mnist": results}).splitlines()
+    assert made[3] == "| as the experiment's file has it | 2 | 0.850 ± 0.071 | 0.850 ± 0.071 | 0.800 | 0.900 |"
+    assert made[4] == "| `a.b=1` | 2 | 0.650 ± 0.071 | 0.650 ± 0.071 | 0.600 | 0.700 |"
+
+
+def test_runs_without_a_metric_that_is_asked_for_are_left_out():
+    judged = result(1, 0.9, "a.b=1")
+    judged["metrics"] = judged["metrics"] | {"test/classifier_score": 8.0}
+    page = "<!-- table: infogan_mnist variants test/classifier_score -->\n<!-- end of table -->"
+    made = tables.with_tables(page, EXPERIMENTS, {"infogan_mnist": [result(0, 0.8), judged]}).splitlines()
+    assert made[3:-1] == ["| `a.b=1` | 1 | 0.900 | 8.000 | 0.900 | 0.900 |"]
+    with pytest.raises(
+        UserError, match="'infogan_mnist variants test/classifier_score', but no run .* all its metrics"
+    ):
+        tables.with_tables(page, EXPERIMENTS, {"infogan_mnist": [result(0, 0.8)]})
+
+
+def test_a_variant_has_a_name_of_its_own(tmp_path):
+    plain = tables.record(write_run(tmp_path / "run"), tmp_path / "results")
+    variant = tables.record(write_run(tmp_path / "other", overrides=["a.b=1"]), tmp_path / "results")
+    assert variant.name.startswith("infogan_mnist-3-abcdef0-")
+    assert plain.exists()
+
+
+def test_a_table_of_nothing_is_refused():
+    with pytest.raises(UserError, match="the table 'infogan_svhn runs', but results/ holds no run"):
+        tables.with_tables("<!-- table: infogan_svhn runs -->\n<!-- end of table -->", EXPERIMENTS, {})
+
+
+def test_the_project_s_pages_agree_with_its_results():
+    assert tables.update_pages(tables.ROOT, check=True) == []
+
+
+def test_the_listing_has_a_line_an_experiment(capsys):
+    assert tables.main(["experiments"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:3] == ["experiment", "paper", "data"]
+    assert [line.split()[0] for line in lines[1:]] == [
+        it["name"] for it in tables.load_experiments(tables.ROOT / "conf")
+    ]
