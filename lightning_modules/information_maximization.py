@@ -2,16 +2,28 @@
 
 A classifier that has never seen a label should use all its categories evenly, be sure of each image, and not
 change its mind when the image is moved a little (Krause et al. 2010, RIM; Hu et al. 2017, IMSAT,
-arXiv:1702.08720). The terms look at real images alone.
+arXiv:1702.08720). The terms look at real images alone. ``InformationMaximization`` trains a classifier by them and
+nothing else: what they find without the method that asks for them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from torch import Tensor
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
 from torch.nn.functional import log_softmax
+from torch.optim import Optimizer
 
-from lightning_modules.networks.motion import Motion
+from foundation.protocols import AssignsClusters, WeighsClusters
+from foundation.randomness import keyed_generator
+from lightning_modules.networks.dcgan import Discriminator
+from lightning_modules.networks.motion import Motion, transform
+from lightning_modules.networks.precision import at_least_single
+
+Batch = dict[str, Tensor]
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,3 +64,85 @@ def real_image_bonus(
         + terms.confidence * confidence(log_probabilities)
         + terms.consistency * consistency(log_probabilities, moved)
     )
+
+
+class InformationMaximization(LightningModule):
+    """InfoGAN's trunk and Q, taught by the three terms alone: no generator, no adversarial loss, no bound.
+
+    Motions are drawn as InfoGAN draws them, so an iteration of the same seed sees the same moved images.
+
+    Args:
+        discriminator: its trunk and Q's head learn, its real-or-fake head is not used; all outputs of Q are logits of
+            one category.
+        terms: their weights and the motion.
+        optimizer: makes an optimiser out of parameters.
+        seed: of the motions.
+    """
+
+    needs_find_unused_parameters = True  # the real-or-fake head
+
+    def __init__(
+        self,
+        discriminator: Discriminator,
+        *,
+        terms: RealImageTerms | Mapping[str, Any],
+        optimizer: OptimizerFactory,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.discriminator, self.optimizer, self.seed = discriminator, optimizer, seed
+        self.terms = RealImageTerms(**terms) if isinstance(terms, Mapping) else terms
+        self.num_clusters = [discriminator.posterior_size]
+        self.image_shape = discriminator.image_shape
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        images = batch["image"]
+        logits = self.category_logits(images)
+        bonus = real_image_bonus(logits, self.category_logits(self.moved(images)), self.terms, self.global_mean)
+        every_n_steps: int = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
+        if (self.trainer.global_step + 1) % every_n_steps == 0:
+            self.log("train/real_image_bonus_nats", bonus.detach(), batch_size=1, sync_dist=True)
+        return -bonus
+
+    def moved(self, images: Tensor) -> Tensor:
+        """This rank's images as this iteration moves them. images: [B, C, H, W]."""
+        ranks, generator = self.trainer.world_size, keyed_generator(self.seed, "transform", self.trainer.global_step)
+        drawn = torch.rand(len(images) * ranks, 6, generator=generator) * 2 - 1
+        return transform(images, drawn.tensor_split(ranks)[self.trainer.global_rank].to(images.device), self.terms)
+
+    def global_mean(self, mean: Tensor) -> Tensor:
+        """The mean over the global batch of what is a mean over this rank's share; its gradient reaches all ranks."""
+        if self.trainer.world_size == 1:
+            return mean
+        gathered = self.all_gather(mean, sync_grads=True)
+        assert isinstance(gathered, Tensor)
+        return gathered.mean(dim=0)
+
+    def configure_optimizers(self) -> Optimizer:
+        return self.optimizer([*self.discriminator.trunk.parameters(), *self.discriminator.posterior.parameters()])
+
+    def category_logits(self, images: Tensor) -> Tensor:
+        """[B, C, H, W] in [0, 1] -> [B, K]."""
+        return at_least_single(self.discriminator.code_posterior(images))
+
+    # --- what callbacks ask ----------------------------------------------------------------------------------
+
+    def capabilities(self) -> set[type]:
+        return {AssignsClusters, WeighsClusters}
+
+    def metrics(self, stage: str) -> set[str]:
+        return {"train/real_image_bonus_nats"} if stage == "train" else set()
+
+    @torch.no_grad()
+    def assign_clusters(self, images: Tensor) -> Tensor:
+        return self.category_logits(images).argmax(dim=1, keepdim=True)
+
+    @torch.no_grad()
+    def cluster_probabilities(self, images: Tensor) -> list[Tensor]:
+        return [self.category_logits(images).softmax(dim=1)]
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Batch:
+        seen = {key: batch[key] for key in ("index", "label") if key in batch}
+        return seen | {"cluster": self.assign_clusters(batch["image"])}
+
+    test_step = validation_step

@@ -123,7 +123,7 @@ def test_every_option_is_used_or_offered():
     methods = {f"lightning_modules.{path.stem}" for path in Path("lightning_modules").glob("*.py")}
     sources = "".join(path.read_text() for path in Path("lightning_modules").glob("*.py"))
     bases = {method for method in methods if f"from {method} import" in sources}
-    assert {target.rpartition(".")[0] for target in targets} == methods - bases
+    assert methods - bases <= {target.rpartition(".")[0] for target in targets} <= methods
     for stem in methods - bases:
         stem = stem.partition(".")[2]
         assert (CONF / "lightning_module" / f"{stem}.yaml").exists()

@@ -41,6 +41,7 @@ TINY = {
     "infogan_digits": SMALL,
     "infogan_mnist": SMALL_28,
     "infogan_mnist_best": SMALL_28,
+    "infogan_mnist_bound_off": SMALL_28,
     "infogan_svhn": [*SMALL[:1], *SMALL[2:], *SMALL_32],
     "infogan_celeba": [*SMALL[:1], *SMALL[2:], *SMALL_32],
     "infogan_faces": [*SMALL, "lightning_module.generator.hidden=[16]", "lightning_module.generator.base=[4,8,8]",

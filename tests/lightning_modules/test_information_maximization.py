@@ -1,15 +1,29 @@
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from foundation.protocols import AssignsClusters, WeighsClusters
+from lightning_modules.infogan import Code
 from lightning_modules.information_maximization import (
+    InformationMaximization,
     RealImageTerms,
     balance,
     confidence,
     consistency,
     real_image_bonus,
 )
+from lightning_modules.networks.dcgan import Discriminator
+from tests.lightning_modules.test_infogan import ADAM, TERMS, infogan
+
+# Overrides with which each experiment of this module runs in seconds (tests/contract).
+TINY = {
+    "infogan_mnist_terms_alone": [
+        "datamodule.batch_size=8", "datamodule.val_size=8", "trainer.precision=32-true",
+        "lightning_module.discriminator.channels=[4,8]", "lightning_module.discriminator.hidden=[16]",
+    ],
+}  # fmt: skip
 
 STILL = RealImageTerms(balance=1, confidence=1, consistency=1, rotation=0, shift=0, scale=0, shear=0)
 
@@ -57,3 +71,54 @@ def test_the_bonus_is_the_weighted_sum():
     first, second = logits.log_softmax(1), moved_logits.log_softmax(1)
     expected = 3 * balance(first.exp().mean(0)) + 0.5 * confidence(first) + 2 * consistency(first, second)
     torch.testing.assert_close(real_image_bonus(logits, moved_logits, terms, lambda mean: mean), expected)
+
+
+# --- the terms alone -------------------------------------------------------------------------------------------
+
+
+def terms_alone(world_size=1, rank=0, iteration=3) -> InformationMaximization:
+    torch.manual_seed(0)
+    network = Discriminator([1, 8, 8], [4, 4], [8], posterior_hidden=8, posterior_size=3)
+    module = InformationMaximization(network, terms=TERMS, optimizer=ADAM).eval()
+    of_a_run = {"global_step": iteration, "log_every_n_steps": 1000}
+    module._trainer = SimpleNamespace(world_size=world_size, global_rank=rank, **of_a_run)  # type: ignore
+    return module
+
+
+def images(size=6):
+    return torch.rand(size, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def test_the_loss_is_what_the_same_terms_earn_in_infogan():
+    alone, beside = terms_alone(), infogan(codes=[Code("categorical", 3)], real_images=TERMS).eval()
+    beside.discriminator.load_state_dict(alone.discriminator.state_dict())
+    beside.iteration = 3
+    _, bonus = beside.judge_real_images(images(), beside.real_images)  # type: ignore
+    torch.testing.assert_close(alone.training_step({"image": images()}, 0), -bonus)
+
+
+def test_trunk_and_q_learn_and_the_head_of_d_does_not():
+    module = terms_alone()
+    module.training_step({"image": images()}, 0).backward()
+    (group,) = module.configure_optimizers().param_groups
+    moved_by_it = set(map(id, group["params"]))
+    parts = {name: list(part.parameters()) for name, part in module.discriminator.named_children()}
+    assert all(it.grad is not None and id(it) in moved_by_it for it in parts["trunk"] + parts["posterior"])
+    assert all(it.grad is None and id(it) not in moved_by_it for it in parts["head"])
+
+
+def test_two_ranks_move_their_shares_as_one_rank_moves_the_whole():
+    whole = terms_alone().moved(images())
+    shares = [terms_alone(2, rank).moved(it) for rank, it in enumerate(images().tensor_split(2))]
+    torch.testing.assert_close(torch.cat(shares), whole)
+    assert not torch.equal(whole, terms_alone(iteration=4).moved(images()))
+
+
+def test_serves_what_measures_clusters():
+    module = terms_alone()
+    assert isinstance(module, WeighsClusters)
+    assert module.capabilities() == {AssignsClusters, WeighsClusters}
+    assert module.num_clusters == [3]
+    (probabilities,) = module.cluster_probabilities(images())
+    torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(6))
+    assert torch.equal(module.assign_clusters(images()), probabilities.argmax(dim=1, keepdim=True))
