@@ -7,6 +7,7 @@ INPUT ?=
 METRIC ?=
 PYTHON ?= python3
 BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train test test-all lint record sample predict export curves report dashboard bench run-named input-named results \
@@ -36,11 +37,11 @@ setup: .venv/ready  ## make .venv from requirements.lock (with uv where it is on
 train: setup  ## train an experiment: make train EXPERIMENT=infogan_mnist ARGS="trainer=gpu seed=1"
 	@$(BIN)/python train.py experiment=$(EXPERIMENT) $(ARGS)
 
-test: setup  ## the tests, under ten minutes on two cores
-	@$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+test: setup  ## the tests, in as many processes as there are cores
+	@$(PYTEST) -m 'not slow' $(ARGS)
 
 test-all: setup  ## the tests and the long ones
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 lint: setup  ## ruff, pyright, and whether the pages' tables agree with results/
 	@$(BIN)/ruff check .

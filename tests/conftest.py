@@ -1,0 +1,6 @@
+"""Read before a test imports torch, by each process of ``pytest -n``; the commands that tests start inherit it."""
+
+import os
+
+# Tests' tensors are tiny: a second thread of torch only takes another process's core.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
