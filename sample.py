@@ -48,13 +48,12 @@ def check_numbers(config: Mapping[str, Any]) -> None:
 
 def check_can_sample(module: Any, config: Mapping[str, Any]) -> None:
     """Refuse a module that makes no images or, where some are asked for, has no codes or not those; set the seed."""
-    from foundation.protocols import ChoosesCodes, SamplesImages, capabilities_of, check_codes
+    from foundation.protocols import ChoosesCodes, SamplesImages, check_codes, serves
 
-    capabilities = capabilities_of(module)
     name = type(module).__name__
-    if SamplesImages not in capabilities:
+    if not serves(module, SamplesImages):
         raise UserError(f"{config['run']} is a run of {name}, which makes no images.")
-    if config["codes"] and ChoosesCodes not in capabilities:
+    if config["codes"] and not serves(module, ChoosesCodes):
         raise UserError(f"{config['run']} is a run of {name}, which has no codes to choose: leave out codes.")
     if config["codes"]:
         check_codes(config["codes"], module.code_ranges())

@@ -16,7 +16,7 @@ from torchmetrics import Metric
 from callbacks.instruments.measurement import Measurement
 from callbacks.instruments.pictures import log_picture, log_table, save_figure
 from foundation.errors import UserError
-from foundation.protocols import AssignsClusters
+from foundation.protocols import AssignsClusters, HoldsImages
 
 
 class ClusterAccuracyMetric(Metric):
@@ -67,6 +67,7 @@ class ClusterAccuracy(Measurement):
 
     def __init__(self, folder: str, code: int = 0, kmeans: bool = False) -> None:
         self.folder, self.code, self.kmeans = Path(folder), code, kmeans
+        self.requires_data = HoldsImages if kmeans else None
 
     def metrics(self, stage: str) -> set[str]:
         names = {"cluster_accuracy", "cluster_purity"} if stage != "train" else set()

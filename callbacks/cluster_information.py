@@ -9,7 +9,7 @@ from torchmetrics import Metric
 
 from callbacks.cluster_accuracy import clusters_of
 from callbacks.instruments.measurement import Measurement
-from foundation.protocols import WeighsClusters
+from foundation.protocols import WeighsClustersOfImages
 from foundation.randomness import keyed_generator
 from lightning_modules.networks.motion import Motion, transform
 
@@ -54,7 +54,7 @@ class ClusterInformation(Measurement):
     """
 
     metric: ClusterInformationMetric
-    requires = WeighsClusters
+    requires = WeighsClustersOfImages
 
     def __init__(self, rotation: float, shift: float, scale: float, shear: float, code: int = 0) -> None:
         self.motion = Motion(rotation=rotation, shift=shift, scale=scale, shear=shear)

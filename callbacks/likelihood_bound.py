@@ -13,7 +13,7 @@ from torchmetrics import Metric
 from callbacks.instruments.measurement import Measurement
 from callbacks.instruments.pictures import log_picture, log_table, save_figure
 from foundation.errors import UserError
-from foundation.protocols import BoundsLikelihood, evaluating
+from foundation.protocols import BoundsLikelihood, BoundsLikelihoodOfImages, evaluating
 
 
 class LikelihoodBoundMetric(Metric):
@@ -70,7 +70,6 @@ class LikelihoodBound(Measurement):
     """
 
     metric: LikelihoodBoundMetric
-    requires = BoundsLikelihood
 
     def __init__(self, folder: str, importance_samples: int | None = None) -> None:
         if importance_samples is not None and importance_samples < 1:
@@ -78,6 +77,7 @@ class LikelihoodBound(Measurement):
                 f"callbacks.likelihood_bound.importance_samples is {importance_samples}: give 1 or more, or null."
             )
         self.folder, self.importance_samples = Path(folder), importance_samples
+        self.requires = BoundsLikelihoodOfImages if importance_samples else BoundsLikelihood
 
     def metrics(self, stage: str) -> set[str]:
         names = {"nll_bound_nats", "reconstruction_nats", "kl_nats"} if stage != "train" else set()

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from foundation.checkpoints import read_checkpoint, weights_in
 from foundation.errors import UserError, told_as_sentences
-from foundation.protocols import Classifies, MapsLatents, capabilities_of
+from foundation.protocols import ClassifiesImages, MapsLatents, serves
 from launch.command_line import check_writable
 from launch.runs import load_on_device
 
@@ -92,16 +92,15 @@ def check_packages() -> None:
 
 
 def exportable_of(module: Any, run: Path) -> Exportable:
-    """The classifier or generator of a module, as its capabilities have it."""
-    capabilities = capabilities_of(module)
-    if Classifies in capabilities:
+    """The classifier of images or the generator of a module, as its capabilities have it."""
+    if serves(module, ClassifiesImages):
         names = module.class_names or [str(number) for number in range(module.num_classes)]
         return Exportable(
             Network(module, module.class_logits), "images", "logits", tuple(module.image_shape), 0.0, 1.0,
             {"input": "images [batch, channels, height, width] in [0, 1]",
              "output": "logits [batch, classes]; their softmax gives probabilities", "classes": names},
         )  # fmt: skip
-    if MapsLatents in capabilities:
+    if serves(module, MapsLatents):
         layout = module.latent_layout()
         size = sum(part["size"] for part in layout)
         return Exportable(
@@ -109,7 +108,10 @@ def exportable_of(module: Any, run: Path) -> Exportable:
             {"input": f"latents [batch, {size}], the parts of latent_layout one after the other",
              "output": "images [batch, channels, height, width] in [0, 1]", "latent_layout": layout},
         )  # fmt: skip
-    raise UserError(f"{run} is a run of {type(module).__name__}, which is neither classifier nor generator.")
+    raise UserError(
+        f"{run} is a run of {type(module).__name__}, which neither classifies images nor makes them of latents, so it "
+        "cannot be exported."
+    )
 
 
 @contextmanager

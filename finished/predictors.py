@@ -19,7 +19,7 @@ from callbacks.instruments.coco_evaluation import encode
 from callbacks.instruments.pictures import save_captioned
 from datamodules.image_files import Pixels, attempt, shown, unreadable, whole_image
 from foundation.errors import UserError
-from foundation.protocols import Classifies, DetectsObjects, capabilities_of, evaluating
+from foundation.protocols import ClassifiesImages, DetectsObjects, evaluating, serves
 from launch.runs import instantiate
 
 ALL_UP_TO = 20  # classes; beyond, a row holds the likeliest
@@ -51,9 +51,9 @@ class Predictions:
 
 def predictor_of(module: Any, run: str) -> Callable[[Any, Mapping[str, Any], Images, Mapping[str, Any]], Predictions]:
     """What predicts with a module, by what the module can do."""
-    predictors = {Classifies: classify, DetectsObjects: detect}
-    for capability, predictor in predictors.items():
-        if capability in capabilities_of(module):
+    predictors = {ClassifiesImages: classify, DetectsObjects: detect}
+    for protocol, predictor in predictors.items():
+        if serves(module, protocol):
             return predictor
     raise UserError(
         f"{run} is a run of {type(module).__name__}, which does not tell what is in an image: give a classifier's or a "

@@ -2,9 +2,13 @@
 
 What a module can do may depend on its config (InfoGAN on faces has no category), so it answers
 ``capabilities()`` with the protocols that it serves as configured; ``launch.parts_check`` refuses a callback
-whose ``requires`` is not among them before anything starts.
+whose ``requires`` is not among them, nor the base of one, before anything starts.
+
+A protocol names what goes in: images, token ids, latents. Where only what comes out matters, there is a base without
+an input (``Classifies``), and one heir for each kind of input; who calls a module's functions asks for the heir.
 """
 
+import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -60,16 +64,19 @@ class TraversesLatents(Protocol):
 
 @runtime_checkable
 class AssignsClusters(Protocol):
+    """Its validation and test steps return ``index`` [B], ``label`` [B] and ``cluster`` [B, number of categorical
+    codes], all int64."""
+
     num_clusters: list[int]
     """The number of clusters of each categorical code."""
 
+
+@runtime_checkable
+class WeighsClustersOfImages(AssignsClusters, Protocol):
     def assign_clusters(self, images: Tensor) -> Tensor:
         """images: [B, C, H, W] in [0, 1] -> [B, number of categorical codes] int64."""
         ...
 
-
-@runtime_checkable
-class WeighsClusters(AssignsClusters, Protocol):
     def cluster_probabilities(self, images: Tensor) -> list[Tensor]:
         """images: [B, C, H, W] in [0, 1] -> for each categorical code [B, K], rows that sum to one."""
         ...
@@ -77,12 +84,34 @@ class WeighsClusters(AssignsClusters, Protocol):
 
 @runtime_checkable
 class Classifies(Protocol):
+    """Its training, validation and test steps return ``index`` [B], ``logits`` [B, num_classes] and ``label`` [B]."""
+
     num_classes: int
     class_names: list[str] | None
     """Of the data that it was trained on, where they are known."""
 
+
+@runtime_checkable
+class ClassifiesImages(Classifies, Protocol):
+    image_shape: tuple[int, ...]
+    """Channels, height, width."""
+
     def class_logits(self, images: Tensor) -> Tensor:
         """images: [B, C, H, W] in [0, 1] -> [B, num_classes]; a softmax of them is the classes' probabilities."""
+        ...
+
+
+@runtime_checkable
+class ClassifiesText(Classifies, Protocol):
+    vocabulary_size: int
+    """Token ids lie below it."""
+    max_length: int | None
+    """Tokens of the longest text that it can read; None: any length."""
+
+    def class_logits(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
+        """input_ids: [B, L] int64, row i a text of lengths[i] tokens; lengths: [B] int64 -> [B, num_classes].
+
+        What lies behind a text's end changes nothing."""
         ...
 
 
@@ -93,6 +122,9 @@ class BoundsLikelihood(Protocol):
 
     steps: int
 
+
+@runtime_checkable
+class BoundsLikelihoodOfImages(BoundsLikelihood, Protocol):
     def importance_weighted_log_likelihood(self, images: Tensor, indices: Tensor, samples: int) -> Tensor:
         """Estimates of log p(x) in nats, [B], from that many samples of each image's latents; example i's depends on
         the seed and indices[i] alone. images: [B, C, H, W] in [0, 1]."""
@@ -146,6 +178,8 @@ class DetectsObjects(Protocol):
 class HoldsImages(Protocol):
     """Asked of a DataModule."""
 
+    image_shape: tuple[int, ...]
+    """Channels, height, width."""
     tables: dict[str, Any]
     """Its splits once it is set up: ``tables[split][positions]["image"]`` is uint8 [B, C, H, W], not augmented."""
 
@@ -167,6 +201,18 @@ class AnnotatesObjects(Protocol):
 
 def capabilities_of(module: Any) -> set[type]:
     return module.capabilities() if hasattr(module, "capabilities") else set()
+
+
+def serves(module: Any, protocol: type) -> bool:
+    """Whether a module is capable of a protocol, or of an heir of it."""
+    return any(protocol in it.__mro__ for it in capabilities_of(module))
+
+
+def members_of(protocol: type) -> set[str]:
+    """What a protocol asks for, by name: its own attributes and functions and those of its bases."""
+    protocols = [it for it in protocol.__mro__ if getattr(it, "_is_protocol", False) and it is not Protocol]
+    names = {name for it in protocols for name in (*inspect.get_annotations(it), *vars(it))}
+    return {name for name in names if not name.startswith("_")}
 
 
 def check_codes(codes: Mapping[str, Any], ranges: Mapping[str, range | None]) -> None:

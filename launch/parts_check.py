@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from foundation.errors import UserError, did_you_mean
+from foundation.protocols import capabilities_of, members_of, serves
 
 STAGES = ("train", "val", "test")
 
@@ -13,7 +14,10 @@ def check_run(
 ) -> None:
     """Shapes, capabilities, watched metrics and batch sizes of the built parts of a job."""
     problems = [
+        *unkept_promises(module),
+        *unfit_inputs(module, datamodule),
         *unfit_shapes(module, datamodule),
+        *unfit_tokens(module, datamodule),
         *unfit_classes(module, datamodule),
         *unfit_callbacks(config, module, callbacks),
         *unfit_judges(config, module, callbacks),
@@ -30,13 +34,63 @@ def check_run(
         raise UserError("\n".join(problems))
 
 
+def unkept_promises(module: Any) -> Iterator[str]:
+    """Protocols that ``capabilities()`` names although the module lacks what they ask for."""
+    for protocol in sorted(capabilities_of(module), key=lambda it: it.__name__):
+        if lacking := sorted(name for name in members_of(protocol) if not hasattr(module, name)):
+            yield (
+                f"{type(module).__name__} says that it is {protocol.__name__} and has no {', '.join(lacking)}: add "
+                f"{'it' if len(lacking) == 1 else 'them'}, as foundation/protocols.py says, or change capabilities()."
+            )
+
+
+def unfit_inputs(module: Any, datamodule: Any) -> Iterator[str]:
+    """Images where token ids are read, and the reverse."""
+    reads, holds = kind_of_input(module), kind_of_input(datamodule)
+    if reads and holds and reads != holds:
+        yield (
+            f"{type(module).__name__} reads {reads}, and datamodule {datamodule.name} gives {holds}: choose a "
+            f"datamodule of {reads} or another lightning_module."
+        )
+    required = getattr(module, "requires_data", None)
+    if required is not None and not isinstance(datamodule, required):
+        yield (
+            f"{type(module).__name__} needs a datamodule that is {required.__name__}, which {datamodule.name} is not: "
+            "choose another datamodule."
+        )
+
+
+def kind_of_input(part: Any) -> str | None:
+    """What a module reads or a DataModule gives, told by the sizes that it names; None where it names none."""
+    if getattr(part, "vocabulary_size", None):
+        return "token ids"
+    return "images" if getattr(part, "image_shape", None) else None
+
+
 def unfit_shapes(module: Any, datamodule: Any) -> Iterator[str]:
     wanted, given = getattr(module, "image_shape", None), getattr(datamodule, "image_shape", None)
+    if wanted and given is None and hasattr(datamodule, "image_shape"):
+        yield (
+            f"The module is built for images of (channels, height, width) {tuple(wanted)}, but those of datamodule "
+            f"{datamodule.name} have sizes of their own: choose another datamodule."
+        )
     if wanted and given and tuple(wanted) != tuple(given):
         yield (
             f"The module is built for images of (channels, height, width) {tuple(wanted)}, but datamodule "
             f"{datamodule.name} gives {tuple(given)}: choose another datamodule or change the networks' sizes."
         )
+
+
+def unfit_tokens(module: Any, datamodule: Any) -> Iterator[str]:
+    """Token ids and texts that a module's tables have no rows for. Rows that no token uses do no harm."""
+    units = {"vocabulary_size": ("token ids below", "vocabulary"), "max_length": ("texts of up to", "longest text")}
+    for key, (what, name) in units.items():
+        most, given = getattr(module, key, None), getattr(datamodule, key, None)
+        if most and given and given > most:
+            yield (
+                f"{type(module).__name__} reads {what} {most}, and datamodule {datamodule.name}'s {name} has {given} "
+                f"tokens: set the network's {key} to {given} or more, or choose a smaller datamodule.{key}."
+            )
 
 
 def unfit_classes(module: Any, datamodule: Any) -> Iterator[str]:
@@ -49,10 +103,9 @@ def unfit_classes(module: Any, datamodule: Any) -> Iterator[str]:
 
 
 def unfit_callbacks(config: Mapping[str, Any], module: Any, callbacks: Sequence[Any]) -> Iterator[str]:
-    capabilities = module.capabilities() if hasattr(module, "capabilities") else set()
     for name, callback in zip(config["callbacks"], callbacks, strict=True):
         required = getattr(callback, "requires", None)
-        if required is not None and required not in capabilities:
+        if required is not None and not serves(module, required):
             yield (
                 f"callbacks.{name} needs a module that is {required.__name__}, which {type(module).__name__} is not "
                 f"as configured: remove it with ~callbacks.{name}"

@@ -27,7 +27,7 @@ from foundation.checkpoints import (
 )
 from foundation.errors import UserError
 from foundation.former_names import with_names_of_today
-from foundation.protocols import Classifies, DetectsObjects, capabilities_of
+from foundation.protocols import Classifies, DetectsObjects, serves
 from foundation.security import check_foreign
 from launch.config_check import OWN_PACKAGES, TrainConfig, check_config, plain
 from launch.machine import hush, keep_freed_memory, resolve_precision, spare_driver_queries
@@ -122,10 +122,9 @@ def load_weights(module: LightningModule, folder: str | Path, checkpoint: str = 
     content = read_checkpoint(path)
     check_fits(module, content["state_dict"], path)
     module.load_state_dict(content["state_dict"])
-    capabilities = capabilities_of(module)
-    if capabilities & {Classifies, DetectsObjects}:
+    if serves(module, Classifies) or serves(module, DetectsObjects):
         module.class_names = class_names_in(content, module.num_classes, path)  # pyright: ignore
-    if DetectsObjects in capabilities:
+    if serves(module, DetectsObjects):
         module.category_ids = category_ids_in(content, module.num_classes, path)  # pyright: ignore
     return path
 

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from foundation.errors import UserError
-from foundation.protocols import Classifies
+from foundation.protocols import ClassifiesImages
 from lightning_modules.networks.precision import at_least_single
 
 Batch = dict[str, Tensor]
@@ -62,7 +62,7 @@ class Classifier(LightningModule):
         self.register_buffer("scale", torch.tensor(std).view(-1, 1, 1).reciprocal(), persistent=False)
 
     def capabilities(self) -> set[type]:
-        return {Classifies}
+        return {ClassifiesImages}
 
     def metrics(self, stage: str) -> set[str]:
         """The keys that this module logs in a stage: train, val or test."""

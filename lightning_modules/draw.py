@@ -23,7 +23,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from foundation.errors import UserError
-from foundation.protocols import BoundsLikelihood, Drawing, DrawsStepwise, SamplesImages
+from foundation.protocols import BoundsLikelihoodOfImages, Drawing, DrawsStepwise, SamplesImages
 from foundation.randomness import keyed_generator
 from lightning_modules.classifier import Classifier
 from lightning_modules.networks.draw import ConvolutionalClassifier, DrawNetwork, GlimpseClassifier, State, Window
@@ -186,7 +186,7 @@ class Draw(LightningModule):
     # --- what callbacks ask ------------------------------------------------------------------------------------
 
     def capabilities(self) -> set[type]:
-        return {SamplesImages, BoundsLikelihood, DrawsStepwise}
+        return {SamplesImages, BoundsLikelihoodOfImages, DrawsStepwise}
 
     def metrics(self, stage: str) -> set[str]:
         """The keys that this module logs in a stage: train, val or test."""

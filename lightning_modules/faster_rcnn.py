@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from foundation.errors import UserError
-from foundation.protocols import DetectsObjects
+from foundation.protocols import AnnotatesObjects, DetectsObjects
 from foundation.randomness import keyed_generator
 from lightning_modules.networks.faster_rcnn import DetectionNetwork, SampledRegions
 from lightning_modules.networks.region_proposals import SampledAnchors
@@ -107,6 +107,8 @@ class FasterRCNN(LightningModule):
         channels_last: the layout in which convolutions are fastest in half precision.
         seed: of the anchors and regions that are drawn.
     """
+
+    requires_data = AnnotatesObjects
 
     def __init__(
         self,

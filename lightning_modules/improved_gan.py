@@ -20,7 +20,7 @@ from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from foundation.errors import UserError
-from foundation.protocols import Classifies, MapsLatents, SamplesImages
+from foundation.protocols import ClassifiesImages, MapsLatents, SamplesImages
 from foundation.randomness import keyed_generator
 from lightning_modules.networks.improved_gan import Discriminator, Generator
 from lightning_modules.networks.improved_gan_layers import initializing
@@ -278,7 +278,7 @@ class ImprovedGAN(TwoPlayer):
     # --- what callbacks ask ----------------------------------------------------------------------------------
 
     def capabilities(self) -> set[type]:
-        classifies = {Classifies} if self.labelled_weight else set()
+        classifies = {ClassifiesImages} if self.labelled_weight else set()
         return classifies | ({SamplesImages, MapsLatents} if self.unlabelled_weight else set())
 
     def metrics(self, stage: str) -> set[str]:

@@ -20,12 +20,11 @@ from torch.nn.functional import log_softmax, one_hot, softplus
 
 from foundation.errors import UserError
 from foundation.protocols import (
-    AssignsClusters,
     ChoosesCodes,
     MapsLatents,
     SamplesImages,
     TraversesLatents,
-    WeighsClusters,
+    WeighsClustersOfImages,
     check_codes,
 )
 from foundation.randomness import keyed_generator
@@ -254,7 +253,7 @@ class InfoGAN(TwoPlayer):
     # --- what callbacks ask ----------------------------------------------------------------------------------
 
     def capabilities(self) -> set[type]:
-        of_categories = {AssignsClusters, WeighsClusters} if self.num_clusters else set()
+        of_categories = {WeighsClustersOfImages} if self.num_clusters else set()
         return {SamplesImages, TraversesLatents, ChoosesCodes, MapsLatents} | of_categories
 
     def metrics(self, stage: str) -> set[str]:

@@ -18,7 +18,7 @@ import predict
 from evaluate import evaluate
 from finished.onnx import exportable_of
 from foundation.errors import UserError
-from foundation.protocols import Classifies
+from foundation.protocols import ClassifiesImages, ClassifiesText
 from launch.command_line import check_command_line, compose_job, with_quoted
 from launch.runs import load_run
 from lightning_modules.resnet import ResNet
@@ -221,10 +221,10 @@ def test_a_run_of_a_generator_is_refused(tmp_path, images):
 
 
 def test_a_module_of_another_kind_is_not_taken_for_a_classifier(run, images, monkeypatch):
-    monkeypatch.setattr(ResNet, "capabilities", lambda self: set())
+    monkeypatch.setattr(ResNet, "capabilities", lambda self: {ClassifiesText})
     with pytest.raises(UserError, match="is a run of ResNet, which does not tell"):
         predicted(run, images)
-    monkeypatch.setattr(ResNet, "capabilities", lambda self: {Classifies})
+    monkeypatch.setattr(ResNet, "capabilities", lambda self: {ClassifiesImages})
     assert len(table(predicted(run, images))) == 7
 
 
@@ -369,5 +369,5 @@ def test_a_detector_is_measured_again_and_refused_where_images_or_onnx_are_asked
     assert (folder / "images" / "test_detections.png").exists()
     with pytest.raises(UserError, match="is a run of FasterRCNN, which makes no images"):
         sample(compose_job("sample", [f"run={detector}", "accelerator=cpu"]))
-    with pytest.raises(UserError, match="is a run of FasterRCNN, which is neither classifier nor generator"):
+    with pytest.raises(UserError, match="is a run of FasterRCNN, which neither classifies images nor makes them"):
         exportable_of(load_run(detector)[0], detector)

@@ -13,7 +13,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from foundation.errors import UserError
-from foundation.protocols import Classifies, capabilities_of
+from foundation.protocols import ClassifiesImages, serves
 from launch.runs import load_module
 
 
@@ -51,7 +51,7 @@ class Judge(nn.Module):
 
 
 class ClassifierRun(Judge):
-    """A finished run of this platform that ``Classifies``; works without a network.
+    """A finished run of this platform that ``ClassifiesImages``; works without a network.
 
     It has no features that every classifier has, so there is no distance.
 
@@ -70,8 +70,8 @@ class ClassifierRun(Judge):
                 "experiment=resnet_mnist."
             )
         module, self.origin = load_module(run, checkpoint)
-        if Classifies not in capabilities_of(module):
-            raise UserError(f"{run} is a run of {type(module).__name__}, which is no classifier and cannot judge.")
+        if not serves(module, ClassifiesImages):
+            raise UserError(f"{run} is a run of {type(module).__name__}, which classifies no images and cannot judge.")
         self.module: Any = module.requires_grad_(False)
         self.classes: int = self.module.num_classes
         self.dtype = next(module.parameters()).dtype

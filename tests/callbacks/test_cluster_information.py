@@ -10,7 +10,7 @@ from sklearn.metrics import mutual_info_score
 from callbacks.cluster_information import ClusterInformation, ClusterInformationMetric, moves
 from datamodules.digits import DigitsDataModule
 from foundation.errors import UserError
-from foundation.protocols import WeighsClusters
+from foundation.protocols import WeighsClustersOfImages
 
 MOTION = {"rotation": 15.0, "shift": 1.0, "scale": 0.1, "shear": 0.2}
 
@@ -74,7 +74,7 @@ class Brightness(LightningModule):
 
 def test_callback_logs_what_it_declares_and_a_wider_motion_tells_less():
     datamodule = DigitsDataModule(batch_size=128, val_size=100, eval_batch_size=64)
-    assert isinstance(Brightness(), WeighsClusters)
+    assert isinstance(Brightness(), WeighsClustersOfImages)
     found = []
     for motion in ({"rotation": 0.0, "shift": 0.0, "scale": 0.0, "shear": 0.0}, MOTION):
         callback = ClusterInformation(**motion)

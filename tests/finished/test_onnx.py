@@ -13,8 +13,10 @@ import torch
 
 from finished import onnx as onnx_export
 from foundation.errors import UserError
+from foundation.protocols import ClassifiesText
 from launch.runs import load_run
 from lightning_modules.infogan import InfoGAN
+from lightning_modules.resnet import ResNet
 from tests.finished_runs import finished_run
 from tests.lightning_modules import test_improved_gan
 from tests.lightning_modules.test_infogan import TINY
@@ -143,8 +145,10 @@ def test_mistakes_get_their_sentence(classifier, tmp_path, monkeypatch):
         onnx_export.export(classifier, "best", tmp_path / "it.onnx")
     with pytest.raises(UserError, match="--out=README.md cannot be written"):
         onnx_export.export(classifier, out=Path("README.md/it.onnx"))
-    monkeypatch.setattr(onnx_export, "capabilities_of", lambda module: set())
-    with pytest.raises(UserError, match="is a run of ResNet, which is neither classifier nor generator"):
+    monkeypatch.setattr(ResNet, "capabilities", lambda self: {ClassifiesText})
+    with pytest.raises(
+        UserError, match="is a run of ResNet, which neither classifies images nor makes them of latents"
+    ):
         onnx_export.export(classifier, out=tmp_path / "it.onnx")
     monkeypatch.setattr(onnx_export, "find_spec", lambda name: None)
     with pytest.raises(

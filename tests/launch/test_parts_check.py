@@ -7,8 +7,18 @@ import torch
 
 from callbacks.mean_average_precision import MeanAveragePrecision
 from foundation.errors import UserError
+from foundation.protocols import AnnotatesObjects, Classifies, ClassifiesImages, ClassifiesText
 from launch.command_line import compose_job
-from launch.parts_check import unfit_data, unfit_optimizers, unlabelled
+from launch.parts_check import (
+    unfit_callbacks,
+    unfit_data,
+    unfit_inputs,
+    unfit_optimizers,
+    unfit_shapes,
+    unfit_tokens,
+    unkept_promises,
+    unlabelled,
+)
 from launch.runs import build
 
 MISFITS = {
@@ -96,3 +106,69 @@ def test_a_callback_that_needs_annotated_objects_beside_data_without(tmp_path):
         "callbacks.mean_average_precision needs a datamodule that is AnnotatesObjects, which digits"
     )
     assert not list(unfit_data(config, SimpleNamespace(name="coco", coco_ground_truth=dict), callbacks))
+
+
+class Reader:
+    """A classifier of texts of up to 16 tokens out of 100."""
+
+    num_classes, class_names, vocabulary_size, max_length = 2, None, 100, 16
+
+    def capabilities(self) -> set[type]:
+        return {ClassifiesText}
+
+    def class_logits(self, input_ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(len(input_ids), 2)
+
+
+def test_a_callback_may_ask_for_the_base_of_what_a_module_serves():
+    outputs_alone, images = SimpleNamespace(requires=Classifies), SimpleNamespace(requires=ClassifiesImages)
+    config = {"callbacks": {"classification": {}, "saliency": {}}}
+    assert list(unfit_callbacks(config, Reader(), [outputs_alone, images])) == [
+        "callbacks.saliency needs a module that is ClassifiesImages, which Reader is not as configured: remove it with "
+        "~callbacks.saliency"
+    ]
+
+
+def test_a_module_has_what_it_says_that_it_serves():
+    class Forgetful(Reader):
+        class_logits = property()  # type: ignore
+
+    assert not list(unkept_promises(Reader()))
+    assert list(unkept_promises(Forgetful())) == [
+        "Forgetful says that it is ClassifiesText and has no class_logits: add it, as foundation/protocols.py says, or "
+        "change capabilities()."
+    ]
+
+
+def test_images_for_a_reader_of_tokens_and_the_reverse():
+    images = SimpleNamespace(name="digits", image_shape=(1, 8, 8))
+    texts = SimpleNamespace(name="reviews", vocabulary_size=100, max_length=16)
+    assert not list(unfit_inputs(Reader(), texts))
+    (problem,) = unfit_inputs(Reader(), images)
+    assert problem.startswith("Reader reads token ids, and datamodule digits gives images: choose a datamodule of tok")
+    (problem,) = unfit_inputs(images, texts)
+    assert problem.startswith("SimpleNamespace reads images, and datamodule reviews gives token ids: choose")
+    (problem,) = unfit_inputs(SimpleNamespace(requires_data=AnnotatesObjects), texts)
+    assert problem.startswith("SimpleNamespace needs a datamodule that is AnnotatesObjects, which reviews is not")
+
+
+def test_images_of_any_size_for_a_module_of_one():
+    photographs = SimpleNamespace(name="photographs", image_shape=None)
+    (problem,) = unfit_shapes(SimpleNamespace(image_shape=(3, 32, 32)), photographs)
+    assert problem.endswith("those of datamodule photographs have sizes of their own: choose another datamodule.")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "refused"),
+    [
+        ({"vocabulary_size": 100, "max_length": 16}, []),
+        ({"vocabulary_size": 99, "max_length": 3}, []),
+        ({"vocabulary_size": 101}, ["Reader reads token ids below 100, and datamodule reviews's vocabulary has 101"]),
+        ({"max_length": 17}, ["Reader reads texts of up to 16, and datamodule reviews's longest text has 17 tokens"]),
+        ({"max_length": None}, []),
+        ({"vocabulary_size": 101, "max_length": 17}, ["Reader reads token ids", "Reader reads texts"]),
+    ],
+)
+def test_tokens_that_a_module_has_no_rows_for(sizes, refused):
+    problems = list(unfit_tokens(Reader(), SimpleNamespace(name="reviews", **sizes)))
+    assert [problem[: len(told)] for problem, told in zip(problems, refused, strict=True)] == refused

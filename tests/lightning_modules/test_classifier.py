@@ -10,7 +10,7 @@ from torch import nn
 from callbacks.classification import Classification
 from datamodules.digits import DigitsDataModule
 from foundation.errors import UserError
-from foundation.protocols import Classifies
+from foundation.protocols import ClassifiesImages
 from lightning_modules.classifier import Classifier
 from lightning_modules.networks.resnet import CifarResNet
 
@@ -50,8 +50,8 @@ def test_channels_last_changes_the_layout_alone():
 
 def test_serves_classifies():
     module = classifier()
-    assert isinstance(module, Classifies)
-    assert module.capabilities() == {Classifies}
+    assert isinstance(module, ClassifiesImages)
+    assert module.capabilities() == {ClassifiesImages}
     assert module.num_classes == 2
 
 

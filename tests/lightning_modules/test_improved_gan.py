@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.functional import log_softmax
 
 from foundation.errors import UserError
-from foundation.protocols import Classifies, MapsLatents, SamplesImages
+from foundation.protocols import ClassifiesImages, MapsLatents, SamplesImages
 from launch.command_line import compose_job
 from launch.config_check import TrainConfig, check_config
 from launch.parts_check import unfit_streams
@@ -284,7 +284,7 @@ def test_each_step_of_a_turn_draws_new_noise():
 def test_without_unlabelled_images_the_generator_rests():
     module, streams = improved_gan(unlabelled_weight=0.0), batch()
     assert set(module.players()) == {"d"}
-    assert module.capabilities() == {Classifies}
+    assert module.capabilities() == {ClassifiesImages}
     assert module.metrics("train") == {"train/loss_d", "train/loss_labelled_nats"}
     expected = labelled_loss(module.discriminator(streams["labelled"]["image"]), streams["labelled"]["label"])
     torch.testing.assert_close(module.discriminator_loss(streams), expected)

@@ -10,12 +10,11 @@ from torch import nn
 
 from foundation.errors import UserError
 from foundation.protocols import (
-    AssignsClusters,
     ChoosesCodes,
     MapsLatents,
     SamplesImages,
     TraversesLatents,
-    WeighsClusters,
+    WeighsClustersOfImages,
 )
 from foundation.randomness import keyed_generator
 from lightning_modules.infogan import (
@@ -327,7 +326,7 @@ def test_clusters_are_the_most_likely_categories():
 
 def test_capabilities_depend_on_the_codes():
     always = {SamplesImages, TraversesLatents, ChoosesCodes, MapsLatents}
-    assert infogan().capabilities() == always | {AssignsClusters, WeighsClusters}
+    assert infogan().capabilities() == always | {WeighsClustersOfImages}
     assert infogan([Code("continuous", 1)]).capabilities() == always
 
 

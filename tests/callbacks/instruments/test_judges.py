@@ -168,7 +168,7 @@ def test_a_fingerprint_is_of_weights_alone(classifier, tmp_path):
 REFUSED = {
     "null": "callbacks.classifier_score.judge.run names no run: give the folder of a classifier's",
     "/nowhere": "/nowhere is not a run: it has no .hydra/config.yaml",
-    "generator": "is a run of InfoGAN, which is no classifier and cannot judge",
+    "generator": "is a run of InfoGAN, which classifies no images and cannot judge",
 }
 
 
