@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 from torch.optim import Optimizer
 
-from foundation.protocols import AssignsClusters, WeighsClusters
+from foundation.protocols import WeighsClustersOfImages
 from foundation.randomness import keyed_generator
 from lightning_modules.networks.dcgan import Discriminator
 from lightning_modules.networks.motion import Motion, transform
@@ -128,7 +128,7 @@ class InformationMaximization(LightningModule):
     # --- what callbacks ask ----------------------------------------------------------------------------------
 
     def capabilities(self) -> set[type]:
-        return {AssignsClusters, WeighsClusters}
+        return {WeighsClustersOfImages}
 
     def metrics(self, stage: str) -> set[str]:
         return {"train/real_image_bonus_nats"} if stage == "train" else set()

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from foundation.protocols import AssignsClusters, WeighsClusters
+from foundation.protocols import WeighsClustersOfImages
 from lightning_modules.infogan import Code
 from lightning_modules.information_maximization import (
     InformationMaximization,
@@ -116,8 +116,8 @@ def test_two_ranks_move_their_shares_as_one_rank_moves_the_whole():
 
 def test_serves_what_measures_clusters():
     module = terms_alone()
-    assert isinstance(module, WeighsClusters)
-    assert module.capabilities() == {AssignsClusters, WeighsClusters}
+    assert isinstance(module, WeighsClustersOfImages)
+    assert module.capabilities() == {WeighsClustersOfImages}
     assert module.num_clusters == [3]
     (probabilities,) = module.cluster_probabilities(images())
     torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(6))
