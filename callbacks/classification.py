@@ -15,6 +15,7 @@ from torchmetrics import Metric
 from callbacks.instruments.measurement import Measurement
 from callbacks.instruments.pictures import log_picture, log_table, save_figure
 from foundation.errors import UserError
+from foundation.logged_iterations import is_logged
 from foundation.protocols import Classifies
 
 NUMBERS_UP_TO = 20  # classes; beyond, a picture of the counts has no room for figures
@@ -113,7 +114,7 @@ class Classification(Measurement):
         wrong = (outputs["logits"].argmax(dim=1) != outputs["label"]).sum()
         self.since_logging[0] += wrong
         self.since_logging[1] += len(outputs["label"])
-        if trainer.global_step % trainer.log_every_n_steps == 0:  # pyright: ignore[reportAttributeAccessIssue]
+        if is_logged(trainer, trainer.global_step):
             wrong, examples = trainer.strategy.reduce(self.since_logging.clone(), reduce_op="sum").tolist()  # pyright: ignore
             pl_module.log("train/error", wrong / examples, batch_size=1)
             self.since_logging.zero_()

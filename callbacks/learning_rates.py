@@ -4,6 +4,8 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from foundation.logged_iterations import is_logged
+
 
 class LearningRates(Callback):
     """Logs ``train/lr``, or ``train/lr_<name>`` where the module names its optimisers (``optimizer_names``).
@@ -20,7 +22,7 @@ class LearningRates(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         # Before the iteration, since schedulers step at its end.
-        if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:  # pyright: ignore[reportAttributeAccessIssue]
+        if is_logged(trainer, trainer.global_step + 1):
             self.rates = [float(optimizer.param_groups[0]["lr"]) for optimizer in trainer.optimizers]
 
     def on_train_batch_end(

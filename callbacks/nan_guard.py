@@ -10,6 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 from callbacks.checkpoint import Checkpoint, weights_are_finite
 from foundation.checkpoints import load_plain
 from foundation.errors import UserError
+from foundation.logged_iterations import is_logged
 
 ANOTHER_RANK_TELLS = 143  # an exit code that rank 0 does not take for a failure of its own (launch.processes)
 
@@ -34,7 +35,7 @@ class NanGuard(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step % trainer.log_every_n_steps == 0:  # pyright: ignore[reportAttributeAccessIssue]
+        if is_logged(trainer, trainer.global_step):
             logged = trainer.callback_metrics
             values = {key: float(logged[key]) for key in logged if key.startswith(self.watch)}
             self._refuse(trainer, {key: value for key, value in values.items() if not math.isfinite(value)})

@@ -10,6 +10,8 @@ from lightning.pytorch.callbacks import ProgressBar
 from torch import Tensor
 from tqdm import tqdm
 
+from foundation.logged_iterations import is_logged
+
 SECONDS_A_LINE = 20
 
 
@@ -49,7 +51,7 @@ class Progress(ProgressBar):
     ) -> None:
         if self.bar is not None:
             self.bar.update(trainer.global_step - self.bar.n)
-            if trainer.global_step % trainer.log_every_n_steps == 0:  # pyright: ignore[reportAttributeAccessIssue]
+            if is_logged(trainer, trainer.global_step):
                 self.bar.set_postfix_str(self._shown(trainer), refresh=False)
         elif self.enabled and self.total and trainer.global_step % max(self.total // 10, 1) == 0:
             rate = (trainer.global_step - self.first) / max(time.monotonic() - self.started, 1e-9)

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
+from foundation.logged_iterations import is_logged
+
 
 class Throughput(Callback):
     """Logs ``train/images_per_s``, ``train/step_s`` and ``train/data_wait_s`` of the iterations since the last logging.
@@ -36,7 +38,7 @@ class Throughput(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.images += examples_in(batch) * trainer.world_size
-        logs = trainer.global_step % trainer.log_every_n_steps == 0  # pyright: ignore[reportAttributeAccessIssue]
+        logs = is_logged(trainer, trainer.global_step)
         if logs and pl_module.device.type == "cuda":
             torch.cuda.synchronize(pl_module.device)  # what was asked of the GPU is done; logging waits for it anyway
         self.ended = time.perf_counter()

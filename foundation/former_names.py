@@ -12,6 +12,10 @@ FORMER_NAMES = {
     "callbacks.inception.TorchvisionInception": "callbacks.instruments.inception.TorchvisionInception",
     "callbacks.judges.ClassifierRun": "callbacks.instruments.judges.ClassifierRun",
     "launch.loggers.wandb_logger": "launch.loggers.WandbRun",
+    "lightning_modules.faster_rcnn.WarmUpAndDrops": "lightning_modules.schedules.WarmUpAndDrops",
+    "lightning_modules.improved_gan.ConstantThenLinear": "lightning_modules.schedules.ConstantThenLinear",
+    "lightning_modules.resnet.Drops": "lightning_modules.schedules.Drops",
+    "lightning_modules.resnet.Triangle": "lightning_modules.schedules.Triangle",
 }
 
 

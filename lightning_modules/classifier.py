@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from foundation.errors import UserError
+from foundation.logged_iterations import is_logged
 from foundation.protocols import ClassifiesImages
 from lightning_modules.networks.precision import at_least_single
 
@@ -79,8 +80,7 @@ class Classifier(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Batch:
         logits, label = self.class_logits(batch["image"]), batch["label"]
         loss = cross_entropy(logits, label, label_smoothing=self.label_smoothing)
-        every_n_steps: int = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
-        if (self.trainer.global_step + 1) % every_n_steps == 0:
+        if is_logged(self.trainer, self.trainer.global_step + 1):
             self.log("train/loss", loss.detach(), batch_size=1, sync_dist=True)
         return {"loss": loss, "index": batch["index"], "logits": logits, "label": label}
 

@@ -23,8 +23,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from foundation.errors import UserError
+from foundation.logged_iterations import is_logged
 from foundation.protocols import BoundsLikelihoodOfImages, Drawing, DrawsStepwise, SamplesImages
 from foundation.randomness import keyed_generator
+from lightning_modules.across_ranks import share
 from lightning_modules.classifier import Classifier
 from lightning_modules.networks.draw import ConvolutionalClassifier, DrawNetwork, GlimpseClassifier, State, Window
 from lightning_modules.networks.precision import at_least_single
@@ -154,8 +156,7 @@ class Draw(LightningModule):
         reconstruction, latent = self.losses(batch["image"], self.training_noise(len(batch["image"]), batch_idx))
         parts = {"reconstruction_nats": reconstruction.mean(), "kl_nats": latent.sum(0).mean()}
         loss = parts["reconstruction_nats"] + parts["kl_nats"]
-        every_n_steps: int = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
-        if (self.trainer.global_step + 1) % every_n_steps == 0:
+        if is_logged(self.trainer, self.trainer.global_step + 1):
             for name, value in {"loss": loss, **parts}.items():
                 self.log(f"train/{name}", value.detach(), batch_size=1, sync_dist=True)
         return loss
@@ -165,8 +166,7 @@ class Draw(LightningModule):
         part = batch_idx % self.trainer.accumulate_grad_batches  # of an iteration's batches
         generator = keyed_generator(self.seed, "noise", self.trainer.global_step, *([part] if part else []))
         whole = torch.randn(size * self.trainer.world_size, self.steps, self.network.latent, generator=generator)
-        share = whole.tensor_split(self.trainer.world_size)[self.trainer.global_rank]
-        return share.to(self.network.initial_canvas).transpose(0, 1)
+        return share(self.trainer, whole).to(self.network.initial_canvas).transpose(0, 1)
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self.parameters())

@@ -21,8 +21,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from foundation.errors import UserError
+from foundation.logged_iterations import is_logged
 from foundation.protocols import AnnotatesObjects, DetectsObjects
 from foundation.randomness import keyed_generator
+from lightning_modules.across_ranks import mean_without_gradient
 from lightning_modules.networks.faster_rcnn import DetectionNetwork, SampledRegions
 from lightning_modules.networks.region_proposals import SampledAnchors
 
@@ -67,35 +69,6 @@ def box_loss(
     return smooth_l1(deltas - box_coordinates(boxes, anchors, weights), beta).sum()
 
 
-def learning_rate_factor(
-    iteration: int, warmup: int, warmup_factor: float, drops: Sequence[int], drop: float = 0.1
-) -> float:
-    """What the base rate is multiplied by in an iteration, counted from 0.
-
-    From ``warmup_factor`` linearly to 1 in the first ``warmup`` iterations; ``drop`` for each of ``drops`` reached.
-    """
-    rising = min(iteration / warmup, 1.0) if warmup else 1.0
-    return (warmup_factor + (1 - warmup_factor) * rising) * drop ** sum(iteration >= it for it in drops)
-
-
-class WarmUpAndDrops(LRScheduler):
-    """``learning_rate_factor`` as a schedule."""
-
-    def __init__(
-        self, optimizer: Optimizer, warmup: int, drops: Sequence[int], warmup_factor: float = 0.001, drop: float = 0.1
-    ) -> None:
-        if list(drops) != sorted(set(drops)):
-            raise ValueError(f"drops are {list(drops)}: give iterations in ascending order")
-        if warmup < 0:
-            raise ValueError(f"warmup is {warmup}: give a number of iterations, 0 or more")
-        self.warmup, self.drops, self.warmup_factor, self.drop = warmup, list(drops), warmup_factor, drop
-        super().__init__(optimizer)
-
-    def get_lr(self) -> list[float | Tensor]:
-        factor = learning_rate_factor(self.last_epoch, self.warmup, self.warmup_factor, self.drops, self.drop)
-        return [base * factor for base in self.base_lrs]
-
-
 class FasterRCNN(LightningModule):
     """Minimises the RPN's and the heads' losses at once (section 3.2, approximate joint training).
 
@@ -135,8 +108,7 @@ class FasterRCNN(LightningModule):
         anchors, regions = self.network(batch["image"], batch["target"], self.generators(batch["index"]))
         parts = self.losses(anchors, regions)
         loss = torch.stack([*parts.values()]).sum()
-        every_n_steps: int = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
-        if (self.trainer.global_step + 1) % every_n_steps == 0:
+        if is_logged(self.trainer, self.trainer.global_step + 1):
             for name, value in {"loss": loss, **parts}.items():
                 self.log(f"train/{name}", value.detach(), batch_size=1, sync_dist=True)
         return loss
@@ -158,8 +130,7 @@ class FasterRCNN(LightningModule):
 
     def mean_over_ranks(self, count: int) -> Tensor:
         """At least 1: a batch may have nothing to draw from. A sum by it, averaged over ranks, is the global mean."""
-        ours = torch.tensor(float(count), device=self.device)
-        return self.trainer.strategy.reduce(ours, reduce_op="mean").clamp(min=1)  # pyright: ignore
+        return mean_without_gradient(self.trainer, torch.tensor(float(count), device=self.device)).clamp(min=1)
 
     def generators(self, index: Tensor) -> list[torch.Generator]:
         """What an image's anchors and regions are drawn with, a function of (seed, iteration, index)."""

@@ -16,8 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, softplus
-from torch.optim import Adam, Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim import Adam
 
 from foundation.errors import UserError
 from foundation.protocols import ClassifiesImages, MapsLatents, SamplesImages
@@ -102,20 +101,6 @@ class AdamInsideRoot(Adam):
                 decay = group["betas"][1]
                 torch._foreach_add_(squares, self.inside * (1 - decay) / decay)  # pyright: ignore[reportPrivateImportUsage]
         return super().step(closure)
-
-
-class ConstantThenLinear(LRScheduler):
-    """The base rate, which falls linearly to 0 from iteration ``constant`` to ``iterations``."""
-
-    def __init__(self, optimizer: Optimizer, constant: int, iterations: int) -> None:
-        if not 0 <= constant < iterations:
-            raise ValueError(f"constant is {constant}: give iterations from 0 to below {iterations}")
-        self.constant, self.iterations = constant, iterations
-        super().__init__(optimizer)
-
-    def get_lr(self) -> list[float | Tensor]:
-        left = (self.iterations - self.last_epoch) / (self.iterations - self.constant)
-        return [base * min(max(left, 0.0), 1.0) for base in self.base_lrs]
 
 
 class ImprovedGAN(TwoPlayer):

@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 from torch.optim import Optimizer
 
+from foundation.logged_iterations import is_logged
 from foundation.protocols import WeighsClustersOfImages
 from foundation.randomness import keyed_generator
+from lightning_modules import across_ranks
 from lightning_modules.networks.dcgan import Discriminator
 from lightning_modules.networks.motion import Motion, transform
 from lightning_modules.networks.precision import at_least_single
@@ -99,8 +101,7 @@ class InformationMaximization(LightningModule):
         images = batch["image"]
         logits = self.category_logits(images)
         bonus = real_image_bonus(logits, self.category_logits(self.moved(images)), self.terms, self.global_mean)
-        every_n_steps: int = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
-        if (self.trainer.global_step + 1) % every_n_steps == 0:
+        if is_logged(self.trainer, self.trainer.global_step + 1):
             self.log("train/real_image_bonus_nats", bonus.detach(), batch_size=1, sync_dist=True)
         return -bonus
 
@@ -108,15 +109,10 @@ class InformationMaximization(LightningModule):
         """This rank's images as this iteration moves them. images: [B, C, H, W]."""
         ranks, generator = self.trainer.world_size, keyed_generator(self.seed, "transform", self.trainer.global_step)
         drawn = torch.rand(len(images) * ranks, 6, generator=generator) * 2 - 1
-        return transform(images, drawn.tensor_split(ranks)[self.trainer.global_rank].to(images.device), self.terms)
+        return transform(images, across_ranks.share(self.trainer, drawn).to(images.device), self.terms)
 
     def global_mean(self, mean: Tensor) -> Tensor:
-        """The mean over the global batch of what is a mean over this rank's share; its gradient reaches all ranks."""
-        if self.trainer.world_size == 1:
-            return mean
-        gathered = self.all_gather(mean, sync_grads=True)
-        assert isinstance(gathered, Tensor)
-        return gathered.mean(dim=0)
+        return across_ranks.global_mean(self.trainer, mean)
 
     def configure_optimizers(self) -> Optimizer:
         return self.optimizer([*self.discriminator.trunk.parameters(), *self.discriminator.posterior.parameters()])

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from foundation.logged_iterations import is_logged
 from foundation.randomness import keyed_generator
+from lightning_modules import across_ranks
 
 Batch = dict[str, Tensor]
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -130,8 +132,7 @@ class TwoPlayer(LightningModule):
 
     def log_training(self, name: str, value: Tensor) -> None:
         """Log ``train/<name>`` in the iterations that the trainer logs; in the others it costs nothing."""
-        every_n_steps: int = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
-        if (self.iteration + 1) % every_n_steps == 0:
+        if is_logged(self.trainer, self.iteration + 1):
             self.log(f"train/{name}", value.detach(), batch_size=1, sync_dist=True)
 
     def iteration_generator(self, stream: str) -> torch.Generator:
@@ -139,23 +140,10 @@ class TwoPlayer(LightningModule):
         return keyed_generator(self.seed, stream, self.iteration)
 
     def global_mean(self, mean: Tensor) -> Tensor:
-        """The mean over the global batch of what is a mean over this rank's share; its gradient reaches all ranks."""
-        if self.trainer.world_size == 1:
-            return mean
-        gathered = self.all_gather(mean, sync_grads=True)
-        assert isinstance(gathered, Tensor)
-        return gathered.mean(dim=0)
+        return across_ranks.global_mean(self.trainer, mean)
 
     def gathered(self, rows: Tensor) -> Tensor:
-        """The rows [B, ...] of all ranks one behind the other; their gradient reaches all ranks."""
-        if self.trainer.world_size == 1:
-            return rows
-        gathered = self.all_gather(rows, sync_grads=True)
-        assert isinstance(gathered, Tensor)
-        if gathered.requires_grad:  # gloo exchanges what lies in memory, whatever the gradient's strides say
-            gathered.register_hook(Tensor.contiguous)
-        return gathered.flatten(0, 1)
+        return across_ranks.gathered(self.trainer, rows)
 
     def share(self, drawn: Tensor) -> Tensor:
-        """This rank's slice of what was drawn for the global batch, on this rank's device."""
-        return drawn.tensor_split(self.trainer.world_size)[self.trainer.global_rank].to(self.device)
+        return across_ranks.share(self.trainer, drawn).to(self.device)

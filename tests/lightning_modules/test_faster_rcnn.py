@@ -21,7 +21,6 @@ from launch.runs import build, instantiate
 from lightning_modules.faster_rcnn import (
     REGION_WEIGHTS,
     FasterRCNN,
-    WarmUpAndDrops,
     box_coordinates,
     box_loss,
     class_loss,
@@ -126,22 +125,6 @@ class TestSchedule:
 
     def test_the_paper_s(self):
         assert self.rates("faster_rcnn_coco_vgg16", [0, 239_999, 240_000]) == pytest.approx([3e-3, 3e-3, 3e-4])
-
-    def test_steps_as_torch_s_do(self):
-        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=1.0)
-        schedule = WarmUpAndDrops(optimizer, warmup=4, drops=[6], warmup_factor=0.2, drop=0.5)
-        found = []
-        for _ in range(8):
-            found += schedule.get_last_lr()
-            optimizer.step()
-            schedule.step()
-        assert found == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1, 0.5, 0.5])
-
-    @pytest.mark.parametrize(("options", "message"), [({"drops": [5, 3]}, "ascending"), ({"drops": [], "warmup": -1}, "warmup is -1")])  # fmt: skip
-    def test_wrong_ones_are_refused(self, options, message):
-        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=1.0)
-        with pytest.raises(ValueError, match=message):
-            WarmUpAndDrops(optimizer, **{"warmup": 0, **options})
 
 
 def small(**options: Any) -> FasterRCNN:

@@ -22,7 +22,6 @@ from launch.parts_check import unfit_streams
 from launch.runs import build
 from lightning_modules.improved_gan import (
     AdamInsideRoot,
-    ConstantThenLinear,
     HistoricalAverage,
     ImprovedGAN,
     adversarial_loss,
@@ -233,16 +232,6 @@ def test_adam_divides_by_the_root_of_what_holds_epsilon():
             optimizer.step()
         torch.testing.assert_close(parameter.detach(), expected, rtol=1e-6, atol=0)
     assert abs(float(expected[3])) < 0.01 < abs(float(expected[0]))
-
-
-def test_the_rate_is_constant_and_then_falls_to_0():
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.3)
-    schedule, rates = ConstantThenLinear(optimizer, constant=4, iterations=8), []
-    for _ in range(9):
-        rates.append(schedule.get_last_lr()[0])
-        optimizer.step()
-        schedule.step()
-    assert rates == pytest.approx([0.3, 0.3, 0.3, 0.3, 0.3, 0.225, 0.15, 0.075, 0.0])
 
 
 # --- who learns from what ------------------------------------------------------------------------------------------

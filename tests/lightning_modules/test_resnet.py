@@ -12,7 +12,7 @@ from foundation.errors import UserError
 from launch.command_line import compose_job
 from launch.runs import instantiate
 from lightning_modules.networks.resnet import TorchvisionResNet
-from lightning_modules.resnet import Drops, ResNet, Triangle, learning_rate_factor
+from lightning_modules.resnet import ResNet
 
 # Overrides with which each experiment of this method runs in seconds (tests/contract).
 SMALL = ["datamodule.batch_size=8", "lightning_module.network.depth=8", "lightning_module.network.width=4",
@@ -57,33 +57,6 @@ def test_the_warm_up_of_110_layers_ends():
     """Set by hand and left to a chained schedule, the rate stays at 0.01 on today's torch."""
     found = rates("resnet_cifar10", {0, 399, 400, 32_000}, "lightning_module=resnet_110")
     assert found == pytest.approx({0: 0.01, 399: 0.01, 400: 0.1, 32_000: 0.01})
-
-
-def test_the_factor_is_a_function_of_the_iteration():
-    assert [learning_rate_factor(it, [3, 5], drop=0.5, warmup=2, warmup_factor=0.1) for it in range(6)] == [
-        0.1, 0.1, 1, 0.5, 0.5, 0.25,
-    ]  # fmt: skip
-
-
-def test_the_triangle_ends_next_to_nothing():
-    parameter = nn.Parameter(torch.zeros(()))
-    schedule = Triangle(torch.optim.SGD([parameter], lr=2.0), iterations=10, warmup=3)
-    found = []
-    for _ in range(10):
-        found += schedule.get_last_lr()
-        schedule.optimizer.step()
-        schedule.step()
-    assert found == pytest.approx([0.5, 1, 1.5, 2, 12 / 7, 10 / 7, 8 / 7, 6 / 7, 4 / 7, 2 / 7])
-    assert schedule.get_last_lr() == [0.0]
-
-
-def test_wrong_schedules_are_refused():
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=1.0)
-    with pytest.raises(ValueError, match="ascending"):
-        Drops(optimizer, drops=[5, 3])
-    with pytest.raises(ValueError, match="warmup is -1: give a number of iterations, 0 or more"):
-        Triangle(optimizer, iterations=10, warmup=-1)
-    assert Triangle(optimizer, iterations=4, warmup=50).warmup == 3
 
 
 def test_weights_decay_in_every_layer():
