@@ -26,7 +26,7 @@ from launch.config_check import EvaluateConfig, check_config, plain
 def evaluate(config: dict[str, Any], folder: Path) -> dict[str, float]:
     """Measure ``config["run"]`` and write what was found to ``folder``; returns the metrics."""
     check_config(config, EvaluateConfig)
-    from callbacks.run_record import accounts, measured_again, write_json
+    from callbacks.run_record import accounts, describe_run, measured_again, write_json
     from foundation.checkpoints import weights_in
     from foundation.errors import UserError
     from launch.runs import NOT_FOR_MEASURING, build, load_weights, saved_config
@@ -43,6 +43,8 @@ def evaluate(config: dict[str, Any], folder: Path) -> dict[str, float]:
     measured = saved | {"trainer": trainer, "callbacks": callbacks, "logger": None, "optimized_metric": None}
     run = build(measured, trains=False)
     checkpoint = load_weights(run.module, config["run"], config["checkpoint"])
+    recorded = run.trainer.is_global_zero and (Path(config["run"]) / "record.json").exists()
+    now = describe_run(folder) if recorded else {}
     started = time.monotonic()
     run.trainer.test(run.module, datamodule=run.datamodule, verbose=False)
     metrics = {key: float(value) for key, value in sorted(run.trainer.callback_metrics.items())}
@@ -50,8 +52,8 @@ def evaluate(config: dict[str, Any], folder: Path) -> dict[str, float]:
         weights = weights_in(checkpoint)
         how = {"checkpoint": checkpoint.name, "weights": weights, "precision": run.trainer.precision}
         write_json(folder / "metrics.json", how | accounts(run.trainer) | metrics)
-        if (Path(config["run"]) / "record.json").exists():
-            found = measured_again(Path(config["run"]), folder, run.trainer, how, time.monotonic() - started)
+        if recorded:
+            found = measured_again(Path(config["run"]), now, run.trainer, how, time.monotonic() - started)
             write_json(folder / "record.json", found)
         print(
             f"{checkpoint}, {weights} weights:",

@@ -4,7 +4,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import subprocess
 import sys
 import time
 from datetime import UTC, datetime
@@ -18,8 +17,8 @@ from omegaconf import OmegaConf
 
 from callbacks.averaged_weights import weights_of
 from foundation.records import latest_of_each_key
+from foundation.source_tree import source_tree, warning, write_patch
 
-ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "omegaconf", "wandb", "torchmetrics", "numpy",
             "scipy", "scikit-learn")  # fmt: skip
 
@@ -27,10 +26,10 @@ PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "omegaconf", "wan
 class RunRecord(Callback):
     """Writes the record at the start with status ``running`` and again after fit, test or a failure.
 
-    It holds the experiment, seed, overrides, resolved config, commit and whether the tree was clean (``diff.patch``
-    beside it where not), data with sizes and fingerprint, hardware, versions, precision, wall times, resumes, which
-    weights were tested (``trained`` or averaged), who judged (``judges``: weights and numbers of images) and all final
-    metrics under the keys they were logged with.
+    It holds the experiment, seed, overrides, resolved config, commit and whether it stands for the code that ran (where
+    not, ``changes`` names what differs and ``diff.patch`` beside the record holds it), data with sizes and fingerprint,
+    hardware, versions, precision, wall times, resumes, which weights were tested (``trained`` or averaged), who judged
+    (``judges``: weights and numbers of images) and all final metrics under the keys they were logged with.
     ``make record`` makes a result of it.
 
     Args:
@@ -73,7 +72,7 @@ class RunRecord(Callback):
         self._write()
 
     def _go_on(self, trainer: Trainer) -> None:
-        now, before = describe_run(self.folder), self.record
+        now, before = describe_run(self.folder, f"diff-{trainer.global_step}.patch"), self.record
         segment = {key: now[key] for key in ("command", "commit", "started_at")} | {
             "from_iteration": trainer.global_step
         }
@@ -84,6 +83,12 @@ class RunRecord(Callback):
         # Two commits, or changes that no commit holds, leave no one commit that stands for the numbers.
         same_commit = before.get("commit") == now["commit"] is not None
         before["clean"] = bool(before.get("clean") and now["clean"] and same_commit)
+        before["changes"] = sorted({*before.get("changes", []), *now["changes"]})
+        if before.get("commit") != now["commit"]:
+            held = [str(it)[:7] for it in (before.get("commit"), now["commit"])]
+            before["changes"].append(f"the commit ({held[0]} up to iteration {trainer.global_step}, then {held[1]})")
+            told = "This run began at commit {} and goes on at {}: `make record` would refuse it."
+            print(told.format(*held), flush=True)
         before["overrides"] = latest_of_each_key([*before.get("overrides", []), *newest_resume(self.folder)])
         before |= {"status": "running", "config": now["config"], "pid": now["pid"], "host": now["host"]}
         before["data"] = data
@@ -131,17 +136,19 @@ def accounts(trainer: Trainer) -> dict[str, Any]:
     return {"judges": told} if told else {}
 
 
-def measured_again(run: Path, folder: Path, trainer: Trainer, how: dict[str, Any], test_s: float) -> dict[str, Any]:
+def measured_again(
+    run: Path, now: dict[str, Any], trainer: Trainer, how: dict[str, Any], test_s: float
+) -> dict[str, Any]:
     """The record of a finished run with what another measurement found in place of its own: what ``make record`` takes.
 
     What that was asked for stands among the overrides behind ``evaluate.``, and both trees have to be clean.
 
     Args:
         run: the run's folder, which has a record.
-        folder: the measurement's.
+        now: the measurement's ``describe_run``.
         how: checkpoint, weights and precision.
     """
-    record, now = json.loads((run / "record.json").read_text()), describe_run(folder)
+    record = json.loads((run / "record.json").read_text())
     asked = [it.lstrip("+") for it in now["overrides"] if not it.startswith(("run=", "trainer", "paths.", "hydra."))]
     training = {key: value for key, value in record["metrics"].items() if not key.startswith("test/")}
     evaluation = {"commit": now["commit"], "started_at": now["started_at"], "world_size": trainer.world_size,
@@ -150,6 +157,7 @@ def measured_again(run: Path, folder: Path, trainer: Trainer, how: dict[str, Any
     return record | accounts(trainer) | {
         "status": "finished" if record["status"] == "fitted" else record["status"],
         "clean": now["clean"] and record["clean"],
+        "changes": sorted({*record.get("changes", []), *now["changes"]}),
         "overrides": [*record["overrides"], *(f"evaluate.{it}" for it in asked)],
         "data": describe_data(trainer),
         "wall_time_s": record["wall_time_s"] | {"test": round(test_s, 2)},
@@ -174,25 +182,36 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     os.replace(unfinished, path)
 
 
-def describe_run(folder: Path) -> dict[str, Any]:
-    """Command, overrides, commit and the state of the tree, versions. Writes ``diff.patch`` where it is dirty."""
+def describe_run(folder: Path, patch: str = "diff.patch") -> dict[str, Any]:
+    """Command, overrides, commit and the state of the tree, versions.
+
+    Where the commit does not stand for the code that runs, that is printed and ``patch`` is written.
+    """
     overrides, config = folder / ".hydra" / "overrides.yaml", folder / "config.yaml"
-    commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain")
-    if commit and changes:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "diff.patch").write_text(git("diff", "HEAD") or "")
+    tree = source_tree(config_folders(folder))
+    left_out = write_patch(tree, folder / patch) if tree.changes else {}
+    if told := warning(tree, left_out, folder / patch):
+        print(told, flush=True)
     return {
         "pid": os.getpid(),
         "host": platform.node(),
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "overrides": OmegaConf.to_container(OmegaConf.load(overrides), resolve=False) if overrides.exists() else [],
         "config": OmegaConf.to_container(OmegaConf.load(config)) if config.exists() else {},
-        "commit": commit,
-        "clean": changes == "" if commit else None,
+        "commit": tree.commit,
+        "clean": tree.clean,
+        "changes": tree.names(),
         "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
+
+
+def config_folders(folder: Path) -> list[Path]:
+    """Where a run's config was composed from."""
+    told = folder / ".hydra" / "hydra.yaml"
+    sources = OmegaConf.load(told).hydra.runtime.config_sources if told.exists() else []
+    return [Path(it.path) for it in sources if it.schema == "file"]
 
 
 def newest_resume(folder: Path) -> list[str]:
@@ -223,12 +242,3 @@ def processor_name() -> str:
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
-
-
-def git(*arguments: str) -> str | None:
-    """What git prints of the project's tree; None outside a checkout or without git."""
-    try:
-        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()

@@ -46,8 +46,9 @@ def record(run: Path, results: Path) -> Path:
     if found["status"] != "finished":
         raise UserError(f"{run} is {found['status']}: only a run that was trained and tested to the end is a result.")
     if not found["clean"]:
-        reason = "outside a git checkout" if found["clean"] is None else "from a tree with uncommitted changes"
-        raise UserError(f"{run} was started {reason}, so no commit stands for it: commit, and run it again.")
+        reason = "outside a git checkout" if found["clean"] is None else "with changes that its commit does not hold"
+        named = f" ({', '.join(found['changes'])})" if found.get("changes") else ""
+        raise UserError(f"{run} ran {reason}{named}: commit, and run it again.")
     # Where a person keeps data and runs is nobody's business and changes no number.
     kept = [it for it in found["overrides"] if not it.lstrip("+").startswith(("paths.", "hydra."))]
     found["overrides"] = [without_folders(it) for it in latest_of_each_key(kept)]

@@ -15,6 +15,8 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
+from foundation.source_tree import git
+
 START_S = 20.0  # for wandb to answer
 END_S = 60.0  # to send the rest
 FAILING_END_S = 5.0  # the same where the process is about to leave
@@ -190,8 +192,6 @@ def at(iteration: int | None) -> dict[str, int]:
 @contextmanager
 def wandb_run(run: Any) -> Iterator[None]:
     """The wandb run of a job, where it has one: described at the start, and ended however the job ends."""
-    from callbacks.run_record import git
-
     config = run.config | {"commit": git("rev-parse", "HEAD")}
     method = config["lightning_module"]["_target_"].split(".")[-2]
     tags = [config["name"], method, getattr(run.datamodule, "name", type(run.datamodule).__name__)]

@@ -2,9 +2,12 @@ import json
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from omegaconf import OmegaConf
 
-from callbacks.run_record import RunRecord
+from callbacks import run_record
+from callbacks.run_record import RunRecord, describe_run
+from foundation.source_tree import SourceTree
 
 
 def resumed(folder, split: str, *overrides: str) -> dict[str, Any]:
@@ -32,3 +35,53 @@ def test_a_resumed_run_is_told_by_what_holds_now(tmp_path):
     assert [it.get("data_before") for it in record["resumes"]] == [None, first["data"]]
     assert [it["from_iteration"] for it in record["resumes"]] == [4, 4]
     assert record["clean"] is False  # another commit than abc
+    assert record["changes"][-1].startswith("the commit (abc up to iteration 4, then ")
+
+
+@pytest.fixture
+def tree(monkeypatch):
+    """The state of the tree that a run finds, to be set."""
+    found = {}
+    monkeypatch.setattr(run_record, "source_tree", lambda composed_from: SourceTree(**found))
+    return found
+
+
+def test_what_is_not_committed_is_told_when_the_run_starts(tmp_path, tree, capsys):
+    tree |= {"commit": "abc", "changes": {"conf/train.yaml": "changed", "conf/gone.yaml": "new"}}
+    told = describe_run(tmp_path)
+    assert (told["commit"], told["clean"]) == ("abc", False)
+    assert told["changes"] == ["conf/gone.yaml (new)", "conf/train.yaml"]
+    printed = capsys.readouterr().out
+    assert printed.startswith(
+        "Not committed: conf/gone.yaml (new), conf/train.yaml. No commit stands for this run, so "
+    )
+    assert "`make record` would refuse it" in printed
+    assert (tmp_path / "diff.patch").exists()
+
+
+def test_of_a_clean_tree_nothing_is_said(tmp_path, tree, capsys):
+    tree |= {"commit": "abc", "changes": {}}
+    told = describe_run(tmp_path)
+    assert (told["clean"], told["changes"], capsys.readouterr().out) == (True, [], "")
+    assert not (tmp_path / "diff.patch").exists()
+
+
+def test_a_run_that_goes_on_at_another_commit_says_so_and_keeps_its_first_patch(tmp_path, tree, capsys):
+    (tmp_path / "record.json").write_text(json.dumps({"commit": "abcdef0123", "clean": True}))
+    (tmp_path / "diff.patch").write_text("of the start")
+    tree |= {"commit": "0123456789", "changes": {"conf/train.yaml": "changed"}}
+    record = resumed(tmp_path, "train")
+    printed = capsys.readouterr().out
+    assert "began at commit abcdef0 and goes on at 0123456: `make record` would refuse it" in printed
+    assert record["changes"] == ["conf/train.yaml", "the commit (abcdef0 up to iteration 4, then 0123456)"]
+    assert (tmp_path / "diff.patch").read_text() == "of the start"
+    assert (tmp_path / "diff-4.patch").exists()
+
+
+def test_folders_that_a_config_was_composed_from_are_read_from_what_hydra_left(tmp_path):
+    sources = [{"path": "hydra.conf", "schema": "pkg"}, {"path": "/a/conf", "schema": "file"}]
+    (tmp_path / ".hydra").mkdir()
+    told = {"hydra": {"runtime": {"config_sources": sources}}}
+    OmegaConf.save(OmegaConf.create(told), tmp_path / ".hydra" / "hydra.yaml")
+    assert [str(it) for it in run_record.config_folders(tmp_path)] == ["/a/conf"]
+    assert run_record.config_folders(tmp_path / "none") == []

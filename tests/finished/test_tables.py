@@ -70,7 +70,11 @@ def test_of_what_the_slices_of_a_run_were_asked_the_latest_counts(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"clean": False}, "from a tree with uncommitted changes"),
+        ({"clean": False}, "ran with changes that its commit does not hold: commit, and run it again"),
+        (
+            {"clean": False, "changes": ["a.py (new)", "b.py"]},
+            r"its commit does not hold \(a.py \(new\), b.py\): commit",
+        ),
         ({"clean": None}, "outside a git checkout"),
         ({"status": "failed"}, "is failed: only a run that was trained and tested"),
         ({"status": "fitted"}, "is fitted"),

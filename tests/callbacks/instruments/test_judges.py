@@ -9,12 +9,13 @@ import torch
 
 from callbacks.instruments.judges import ClassifierRun
 from callbacks.instruments.pictures import as_8_bit
-from callbacks.run_record import git, write_json
+from callbacks.run_record import write_json
 from evaluate import evaluate
 from finished.tables import record
 from foundation.errors import UserError
 from foundation.protocols import evaluating
 from foundation.security import check_targets
+from foundation.source_tree import git, source_tree
 from launch.command_line import compose_job
 from launch.config_check import TrainConfig, check_config
 from launch.parts_check import declared_metrics
@@ -105,14 +106,14 @@ def test_what_a_measurement_finds_can_be_kept_as_a_result(classifier, generator,
     (tmp_path / ".hydra" / "overrides.yaml").write_text(json.dumps(words))
     found = evaluate(compose_job("evaluate", words, str(tmp_path)), tmp_path)
     written, own = (json.loads((it / "record.json").read_text()) for it in (tmp_path, generator))
-    assert written["clean"] == (own["clean"] and not git("status", "--porcelain"))
+    assert written["clean"] == (own["clean"] and source_tree().clean)
     assert written["metrics"].keys() == own["metrics"].keys() | found.keys()
     assert all(written["metrics"][key] == pytest.approx(value, rel=1e-6) for key, value in found.items())
     assert (own["status"], written["status"]) == ("fitted", "finished")
     assert written["evaluation"]["commit"] == git("rev-parse", "HEAD")
     assert written["judges"].keys() == {"classifier_score"}
 
-    with pytest.raises(UserError, match="uncommitted changes"):
+    with pytest.raises(UserError, match="changes that its commit does not hold"):
         record(write(tmp_path / "dirty", written | {"clean": False, "status": "finished"}), tmp_path / "results")
     clean = {"clean": True, "status": "finished", "commit": "abcdef0"}
     results = [record(write(tmp_path / name, it | clean), tmp_path / "results")
