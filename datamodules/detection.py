@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional
 from torchvision.tv_tensors import BoundingBoxFormat
 
-from datamodules.batches import AspectBatches, GlobalBatches, consumed_in_epoch
-from datamodules.photographs import DrawnBatches, PhotographLoader
+from datamodules.batches import AspectBatches, GlobalBatches
+from datamodules.photographs import DrawnBatches, PhotographLoader, made_by_workers
+from datamodules.splits import SplitDataModule
 from foundation.errors import UserError
 from foundation.randomness import keyed_generator
 
@@ -111,7 +111,7 @@ def draw_flips(size: int, seed: int, epoch: int) -> Tensor:
     return torch.randint(2, (size,), generator=keyed_generator(seed, "flips", epoch)).bool()
 
 
-class DetectionDataModule(LightningDataModule):
+class DetectionDataModule(SplitDataModule):
     """Images with boxes, given to the module in their own sizes.
 
     A batch holds ``index`` [B] int64 (positions in the split), ``image_id`` [B] int64 (the data set's numbers),
@@ -123,51 +123,37 @@ class DetectionDataModule(LightningDataModule):
     A subclass says its classes and implements ``load`` and ``coco_ground_truth``.
 
     Args:
-        batch_size: examples a training step over all ranks together.
-        eval_batch_size: examples an evaluation step over all ranks together.
-        val_size: how many images validation has; 0 means no validation.
-        seed: decides the order and the flips of training.
-        split_seed: decides which images are set aside, so that runs that differ in ``seed`` are measured on the same.
         masks: give the objects' masks, too.
         flip: flip half of the training images left to right, drawn for each (seed, epoch, example).
         group_by_aspect: a training batch holds images that are wider than high, or others, alone.
         num_workers: processes that make batches, on each rank; 0: none but the one that trains.
+        splits: see ``SplitDataModule``.
     """
 
-    name: str
     image_shape = None
     category_ids: Sequence[int]
     """The data set's numbers of the classes, in the order of the labels 1, 2, ...; they may have gaps."""
     class_names: Sequence[str]
 
+    tables: dict[str, ObjectTable]  # pyright: ignore[reportIncompatibleVariableOverride]
+
     def __init__(
         self,
         *,
-        batch_size: int,
         eval_batch_size: int = 8,
-        val_size: int = 0,
-        seed: int = 0,
-        split_seed: int = 0,
         masks: bool = False,
         flip: bool = False,
         group_by_aspect: bool = False,
         num_workers: int = 0,
+        **splits: Any,
     ) -> None:
-        super().__init__()
-        for key, size in {"batch_size": batch_size, "eval_batch_size": eval_batch_size}.items():
-            if size < 1:
-                raise UserError(f"datamodule.{key} is {size}: give a number of examples, 1 or more.")
+        super().__init__(eval_batch_size=eval_batch_size, **splits)
         if num_workers < 0:
             raise UserError(f"datamodule.num_workers is {num_workers}: give a number of processes, 0 or more.")
-        if val_size < 0:
-            raise UserError(f"datamodule.val_size is {val_size}: give a number of images, 0 (no validation) or more.")
-        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.val_size, self.seed, self.split_seed = val_size, seed, split_seed
         self.masks, self.flip, self.group_by_aspect, self.num_workers = masks, flip, group_by_aspect, num_workers
-        self.tables: dict[str, ObjectTable] = {}
 
     @property
-    def num_classes(self) -> int:
+    def num_classes(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Without the background."""
         return len(self.category_ids)
 
@@ -179,22 +165,12 @@ class DetectionDataModule(LightningDataModule):
     def coco_ground_truth(self, stage: str) -> dict[str, Any]:
         """See ``foundation.protocols.AnnotatesObjects``."""
 
-    def setup(self, stage: str | None = None) -> None:
-        if not self.tables:
-            self.tables = self.load()
+    def cut(self, loaded: dict[str, ObjectTable]) -> dict[str, ObjectTable]:
+        return loaded
 
     def describe(self) -> dict[str, Any]:
         """Name and sizes: what a record says of its data."""
-        return {"name": self.name, **{split: len(table) for split, table in self.tables.items()}}
-
-    def train_dataloader(self) -> PhotographLoader:
-        return self._loader("train", self.batch_size, seed=self.seed)
-
-    def val_dataloader(self) -> PhotographLoader | list[Any]:
-        return self._loader("val", self.eval_batch_size, seed=None) if self.val_size else []
-
-    def test_dataloader(self) -> PhotographLoader:
-        return self._loader("test", self.eval_batch_size, seed=None)
+        return {"name": self.name, **self.sizes()}
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         dtype = self.trainer.lightning_module.dtype if self.trainer else torch.float32
@@ -202,22 +178,14 @@ class DetectionDataModule(LightningDataModule):
         return unpack(batch, torch.promote_types(dtype, torch.float32))
 
     def _loader(self, split: str, batch_size: int, seed: int | None) -> PhotographLoader:
-        table, pinned = self.tables[split], False
-        shares: dict[str, Any] = {}
-        if self.trainer is not None:
-            shares = {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
-            pinned = self.trainer.strategy.root_device.type == "cuda"
-        if seed is not None:
-            shares["consumed"] = consumed_in_epoch(self.trainer)
-        if seed is not None and self.group_by_aspect:
-            batches = AspectBatches(table.wide, batch_size, seed=seed, **shares)
-        else:
-            batches = GlobalBatches(len(table), batch_size, seed=seed, **shares)
+        batches = self._batches(split, batch_size, seed)
         drawn = DrawnBatches(batches, draw_flips if self.flip else draw_none)
-        return PhotographLoader(
-            table, sampler=drawn, batch_size=None, num_workers=self.num_workers, pin_memory=pinned,
-            generator=torch.Generator(),
-        )  # fmt: skip
+        return made_by_workers(self.tables[split], drawn, self.num_workers, self.trainer)
+
+    def _batches(self, split: str, batch_size: int, seed: int | None) -> GlobalBatches:
+        if seed is None or not self.group_by_aspect:
+            return super()._batches(split, batch_size, seed)
+        return AspectBatches(self.tables[split].wide, batch_size, seed=seed, **self._shares(seed))
 
 
 def draw_none(size: int, seed: int, epoch: int) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from datamodules.image_files import ENDINGS
 from datamodules.image_folder import images_below
 from datamodules.images import ImageDataModule
-from datamodules.photographs import DrawnBatches, PhotographLoader, Photographs, Views, shift_colours
+from datamodules.photographs import DrawnBatches, PhotographLoader, Photographs, Views, made_by_workers, shift_colours
 from foundation.errors import UserError
 from foundation.randomness import keyed_generator
 
@@ -81,9 +81,8 @@ class ImageNetDataModule(ImageDataModule):
         sha256 = hashlib.sha256()
         for table in self.tables.values():
             sha256.update(b"\n".join(table.names.tolist()) + b"\n\n")
-        sizes = {split: len(table) for split, table in self.tables.items()}
         how = {"classes": self.num_classes, **self.labelling()}
-        return {"name": self.name, **sizes, **how, "sha256_of_names": sha256.hexdigest()}
+        return {"name": self.name, **self.sizes(), **how, "sha256_of_names": sha256.hexdigest()}
 
     def scaled(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         batch = super().scaled(batch)
@@ -98,11 +97,8 @@ class ImageNetDataModule(ImageDataModule):
         return table[order[torch.arange(count) % len(order)]]["image"].float() / 255  # pyright: ignore
 
     def _loader(self, split: str, batch_size: int, seed: int | None) -> PhotographLoader:
-        pinned = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return PhotographLoader(
-            self.tables[split], sampler=DrawnBatches(self._batches(split, batch_size, seed)), batch_size=None,
-            num_workers=self.num_workers, pin_memory=pinned, generator=torch.Generator(),
-        )  # fmt: skip
+        drawn = DrawnBatches(self._batches(split, batch_size, seed))
+        return made_by_workers(self.tables[split], drawn, self.num_workers, self.trainer)
 
     def _split(self, top: str) -> Photographs:
         paths = sorted(images_below(self._top(top)))

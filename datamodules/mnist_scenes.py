@@ -46,7 +46,7 @@ class SceneTable(ImageTable):
     """Scenes of a split's digits; one exists only while it is in a batch.
 
     Args:
-        images, labels: of the digits. A scene has the label of the digit that its number means, counted round.
+        images, labels: of the digits. A scene has the label of its first part's.
     """
 
     def __init__(self, images: Tensor, labels: Tensor | None, groups: list[Parts], size: int) -> None:
@@ -58,9 +58,12 @@ class SceneTable(ImageTable):
 
     def __getitem__(self, positions: Tensor) -> dict[str, Tensor]:
         positions = positions.to(self.images.device)
-        scenes = compose(self.images, [group.take(positions) for group in self.groups], self.size)
-        batch = {"index": positions, "image": scenes}
-        return batch if self.labels is None else batch | {"label": self.labels[positions % len(self.images)]}
+        groups = [group.take(positions) for group in self.groups]
+        batch = {"index": positions, "image": compose(self.images, groups, self.size)}
+        return batch if self.labels is None else batch | {"label": self.labels[groups[0].places[:, 0, 0].long()]}
+
+    def take(self, positions: Tensor) -> "SceneTable":
+        return SceneTable(self.images, self.labels, [group.take(positions) for group in self.groups], self.size)
 
     def to(self, device: torch.device) -> "SceneTable":
         labels = None if self.labels is None else self.labels.to(device)
@@ -88,16 +91,14 @@ class MNISTScenes(MNISTDataModule):
     def layout(self, digits: int, scenes: int, generator: torch.Generator) -> list[Parts]:
         """Draw the parts of ``scenes`` scenes of a split that has ``digits`` digits."""
 
-    def setup(self, stage: str | None = None) -> None:
-        if self.tables:
-            return
-        super().setup(stage)
-        for split, table in self.tables.items():
-            digits = len(table)
-            scenes = digits * (self.per_digit if split == "train" else 1)
-            groups = self.layout(digits, scenes, keyed_generator(self.split_seed, f"scenes {split}"))
-            labels = None if self.num_classes is None else table.labels
-            self.tables[split] = SceneTable(table.images, labels, groups, self.size)
+    def cut(self, loaded: dict[str, Any]) -> dict[str, Any]:
+        return {split: self._scenes(split, table) for split, table in super().cut(loaded).items()}
+
+    def _scenes(self, split: str, table: ImageTable) -> SceneTable:
+        digits = len(table)
+        scenes = digits * (self.per_digit if split == "train" else 1)
+        groups = self.layout(digits, scenes, keyed_generator(self.split_seed, f"scenes {split}"))
+        return SceneTable(table.images, None if self.num_classes is None else table.labels, groups, self.size)
 
     def describe(self) -> dict[str, Any]:
         """Also how the scenes were made; the fingerprint is that of the digits."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning import Trainer
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -170,3 +171,13 @@ class PhotographLoader(DataLoader[Any]):
             if isinstance(batch, UserError):
                 raise batch
             yield batch
+
+
+def made_by_workers(
+    table: Dataset[Any], batches: DrawnBatches, num_workers: int, trainer: Trainer | None
+) -> PhotographLoader:
+    """num_workers: 0: batches are made by the process that asks for them."""
+    pinned = trainer is not None and trainer.strategy.root_device.type == "cuda"
+    return PhotographLoader(
+        table, sampler=batches, batch_size=None, num_workers=num_workers, pin_memory=pinned, generator=torch.Generator()
+    )

@@ -66,7 +66,7 @@ def test_validation_is_chosen_from_its_own_split(data_dir):
     assert torch.equal(some.tables["val"].images, ready(data_dir, val_size=3, seed=5).tables["val"].images)
     with pytest.raises(
         UserError,
-        match="val_size=7 cannot be chosen from the official validation split of celeba, of which 6 images are here: choose 0",
+        match="val_size=7 cannot be chosen from the official validation split of celeba, of which 6 are here: choose 0",
     ):
         ready(data_dir, val_size=7)
 

@@ -1,0 +1,159 @@
+"""The base of every data set: splits of rows, how they are batched, and what a record says of them."""
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
+
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.batches import GlobalBatches, consumed_in_epoch
+from foundation.errors import UserError
+from foundation.randomness import keyed_generator
+
+
+class Table(Dataset[dict[str, Tensor]]):
+    """A split in memory; indexing with a tensor of positions gives a whole batch, which says them as ``index``.
+
+    A kind of rows that takes more than indexing overrides what it needs of this.
+
+    Args:
+        columns: tensors of one length, by the names that a batch has them under.
+    """
+
+    def __init__(self, columns: Mapping[str, Tensor]) -> None:
+        assert len(set(map(len, columns.values()))) == 1
+        self.columns = dict(columns)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def __getitem__(self, positions: Tensor) -> dict[str, Tensor]:
+        positions = positions.to(next(iter(self.columns.values())).device)
+        return {"index": positions} | {name: column[positions] for name, column in self.columns.items()}
+
+    def take(self, positions: Tensor) -> Self:
+        """The rows at these positions, as a table of their own."""
+        return self.with_columns({name: column[positions] for name, column in self.columns.items()})
+
+    def to(self, device: torch.device) -> Self:
+        return self.with_columns({name: column.to(device) for name, column in self.columns.items()})
+
+    def with_columns(self, columns: Mapping[str, Tensor]) -> Self:
+        """The same kind of table with other content."""
+        return type(self)(columns)
+
+    def contents(self) -> Iterator[Tensor]:
+        """All that decides its rows, on the CPU: what a fingerprint is made of."""
+        yield from self.columns.values()
+
+
+class SplitDataModule(LightningDataModule):
+    """Splits of rows, batched by ``GlobalBatches``. A batch holds ``index`` [B] int64, the rows' numbers in the split.
+
+    A subclass names its data and implements ``load``.
+
+    Args:
+        batch_size: examples a training step over all ranks together.
+        eval_batch_size: examples an evaluation step over all ranks together.
+        val_size: how many examples validation has; 0 means no validation. They are set aside from training, or
+            chosen from the official validation split where the data has one: training never sees that split.
+        seed: decides the order of training, and what is drawn for it.
+        split_seed: decides which examples are set aside; its own key, so that runs that differ in ``seed``
+            are measured on the same examples.
+    """
+
+    name: str
+    num_classes: int | None
+    """None where the data has no labels."""
+
+    def __init__(
+        self,
+        *,
+        batch_size: int,
+        val_size: int = 0,
+        seed: int = 0,
+        split_seed: int = 0,
+        eval_batch_size: int = 1000,
+    ) -> None:
+        super().__init__()
+        for key, size in {"batch_size": batch_size, "eval_batch_size": eval_batch_size}.items():
+            if size < 1:
+                raise UserError(f"datamodule.{key} is {size}: give a number of examples, 1 or more.")
+        if val_size < 0:
+            raise UserError(f"datamodule.val_size is {val_size}: give a number of examples, 0 (no validation) or more.")
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.val_size, self.seed, self.split_seed = val_size, seed, split_seed
+        self.tables: dict[str, Any] = {}
+
+    @abstractmethod
+    def load(self) -> dict[str, Any]:
+        """Tables of ``train`` and ``test``, and ``val`` where the data has an official validation split."""
+
+    def cut(self, loaded: dict[str, Any]) -> dict[str, Any]:
+        """The splits out of what was loaded: ``val_size`` examples that ``split_seed`` chooses are validation."""
+        official = loaded.get("val")
+        source = loaded["train"] if official is None else official
+        if self.val_size >= len(source) + (official is not None):
+            raise UserError(self._unfit_val_size(len(source), official is not None))
+        shuffled = torch.randperm(len(source), generator=keyed_generator(self.split_seed, "split"))
+        kept, aside = shuffled[self.val_size :].sort().values, shuffled[: self.val_size].sort().values
+        train = source.take(kept) if official is None and self.val_size else loaded["train"]
+        return {"train": train, "val": source.take(aside), "test": loaded["test"]}
+
+    def setup(self, stage: str | None = None) -> None:
+        if not self.tables:
+            self.tables = self.cut(self.load())
+
+    def describe(self) -> dict[str, Any]:
+        """Name, sizes and a fingerprint of every split: what a record says of its data."""
+        sha256 = hashlib.sha256()
+        for table in self.tables.values():
+            for content in table.contents():
+                sha256.update(content.reshape(-1).numpy().data)
+        return {"name": self.name, **self.sizes(), "sha256": sha256.hexdigest()}
+
+    def sizes(self) -> dict[str, int]:
+        return {split: len(table) for split, table in self.tables.items()}
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return self._loader("train", self.batch_size, seed=self.seed)
+
+    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+        return self._loader("val", self.eval_batch_size, seed=None) if self.val_size else []
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        return self._loader("test", self.eval_batch_size, seed=None)
+
+    def _loader(self, split: str, batch_size: int, seed: int | None) -> DataLoader[Any]:
+        """seed: of training; None evaluates."""
+        table = self.tables[split]
+        if self.trainer is not None:
+            table = table.to(self.trainer.strategy.root_device)  # indexing on the device: no copy a step
+        batches = self._batches(split, batch_size, seed)
+        return DataLoader(table, sampler=batches, batch_size=None, generator=torch.Generator())
+
+    def _batches(self, split: str, batch_size: int, seed: int | None) -> GlobalBatches:
+        """This rank's."""
+        return GlobalBatches(len(self.tables[split]), batch_size, seed=seed, **self._shares(seed))
+
+    def _shares(self, seed: int | None) -> dict[str, Any]:
+        """Which of ``GlobalBatches`` are this rank's, and still to come."""
+        if self.trainer is None:
+            return {}
+        consumed = {} if seed is None else {"consumed": consumed_in_epoch(self.trainer)}
+        return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size} | consumed
+
+    def _unfit_val_size(self, available: int, official: bool) -> str:
+        if official:
+            return (
+                f"datamodule.val_size={self.val_size} cannot be chosen from the official validation split of "
+                f"{self.name}, of which {available} are here: choose 0 (no validation) to {available}."
+            )
+        return (
+            f"datamodule.val_size={self.val_size} leaves nothing to train on: {self.name} has {available} "
+            "training examples. Choose 0 (no validation) or a smaller number."
+        )
