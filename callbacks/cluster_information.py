@@ -9,7 +9,7 @@ from torchmetrics import Metric
 
 from callbacks.cluster_accuracy import clusters_of
 from callbacks.instruments.measurement import Measurement
-from foundation.protocols import WeighsClustersOfImages
+from foundation.protocols import WeighsClustersOfImages, evaluating
 from foundation.randomness import keyed_generator
 from lightning_modules.networks.motion import Motion, transform
 
@@ -70,7 +70,7 @@ class ClusterInformation(Measurement):
     def update(self, trainer: Trainer, module: Any, outputs: Any, batch: Any) -> None:
         images = batch["image"]
         moved = transform(images, moves(batch["index"]).to(images), self.motion)
-        with torch.no_grad(), trainer.precision_plugin.forward_context():
+        with evaluating(module), trainer.precision_plugin.forward_context():
             before, after = (module.cluster_probabilities(it)[self.code] for it in (images, moved))
         self.metric.update(before, after)
 

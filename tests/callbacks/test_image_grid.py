@@ -6,7 +6,6 @@ from PIL import Image
 
 from callbacks.image_grid import ImageGrid
 from callbacks.instruments.pictures import save_grid
-from foundation.protocols import evaluating
 from tests.lightning_modules.test_infogan import infogan
 
 
@@ -23,34 +22,6 @@ def test_a_grid_is_readable_and_in_order(tmp_path):
 def test_large_images_keep_their_size(tmp_path):
     save_grid(torch.zeros(2, 3, 60, 70), tmp_path / "grid.png", columns=1)
     assert Image.open(tmp_path / "grid.png").size == (74, 126)
-
-
-def test_evaluating_leaves_no_trace():
-    module = infogan()
-    module.discriminator.eval()
-    torch.manual_seed(5)
-    expected, statistics = torch.rand(1), {name: it.clone() for name, it in module.named_buffers()}
-    torch.manual_seed(5)
-    with evaluating(module):
-        assert not module.generator.training
-        assert not torch.is_grad_enabled()
-        torch.rand(10)
-        module.sample(torch.arange(3))
-    assert torch.equal(torch.rand(1), expected)
-    assert module.generator.training
-    assert not module.discriminator.training
-    assert torch.is_grad_enabled()
-    assert all(torch.equal(it, statistics[name]) for name, it in module.named_buffers())
-
-
-def test_modes_come_back_after_an_error():
-    module = infogan()
-    try:
-        with evaluating(module):
-            raise KeyError
-    except KeyError:
-        pass
-    assert module.generator.training
 
 
 def test_pictures_are_named_by_iteration_and_code(tmp_path):
