@@ -29,7 +29,9 @@ def evaluate(config: dict[str, Any], folder: Path) -> dict[str, float]:
     from callbacks.run_record import accounts, describe_run, measured_again, write_json
     from foundation.checkpoints import weights_in
     from foundation.errors import UserError
-    from launch.runs import NOT_FOR_MEASURING, build, load_weights, saved_config
+    from launch.inputs import tell_changes
+    from launch.runs import NOT_FOR_MEASURING, build, load_weights
+    from launch.saved_config import saved_config
 
     saved = saved_config(config["run"], run_dir=folder)
     precision = config["precision"] or saved["trainer"]["precision"]
@@ -44,14 +46,16 @@ def evaluate(config: dict[str, Any], folder: Path) -> dict[str, float]:
     run = build(measured, trains=False)
     checkpoint = load_weights(run.module, config["run"], config["checkpoint"])
     recorded = run.trainer.is_global_zero and (Path(config["run"]) / "record.json").exists()
-    now = describe_run(folder) if recorded else {}
+    now = describe_run(folder) | {"inputs": run.inputs} if recorded else {}
+    if recorded:
+        tell_changes(Path(config["run"]), run.inputs)
     started = time.monotonic()
     run.trainer.test(run.module, datamodule=run.datamodule, verbose=False)
     metrics = {key: float(value) for key, value in sorted(run.trainer.callback_metrics.items())}
     if run.trainer.is_global_zero:
         weights = weights_in(checkpoint)
         how = {"checkpoint": checkpoint.name, "weights": weights, "precision": run.trainer.precision}
-        write_json(folder / "metrics.json", how | accounts(run.trainer) | metrics)
+        write_json(folder / "metrics.json", how | {"inputs": run.inputs} | accounts(run.trainer) | metrics)
         if recorded:
             found = measured_again(Path(config["run"]), now, run.trainer, how, time.monotonic() - started)
             write_json(folder / "record.json", found)
@@ -75,7 +79,7 @@ def main(config: DictConfig) -> None:
 if __name__ == "__main__":
     with told_as_sentences():
         for asked in check_command_line("evaluate", sys.argv[1:]):
-            from launch.runs import saved_config
+            from launch.saved_config import saved_config
 
             saved_config(asked["run"])  # before Hydra makes a folder in what may be no run
     main()

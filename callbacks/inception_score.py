@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 from lightning import LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
 
 from callbacks.instruments.confident_samples import ConfidentSamples, draw_confident
@@ -80,7 +80,7 @@ class InceptionScore(Judged):
 
     Args:
         folder: where ``confident_samples-<score>.png`` goes.
-        judge: of ``judges.py``.
+        judge: of ``instruments``, or a classifier such as that of a finished run.
         cache_dir: where mean and covariance of the reference's features are kept.
         val_images, test_images: how many to generate in a validation and in the test; 0 for none.
             ``trainer.limit_val_batches`` and ``limit_test_batches`` make them fewer.
@@ -96,7 +96,7 @@ class InceptionScore(Judged):
     def __init__(
         self,
         folder: str,
-        judge: Judge,
+        judge: Judge | nn.Module,
         cache_dir: str,
         val_images: int = 5000,
         test_images: int = 50000,
@@ -109,7 +109,7 @@ class InceptionScore(Judged):
         self.folder, self.cache_dir = Path(folder), Path(cache_dir)
         self.images = {"val": val_images, "test": test_images}
         self.splits, self.batch_size, self.reference, self.real_images = splits, batch_size, reference, real_images
-        self.distance = judge.distance if reference else None
+        self.distance = self.judge.distance if reference else None
         self.least = max(splits, 2)
         self._check()
         self.reference_gaussian: Gaussian | None = None

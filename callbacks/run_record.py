@@ -28,9 +28,9 @@ class RunRecord(Callback):
 
     It holds the experiment, seed, overrides, resolved config, commit and whether it stands for the code that ran (where
     not, ``changes`` names what differs and ``diff.patch`` beside the record holds it), data with sizes and fingerprint,
-    hardware, versions, precision, wall times, resumes, which weights were tested (``trained`` or averaged), who judged
-    (``judges``: weights and numbers of images) and all final metrics under the keys they were logged with.
-    ``make record`` makes a result of it.
+    hardware, versions, precision, wall times, resumes, which weights were tested (``trained`` or averaged), the
+    runs that it was given (``inputs``, by the config's keys), who judged (``judges``: weights and numbers of images)
+    and all final metrics under the keys they were logged with. ``make record`` makes a result of it.
 
     Args:
         folder: the run folder.
@@ -43,6 +43,7 @@ class RunRecord(Callback):
         self.stage, self.started = "fit", time.monotonic()
         self.record["metrics"] = {}
         self.record["wall_time_s"] = {}
+        self.inputs: dict[str, Any] = {}  # what launch.runs has found
 
     def metrics(self, stage: str) -> set[str]:
         return set()
@@ -69,6 +70,7 @@ class RunRecord(Callback):
             "parameters": sum(parameter.numel() for parameter in pl_module.parameters()),
             "data": describe_data(trainer),
         }
+        self.record |= {"inputs": self.inputs} if self.inputs else {}
         self._write()
 
     def _go_on(self, trainer: Trainer) -> None:
@@ -79,6 +81,10 @@ class RunRecord(Callback):
         data = describe_data(trainer)
         if "data" in before and data != before["data"]:
             segment["data_before"] = before["data"]  # a resume may ask for another test
+        inputs = before.get("inputs", {}) | self.inputs  # init_from is not asked again
+        if inputs != before.get("inputs", {}):
+            segment["inputs_before"] = before.get("inputs", {})  # a resume may ask for others
+            before["inputs"] = inputs
         before["resumes"] = [*before.get("resumes", []), segment | {"world_size": trainer.world_size}]
         # Two commits, or changes that no commit holds, leave no one commit that stands for the numbers.
         same_commit = before.get("commit") == now["commit"] is not None
@@ -145,7 +151,7 @@ def measured_again(
 
     Args:
         run: the run's folder, which has a record.
-        now: the measurement's ``describe_run``.
+        now: the measurement's ``describe_run``, with its ``inputs``.
         how: checkpoint, weights and precision.
     """
     record = json.loads((run / "record.json").read_text())
@@ -154,7 +160,8 @@ def measured_again(
     evaluation = {"commit": now["commit"], "started_at": now["started_at"], "world_size": trainer.world_size,
                   "hardware": describe_hardware(trainer), "versions": now["versions"]} | how  # fmt: skip
     record.pop("judges", None)
-    return record | accounts(trainer) | {
+    given = record.get("inputs", {}) | now["inputs"]
+    return record | accounts(trainer) | ({"inputs": given} if given else {}) | {
         "status": "finished" if record["status"] == "fitted" else record["status"],
         "clean": now["clean"] and record["clean"],
         "changes": sorted({*record.get("changes", []), *now["changes"]}),

@@ -31,7 +31,8 @@ SAME = ("experiment=", "seed=", "trainer=", "trainer.devices=", "logger=", "swee
 DRAWS = ("datamodule.label_seed=",)  # of a paper's mean over subsets, as a seed is
 TABLE = re.compile(r"(<!-- table: ([\w/ ]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 EXPORTED = ("experiment", "seed", "overrides", "commit", "data", "hardware", "precision", "weights", "world_size",
-            "iterations", "wall_time_s", "versions", "resumes", "judges", "metrics", "evaluation")  # fmt: skip
+            "iterations", "wall_time_s", "versions", "resumes", "inputs", "judges", "metrics",
+            "evaluation")  # fmt: skip
 
 
 # --- make record ---------------------------------------------------------------------------------------------

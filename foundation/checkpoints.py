@@ -70,7 +70,11 @@ def load_plain(path: Path, map_location: Any = "cpu") -> Any:
 
 def weights_in(path: Path) -> str:
     """Whether a checkpoint's ``state_dict`` is ``averaged`` or as it was ``trained``."""
-    return "averaged" if "averaging_state" in read_checkpoint(path) else "trained"
+    return kind_of_weights(read_checkpoint(path))
+
+
+def kind_of_weights(checkpoint: Mapping[str, Any]) -> str:
+    return "averaged" if "averaging_state" in checkpoint else "trained"
 
 
 def fingerprint(state: Mapping[str, torch.Tensor]) -> str:

@@ -10,7 +10,8 @@ from typing import Any
 FORMER_NAMES = {
     "callbacks.inception.Inception2015": "callbacks.instruments.inception.Inception2015",
     "callbacks.inception.TorchvisionInception": "callbacks.instruments.inception.TorchvisionInception",
-    "callbacks.judges.ClassifierRun": "callbacks.instruments.judges.ClassifierRun",
+    "callbacks.judges.ClassifierRun": "launch.runs.load_module",
+    "callbacks.instruments.judges.ClassifierRun": "launch.runs.load_module",
     "launch.loggers.wandb_logger": "launch.loggers.WandbRun",
     "lightning_modules.faster_rcnn.WarmUpAndDrops": "lightning_modules.schedules.WarmUpAndDrops",
     "lightning_modules.improved_gan.ConstantThenLinear": "lightning_modules.schedules.ConstantThenLinear",

@@ -5,7 +5,10 @@ Orders, codes, noise inputs and masks are drawn from a generator that is made fo
 of ranks, not on the batch size of an evaluation, not on whether the run was interrupted.
 """
 
+import random
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -20,3 +23,18 @@ def keyed_generator(seed: int, stream: str, *key: int) -> torch.Generator:
     entropy = [seed, zlib.crc32(stream.encode()), *key]
     state = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))
+
+
+@contextmanager
+def seeded_for_a_while(seed: int) -> Iterator[None]:
+    """The global generators of the CPU begin at a seed, and are afterwards as they were."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 (what libraries draw from)
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs, too
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        torch.set_rng_state(states[2])

@@ -33,16 +33,18 @@ KINDS = (
     Trainer,
     Strategy,
 )
+# What a finished run gives to another. They read its config under the same rules, and weights alone of its checkpoint.
+FUNCTIONS = ("launch.runs.load_module", "launch.runs.load_datamodule", "launch.runs.load_metric")
 
 
 def check_targets(config: Mapping[str, Any], source: str) -> None:
     """Raise a UserError that names the first target of the config that may not be called."""
-    for key, target in targets_in(config, ""):
-        if not is_allowed(target):
+    for key, node in nodes_in(config, ""):
+        if not is_allowed(node["_target_"]):
             raise UserError(
-                f"{source}: {key}._target_ is {target!r}, which a run's config may not name. Allowed are modules, "
-                "optimisers, schedulers, DataModules, callbacks, loggers, metrics, trainers and strategies of this "
-                "project, torch, torchvision, torchmetrics and lightning."
+                f"{source}: {key}._target_ is {node['_target_']!r}, which a run's config may not name. Allowed are "
+                "modules, optimisers, schedulers, DataModules, callbacks, loggers, metrics, trainers and strategies of "
+                "this project, torch, torchvision, torchmetrics and lightning, and finished runs as inputs."
             )
 
 
@@ -65,15 +67,16 @@ def check_foreign(config: Mapping[str, Any], source: str) -> None:
                 )
 
 
-def targets_in(node: Any, path: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(node, Mapping):
-        if "_target_" in node:
-            yield path, node["_target_"]
-        for key, value in node.items():
-            yield from targets_in(value, f"{path}.{key}" if path else str(key))
-    elif isinstance(node, list):
-        for position, value in enumerate(node):
-            yield from targets_in(value, f"{path}[{position}]")
+def nodes_in(value: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """All mappings with a ``_target_``, at whatever depth, with their keys."""
+    if isinstance(value, Mapping):
+        if "_target_" in value:
+            yield path, value
+        for key, below in value.items():
+            yield from nodes_in(below, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list):
+        for position, below in enumerate(value):
+            yield from nodes_in(below, f"{path}[{position}]")
 
 
 def is_allowed(target: Any) -> bool:
@@ -81,6 +84,8 @@ def is_allowed(target: Any) -> bool:
     if not isinstance(target, str) or target.partition(".")[0] not in ROOTS:
         return False
     target = name_of_today(target)
+    if target in FUNCTIONS:
+        return True
     try:
         found = get_object(target)
     except (ImportError, AttributeError, ValueError, TypeError):

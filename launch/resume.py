@@ -22,9 +22,10 @@ from foundation.records import is_training, read_record
 from foundation.security import check_foreign
 from launch.command_line import compose_job
 from launch.config_check import TrainConfig, check_config, plain
+from launch.inputs import refuse_changes
 from launch.loggers import MetricsFile
 from launch.processes import is_first_process, warn_of_other_ranks
-from launch.runs import run_config
+from launch.saved_config import run_config
 
 MISSING = object()
 
@@ -53,6 +54,7 @@ def take_up(run: Any, path: Path) -> None:
     saved = read_checkpoint(path)
     check_averaging(run.callbacks, saved, path)
     check_fits(run.module, saved["state_dict"], path)
+    refuse_changes(path.parent.parent, run.inputs)
     for part in (*run.trainer.loggers, *run.callbacks):
         if isinstance(part, MetricsFile):
             part.go_on_from(saved["global_step"])

@@ -1,5 +1,8 @@
 """A run from its config: the parts of a new one, and a finished one loaded from its folder."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,32 +13,32 @@ from hydra.errors import InstantiationException
 from lightning import Callback, Fabric, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from omegaconf import OmegaConf
+from torch import nn
 
 from callbacks.instruments.shared_statistics import SharedStatistics
+from callbacks.run_record import RunRecord
 from foundation.checkpoints import (
     WholeCheckpoints,
     category_ids_in,
     check_fits,
     checkpoint_path,
     class_names_in,
-    fingerprint,
     read_checkpoint,
-    weights_in,
 )
 from foundation.errors import UserError
-from foundation.former_names import with_names_of_today
 from foundation.protocols import Classifies, DetectsObjects, serves
-from foundation.security import check_foreign
-from launch.config_check import OWN_PACKAGES, TrainConfig, check_config, plain
+from foundation.randomness import seeded_for_a_while
+from launch.config_check import OWN_PACKAGES
+from launch.inputs import inputs_of, no_such_part, origin_of_metric, trained_run
 from launch.machine import hush, keep_freed_memory, resolve_precision, spare_driver_queries
 from launch.parts_check import check_run
+from launch.saved_config import saved_config
 
 # Callbacks that make a run, not a measurement.
 NOT_FOR_MEASURING = {"checkpoint", "best_checkpoint", "run_record", "throughput", "learning_rates", "nan_guard",
                      "early_stopping", "averaged_weights"}  # fmt: skip
+LOADING: ContextVar[tuple[Path, ...]] = ContextVar("LOADING", default=())  # inputs that are being loaded, outer first
 
 
 @dataclass
@@ -47,6 +50,8 @@ class Run:
     datamodule: LightningDataModule
     callbacks: list[Callback]
     trainer: Trainer
+    inputs: dict[str, Any]
+    """Origins of the finished runs that the config asks for, by the keys of their nodes."""
 
 
 def build(config: dict[str, Any], trains: bool = True) -> Run:
@@ -55,14 +60,18 @@ def build(config: dict[str, Any], trains: bool = True) -> Run:
     spare_driver_queries()
     if not torch.cuda.is_available():
         keep_freed_memory()
+    inputs = inputs_of(config)
     seed_everything(config["seed"], workers=True, verbose=False)
     module = instantiate(config["lightning_module"])
     datamodule = instantiate(config["datamodule"])
     callbacks = [instantiate(node) for node in config["callbacks"].values()]
+    for it in callbacks:
+        if isinstance(it, RunRecord):
+            it.inputs = inputs
     loggers = [instantiate(node) for node in (config["logger"] or {}).values()]
     trainer = build_trainer(config["trainer"], module, callbacks, loggers)
     check_run(config, module, datamodule, callbacks, trainer, trains)
-    return Run(config, module, datamodule, callbacks, trainer)
+    return Run(config, module, datamodule, callbacks, trainer, inputs)
 
 
 def build_trainer(node: dict[str, Any], module: Any, callbacks: list[Callback], loggers: list[Logger]) -> Trainer:
@@ -88,34 +97,6 @@ def instantiate(node: dict[str, Any], **arguments: Any) -> Any:
         raise
 
 
-def run_config(folder: str | Path, run_dir: str | Path | None = None) -> DictConfig:
-    """The config a run was started with, as saved before anything was resolved. Check what is made of it.
-
-    Args:
-        run_dir: where the callbacks of a new measurement write; the run's folder unless given.
-    """
-    path = Path(folder) / ".hydra" / "config.yaml"
-    if not path.exists():
-        raise UserError(f"{folder} is not a run: it has no .hydra/config.yaml. Give the folder that train.py printed.")
-    try:
-        config = OmegaConf.load(path)
-    except (YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}.") from None
-    if not isinstance(config, DictConfig) or not isinstance(config.get("paths"), DictConfig):
-        raise UserError(f"{path} is no config of a training run: it has no paths.")
-    config = DictConfig(with_names_of_today(OmegaConf.to_container(config, resolve=False)))
-    config.paths.run_dir = str(run_dir or folder)
-    return config
-
-
-def saved_config(folder: str | Path, run_dir: str | Path | None = None) -> dict[str, Any]:
-    """The same as plain values, checked; places such as DATA_DIR are this machine's."""
-    config = plain(run_config(folder, run_dir))
-    check_foreign(config, str(folder))
-    check_config(config, TrainConfig)
-    return config
-
-
 def load_weights(module: LightningModule, folder: str | Path, checkpoint: str = "last") -> Path:
     """Load a run's weights into a module built from its config; returns the checkpoint's path."""
     path = checkpoint_path(folder, checkpoint)
@@ -129,34 +110,77 @@ def load_weights(module: LightningModule, folder: str | Path, checkpoint: str = 
     return path
 
 
+def built_as_trained(config: Mapping[str, Any], folder: str | Path, checkpoint: str) -> tuple[LightningModule, Path]:
+    """The module of a run's config with its trained weights, in evaluation mode, and its checkpoint's path.
+
+    The global random state stays as it is, so that a run that asks goes the same way without its input.
+    """
+    with seeded_for_a_while(config["seed"]):
+        module = instantiate(config["lightning_module"])
+    return module.eval(), load_weights(module, folder, checkpoint)
+
+
 def load_run(
     folder: str | Path, checkpoint: str = "last"
 ) -> tuple[LightningModule, dict[str, Any], LightningDataModule]:
     """A finished run: its module with trained weights, in evaluation mode; its config; its DataModule, not set up."""
     config = saved_config(folder)
-    module = instantiate(config["lightning_module"])
-    load_weights(module, folder, checkpoint)
-    return module.eval(), config, instantiate(config["datamodule"])
+    module, _ = built_as_trained(config, folder, checkpoint)
+    return module, config, instantiate(config["datamodule"])
 
 
-def load_module(folder: str | Path, checkpoint: str = "last") -> tuple[LightningModule, dict[str, Any]]:
-    """A finished run that is an input of another: its module as of ``load_run``, and what a record says of it.
+# --- a finished run as an input of another: nodes of a config, see launch/inputs.py ------------------------------
 
-    The global random state stays as it is, so that the run that asks goes the same way without its input.
+
+def load_module(run: str | None, part: str | None = None, checkpoint: str = "last") -> nn.Module:
+    """The module of a finished run, or a part of it, with its trained weights.
+
+    In evaluation mode on the CPU; the global random state stays as it is. Whether it learns on is for the asker to
+    say: parameters are as their module has them, so one that is to stay needs ``requires_grad_(False)``.
+
+    Args:
+        run: the run's folder.
+        part: of its LightningModule, by the dotted name of the attribute such as ``generator`` or ``network.trunk``;
+            None: the LightningModule itself.
+        checkpoint: a file of its ``checkpoints/`` without .ckpt.
     """
+    folder = trained_run(run)
+    with as_input(folder):
+        module, _ = built_as_trained(saved_config(folder), folder, checkpoint)
+    parts = dict(module.named_modules(remove_duplicate=False))
+    if part is not None and part not in parts:
+        raise UserError(no_such_part(part, parts, f"{type(module).__name__} of the run {folder}"))
+    return module if part is None else parts[part]
+
+
+def load_datamodule(run: str | None, checkpoint: str = "last") -> LightningDataModule:
+    """The DataModule of a finished run with the state that it had there, not set up. Arguments: of ``load_module``."""
+    folder = trained_run(run)
     config = saved_config(folder)
-    with torch.random.fork_rng():
-        module = instantiate(config["lightning_module"])
-    path = load_weights(module, folder, checkpoint)
-    origin = {
-        "run": str(folder),
-        "experiment": config["name"],
-        "checkpoint": path.name,
-        "iteration": read_checkpoint(path)["global_step"],
-        "weights": weights_in(path),
-        "weights_sha256": fingerprint(module.state_dict()),
-    }
-    return module.eval(), origin
+    content = read_checkpoint(checkpoint_path(folder, checkpoint))
+    with as_input(folder), seeded_for_a_while(config["seed"]):
+        datamodule = instantiate(config["datamodule"])
+    if (state := content.get(type(datamodule).__qualname__)) is not None:  # where Lightning keeps it
+        datamodule.load_state_dict(state)
+    return datamodule
+
+
+def load_metric(run: str | None, metric: str) -> float:
+    """A final metric of a finished run, as its record has it, such as ``test/error``."""
+    return origin_of_metric(run, metric)["value"]
+
+
+@contextmanager
+def as_input(folder: Path) -> Iterator[None]:
+    """A run's own config may name inputs, which are loaded as it is; one that would be its own input is refused."""
+    place = folder.resolve()
+    if place in LOADING.get():
+        raise UserError(f"the run {folder} is an input of itself: its config names its own folder.")
+    token = LOADING.set((*LOADING.get(), place))
+    try:
+        yield
+    finally:
+        LOADING.reset(token)
 
 
 def load_on_device(
@@ -165,10 +189,9 @@ def load_on_device(
     """A finished run to be used: its module as of ``load_run``, on the device; its config; its checkpoint's path."""
     hush()
     config = saved_config(folder)
-    module = instantiate(config["lightning_module"])
-    path = load_weights(module, folder, checkpoint)
+    module, path = built_as_trained(config, folder, checkpoint)
     try:
         device = Fabric(accelerator=accelerator, devices=1).device
     except (MisconfigurationException, ValueError, RuntimeError) as error:
         raise UserError(f"accelerator={accelerator}: {str(error).splitlines()[0]}") from None
-    return module.eval().to(device), config, path
+    return module.to(device), config, path

@@ -12,9 +12,9 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from foundation.checkpoints import fingerprint
 from foundation.errors import UserError
 from foundation.protocols import ClassifiesImages, serves
-from launch.runs import load_module
 
 
 class Judge(nn.Module):
@@ -50,28 +50,21 @@ class Judge(nn.Module):
         """What a record says of it, once it is loaded."""
 
 
-class ClassifierRun(Judge):
-    """A finished run of this platform that ``ClassifiesImages``; works without a network.
+class ClassifierJudge(Judge):
+    """A module that ``ClassifiesImages``, such as that of a finished run; works without a network connection.
 
     It has no features that every classifier has, so there is no distance.
-
-    Args:
-        run: the run's folder.
-        checkpoint: a file of its ``checkpoints/`` without .ckpt.
     """
 
     score = "classifier_score"
 
-    def __init__(self, run: str | None, checkpoint: str = "last") -> None:
+    def __init__(self, module: nn.Module) -> None:
         super().__init__()
-        if run is None:
-            raise UserError(
-                "callbacks.classifier_score.judge.run names no run: give the folder of a classifier's, such as one of "
-                "experiment=resnet_mnist."
-            )
-        module, self.origin = load_module(run, checkpoint)
         if not serves(module, ClassifiesImages):
-            raise UserError(f"{run} is a run of {type(module).__name__}, which classifies no images and cannot judge.")
+            raise UserError(
+                f"callbacks.classifier_score.judge is {type(module).__name__}, which classifies no images and "
+                "cannot judge: name a classifier's run, such as one of experiment=resnet_mnist."
+            )
         self.module: Any = module.requires_grad_(False)
         self.classes: int = self.module.num_classes
         self.dtype = next(module.parameters()).dtype
@@ -80,23 +73,27 @@ class ClassifierRun(Judge):
         if tuple(image_shape) == tuple(self.module.image_shape):
             return None
         return (
-            f"the run of {self.origin['experiment']} tells images of (channels, height, width) "
-            f"{tuple(self.module.image_shape)} apart, and the module makes {tuple(image_shape)}"
+            f"its judge tells images of (channels, height, width) {tuple(self.module.image_shape)} apart, and the "
+            f"module makes {tuple(image_shape)}"
         )
 
     def account(self) -> dict[str, Any]:
-        return self.origin
+        return {"network": type(self.module).__name__, "weights_sha256": fingerprint(self.module.state_dict())}
 
     def forward(self, images: Tensor) -> tuple[Tensor, None]:
         return self.module.class_logits(images.to(self.dtype) / 255), None
 
 
 class Judged(Callback):
-    """The base of what measures by a judge. Without the judge's weights nothing is measured, and the run goes on."""
+    """The base of what measures by a judge. Without the judge's weights nothing is measured, and the run goes on.
 
-    def __init__(self, judge: Judge) -> None:
-        self.judge = judge
-        self.lack = judge.lack()
+    Args:
+        judge: one of ``instruments``, or a classifier.
+    """
+
+    def __init__(self, judge: Judge | nn.Module) -> None:
+        self.judge = judge if isinstance(judge, Judge) else ClassifierJudge(judge)
+        self.lack = self.judge.lack()
         self.is_ready = self.lack_is_told = False
 
     @abstractmethod

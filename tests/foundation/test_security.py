@@ -5,7 +5,7 @@ from foundation.errors import UserError
 from foundation.security import check_targets, is_allowed
 from launch.command_line import compose_job
 from launch.resume import prepare
-from launch.runs import saved_config
+from launch.saved_config import saved_config
 
 ALLOWED = [
     "lightning_modules.infogan.InfoGAN", "lightning_modules.networks.dcgan.Generator", "datamodules.digits.DigitsDataModule",

@@ -1,7 +1,7 @@
 import pytest
 
 from foundation.errors import UserError
-from launch.runs import saved_config
+from launch.saved_config import saved_config
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path):

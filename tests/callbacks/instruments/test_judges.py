@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from callbacks.instruments.judges import ClassifierRun
+from callbacks.instruments.judges import ClassifierJudge
 from callbacks.instruments.pictures import as_8_bit
 from callbacks.run_record import write_json
 from evaluate import evaluate
@@ -18,6 +18,7 @@ from foundation.security import check_targets
 from foundation.source_tree import git, source_tree
 from launch.command_line import compose_job
 from launch.config_check import TrainConfig, check_config
+from launch.inputs import origin_of_module
 from launch.parts_check import declared_metrics
 from launch.runs import build, load_module, load_run
 from tests.callbacks.test_inception_score import scored
@@ -63,17 +64,17 @@ def test_a_run_is_judged_while_it_trains_and_says_by_whom(classifier, tmp_path):
     told = json.loads((tmp_path / "record.json").read_text())
     (judges,) = told["judges"].values()
     assert judges["images"] == {"val": 100, "test": 300, "real test": 360}
-    assert judges["judge"]["experiment"] == "resnet_digits"
-    assert judges["judge"]["run"] == str(classifier)
-    assert judges["judge"]["iteration"] == 100
+    (given,) = told["inputs"].items()
+    assert given == ("callbacks.classifier_score.judge", {
+        "run": classifier.name, "experiment": "resnet_digits", "checkpoint": "last.ckpt", "iteration": 100,
+        "weights": "trained", "weights_sha256": judges["judge"]["weights_sha256"]})  # fmt: skip
     assert len(judges["judge"]["weights_sha256"]) == 64
     assert {"confident_samples-classifier_score.png", "nearest_neighbours.png"} < {
         path.name for path in (tmp_path / "images").iterdir()}  # fmt: skip
 
-    # A result keeps by whom, but not where that lies.
     (tmp_path / "record.json").write_text(json.dumps(told | {"clean": True, "commit": "abcdef0"}))
     kept = json.loads(record(tmp_path, tmp_path / "results").read_text())
-    assert kept["judges"]["classifier_score"]["judge"].keys() == judges["judge"].keys() - {"run"}
+    assert (kept["inputs"], kept["judges"]) == (told["inputs"], told["judges"])
 
 
 def test_a_finished_run_is_judged_by_what_it_was_trained_without(classifier, generator, tmp_path):
@@ -95,6 +96,7 @@ def test_a_finished_run_is_judged_by_what_it_was_trained_without(classifier, gen
     assert found["test/real_classifier_score"] > 2 * found["test/classifier_score"]  # two iterations make noise
     written = json.loads((tmp_path / "metrics.json").read_text())
     assert written["judges"]["classifier_score"]["images"] == {"test": 300, "real test": 360}
+    assert written["inputs"]["callbacks.classifier_score.judge"]["run"] == classifier.name
     again = evaluate(compose_job("evaluate", words, str(tmp_path / "again")), tmp_path / "again")
     assert again == found
 
@@ -112,6 +114,7 @@ def test_what_a_measurement_finds_can_be_kept_as_a_result(classifier, generator,
     assert (own["status"], written["status"]) == ("fitted", "finished")
     assert written["evaluation"]["commit"] == git("rev-parse", "HEAD")
     assert written["judges"].keys() == {"classifier_score"}
+    assert written["inputs"].keys() == {"callbacks.classifier_score.judge"}
 
     with pytest.raises(UserError, match="changes that its commit does not hold"):
         record(write(tmp_path / "dirty", written | {"clean": False, "status": "finished"}), tmp_path / "results")
@@ -141,13 +144,13 @@ def test_a_judge_leaves_the_random_state_and_its_weights_alone(classifier):
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    judge = ClassifierRun(str(classifier))
+    judge = ClassifierJudge(load_module(str(classifier)))
     assert torch.equal(torch.rand(1), expected)
     images = torch.randint(256, (5, 1, 8, 8)).byte()
     with evaluating(judge):
         logits, features = judge(images)
     assert features is None
-    module = load_module(classifier)[0]
+    module = load_module(str(classifier))
     assert torch.equal(logits, module.class_logits(images / 255))  # type: ignore
     assert not any(it.requires_grad for it in judge.parameters())
     assert not judge.module.training
@@ -159,17 +162,17 @@ def test_a_fingerprint_is_of_weights_alone(classifier, tmp_path):
     checkpoint = torch.load(path, weights_only=True)
     checkpoint["optimizer_states"] = []
     torch.save(checkpoint, path)
-    (before, after) = (load_module(it)[1]["weights_sha256"] for it in (classifier, copy))
+    (before, after) = (origin_of_module(str(it))["weights_sha256"] for it in (classifier, copy))
     assert before == after
     checkpoint["state_dict"]["network.linear.bias"][0] += 1
     torch.save(checkpoint, path)
-    assert load_module(copy)[1]["weights_sha256"] != before
+    assert origin_of_module(str(copy))["weights_sha256"] != before
 
 
 REFUSED = {
-    "null": "callbacks.classifier_score.judge.run names no run: give the folder of a classifier's",
-    "/nowhere": "/nowhere is not a run: it has no .hydra/config.yaml",
-    "generator": "is a run of InfoGAN, which classifies no images and cannot judge",
+    "null": "callbacks.classifier_score.judge: run is null: give the folder of a finished run",
+    "/nowhere": "callbacks.classifier_score.judge: there is no run /nowhere: it was moved or deleted",
+    "generator": "callbacks.classifier_score.judge is InfoGAN, which classifies no images and cannot judge",
 }
 
 
@@ -191,8 +194,8 @@ def test_images_of_another_size_are_refused_at_the_start(classifier, tmp_path):
              "callbacks=[default,image_grid,classifier_score]", *judged_by(classifier),
              "optimized_metric=null", "paper.metric=null"]  # fmt: skip
     expected = (
-        "callbacks.classifier_score cannot judge InfoGAN: the run of resnet_digits tells images of (channels, height, "
-        "width) (1, 8, 8) apart, and the module makes (1, 28, 28). Name another judge, or none."
+        "callbacks.classifier_score cannot judge InfoGAN: its judge tells images of (channels, height, width) "
+        "(1, 8, 8) apart, and the module makes (1, 28, 28). Name another judge, or none."
     )
     with pytest.raises(UserError) as refused:
         build(compose_job("train", words, str(tmp_path)))

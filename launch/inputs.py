@@ -1,0 +1,145 @@
+"""Finished runs that are inputs of another run: which of them a config asks for, and what a record says of each.
+
+A node wherever a config has one stands for what a finished run has to give (``launch.runs``):
+
+    {_target_: launch.runs.load_module, run: outputs/infogan_mnist/<folder>, part: generator}
+    {_target_: launch.runs.load_datamodule, run: outputs/infogan_mnist/<folder>}
+    {_target_: launch.runs.load_metric, run: outputs/resnet_mnist/<folder>, metric: test/error}
+
+The record of the run that asks keeps their origins as ``inputs``, by the keys of the nodes. A folder stands there by
+its name alone: where a person keeps runs changes no number.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from foundation.checkpoints import checkpoint_path, fingerprint, kind_of_weights, read_checkpoint
+from foundation.errors import UserError, did_you_mean
+from foundation.records import is_training, read_record
+from foundation.security import nodes_in
+from launch.saved_config import run_config
+
+Origin = dict[str, Any]
+TRAINED = ("finished", "fitted")
+IDENTITY = ("run", "checkpoint", "part", "metric")  # what was asked for; the rest is what it was
+
+
+def inputs_of(config: Mapping[str, Any]) -> dict[str, Origin]:
+    """The origins of all input runs by the keys of their nodes; a UserError names the first that cannot be one."""
+    found = {}
+    for key, node in nodes_in(config, ""):
+        if (origin := ORIGINS.get(node["_target_"])) is None:
+            continue
+        if "_args_" in node:
+            raise UserError(f"{key}: give the arguments of {node['_target_']} by name, not as _args_.")
+        try:
+            found[key] = origin(**{name: value for name, value in node.items() if not name.startswith("_")})
+        except UserError as mistake:
+            raise UserError(f"{key}: {mistake}") from None
+    return found
+
+
+def changed_inputs(before: Mapping[str, Origin], now: Mapping[str, Origin]) -> Iterator[str]:
+    """A sentence on each input that is asked for as before and is no longer what it was."""
+    for key in sorted(before.keys() & now.keys()):
+        was, is_now = before[key], now[key]
+        if was == is_now or any(was.get(it) != is_now.get(it) for it in IDENTITY):
+            continue
+        differing = [it for it in was.keys() | is_now.keys() if was.get(it) != is_now.get(it)]
+        told = [f"its {it} was {short(was.get(it))} and is {short(is_now.get(it))}" for it in sorted(differing)]
+        yield f"{key}: the run {was['run']} is no longer what it was: {', '.join(told)}."
+
+
+def tell_changes(folder: Path, inputs: Mapping[str, Origin]) -> None:
+    """Say of a run that is measured again what its inputs are no longer; the new record has them as they are."""
+    for sentence in changed_inputs(read_record(folder).get("inputs", {}), inputs):
+        print(sentence, flush=True)
+
+
+def refuse_changes(folder: Path, inputs: Mapping[str, Origin]) -> None:
+    """A run that goes on with other inputs would be two runs."""
+    if changed := [*changed_inputs(read_record(folder).get("inputs", {}), inputs)]:
+        raise UserError("\n".join([*changed, "Put back what it was, or start a new run."]))
+
+
+def short(value: Any) -> str:
+    return f"{value[:12]}..." if isinstance(value, str) and len(value) == 64 else str(value)
+
+
+def no_such_part(part: str, names: Iterable[str], owner: str) -> str:
+    """A sentence on the first word of a dotted part that is in none of these dotted names, with the nearest."""
+    known, words = "", part.split(".")
+    for depth in range(len(words)):
+        before = ".".join(words[:depth])
+        below = {it for it in names if it.startswith(before and f"{before}.")}
+        known = {".".join(it.split(".")[: depth + 1]) for it in below}
+        if ".".join(words[: depth + 1]) not in known:
+            break
+    return f"{owner} has no part '{part}'; {did_you_mean('.'.join(words[: depth + 1]), known)}"
+
+
+def trained_run(run: str | Path | None) -> Path:
+    """The folder of a run whose training is done; without a record nobody says that it is not."""
+    if not run:
+        raise UserError("run is null: give the folder of a finished run.")
+    folder = Path(run)
+    if not folder.is_dir():
+        raise UserError(f"there is no run {folder}: it was moved or deleted. Give the folder where it lies now.")
+    record = read_record(folder)
+    if record.get("status", "finished") in TRAINED:
+        return folder
+    if is_training(record):
+        raise UserError(f"the run {folder} is still being trained by process {record['pid']}: wait for its end.")
+    after = f" after {record['iterations']} iterations" if "iterations" in record else ""
+    raise UserError(
+        f"the run {folder} is {record['status']}{after}, not finished: go on with it by train.py resume={folder}, or "
+        "name another."
+    )
+
+
+def origin_of_checkpoint(run: str | Path | None, checkpoint: str) -> tuple[Origin, dict[str, Any]]:
+    """What every input from a checkpoint says of itself, and the checkpoint."""
+    folder = trained_run(run)
+    path = checkpoint_path(folder, checkpoint)
+    content = read_checkpoint(path)
+    origin = {
+        "run": folder.resolve().name,
+        "experiment": run_config(folder).get("name"),
+        "checkpoint": path.name,
+        "iteration": content["global_step"],
+    }
+    return origin, content
+
+
+def origin_of_module(run: str | None, part: str | None = None, checkpoint: str = "last") -> Origin:
+    origin, content = origin_of_checkpoint(run, checkpoint)
+    weights = {"weights": kind_of_weights(content), "weights_sha256": fingerprint(content["state_dict"])}
+    return origin | ({} if part is None else {"part": part}) | weights
+
+
+def origin_of_datamodule(run: str | None, checkpoint: str = "last") -> Origin:
+    origin, _ = origin_of_checkpoint(run, checkpoint)
+    return origin | {"data": read_record(Path(str(run))).get("data")}
+
+
+def origin_of_metric(run: str | None, metric: str) -> Origin:
+    folder = trained_run(run)
+    record = read_record(folder)
+    metrics = record.get("metrics", {})
+    if metric not in metrics:
+        raise UserError(f"the record of {folder} has no metric '{metric}'; {did_you_mean(metric, metrics)}")
+    return {
+        "run": folder.resolve().name,
+        "experiment": record.get("experiment"),
+        "iteration": record.get("iterations"),
+        "metric": metric,
+        "value": metrics[metric],
+    }
+
+
+ORIGINS: dict[str, Callable[..., Origin]] = {
+    "launch.runs.load_module": origin_of_module,
+    "launch.runs.load_datamodule": origin_of_datamodule,
+    "launch.runs.load_metric": origin_of_metric,
+}

@@ -1,0 +1,41 @@
+"""The config that a run was started with, as its folder holds it."""
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from foundation.errors import UserError
+from foundation.former_names import with_names_of_today
+from foundation.security import check_foreign
+from launch.config_check import TrainConfig, check_config, plain
+
+
+def run_config(folder: str | Path, run_dir: str | Path | None = None) -> DictConfig:
+    """The config a run was started with, as saved before anything was resolved. Check what is made of it.
+
+    Args:
+        run_dir: where the callbacks of a new measurement write; the run's folder unless given.
+    """
+    path = Path(folder) / ".hydra" / "config.yaml"
+    if not path.exists():
+        raise UserError(f"{folder} is not a run: it has no .hydra/config.yaml. Give the folder that train.py printed.")
+    try:
+        config = OmegaConf.load(path)
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}.") from None
+    if not isinstance(config, DictConfig) or not isinstance(config.get("paths"), DictConfig):
+        raise UserError(f"{path} is no config of a training run: it has no paths.")
+    config = DictConfig(with_names_of_today(OmegaConf.to_container(config, resolve=False)))
+    config.paths.run_dir = str(run_dir or folder)
+    return config
+
+
+def saved_config(folder: str | Path, run_dir: str | Path | None = None) -> dict[str, Any]:
+    """The same as plain values, checked; places such as DATA_DIR are this machine's."""
+    config = plain(run_config(folder, run_dir))
+    check_foreign(config, str(folder))
+    check_config(config, TrainConfig)
+    return config
