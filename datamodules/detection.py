@@ -1,7 +1,7 @@
 """The base of the detection sets: images of any size with boxes, and masks where they are asked for."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +53,10 @@ class ObjectTable(Dataset[dict[str, Any] | UserError]):
 
     def __len__(self) -> int:
         return len(self.image_ids)
+
+    def contents(self) -> Iterator[Tensor]:
+        """Which images these are, in their order."""
+        yield self.image_ids
 
     def __getitem__(self, asked: tuple[Tensor, Tensor | None]) -> dict[str, Any] | UserError:
         positions, flips = asked

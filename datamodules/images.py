@@ -76,7 +76,7 @@ class ImageDataModule(SplitDataModule):
         self.augment = Augment(**augment) if isinstance(augment, Mapping) else augment
         self.binarize = Binarize(**binarize) if isinstance(binarize, Mapping) else binarize
         self.num_labels, self.label_seed = num_labels, label_seed
-        self.drawn: tuple[int, Tensor] | None = None  # an epoch and its draws
+        self.drawn: tuple[tuple[int, int], Tensor] | None = None  # an epoch, its size, and their draws
 
     def cut(self, loaded: dict[str, Any]) -> dict[str, Any]:
         if self.binarize is not None:
@@ -120,9 +120,9 @@ class ImageDataModule(SplitDataModule):
         """This epoch's draws for these training examples; those of all are made at once and stay on the device."""
         assert self.augment is not None
         assert self.trainer is not None
-        epoch = self.trainer.current_epoch
-        if self.drawn is None or self.drawn[0] != epoch:
-            self.drawn = epoch, self.augment.draw(len(self.tables["train"]), self.seed, epoch).to(index.device)
+        epoch, size = self.trainer.current_epoch, len(self.tables["train"])
+        if self.drawn is None or self.drawn[0] != (epoch, size):
+            self.drawn = (epoch, size), self.augment.draw(size, self.seed, epoch).to(index.device)
         return self.drawn[1][index]
 
     def _batches(self, split: str, batch_size: int, seed: int | None) -> GlobalBatches:

@@ -123,6 +123,11 @@ class Photographs(Dataset[dict[str, Tensor] | UserError]):
         batch = {"index": positions, "image": torch.from_numpy(images), "label": self.labels[positions]}
         return batch if drawn is None else batch | {"colour": drawn[:, 4:]}
 
+    def contents(self) -> Iterator[Tensor]:
+        """Which files these are, in their order, and of which class."""
+        yield torch.from_numpy(np.frombuffer(self.names.tobytes(), dtype=np.uint8).copy())
+        yield self.labels
+
     def take(self, positions: Tensor) -> "Photographs":
         """The examples at these positions, as a split of their own."""
         return Photographs(self.folder, self.names[positions.numpy()], self.labels[positions], self.views)

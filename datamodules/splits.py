@@ -3,15 +3,17 @@
 import hashlib
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, Self
 
 import torch
-from lightning import LightningDataModule
+from lightning import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.batches import GlobalBatches, consumed_in_epoch
-from foundation.errors import UserError
+from datamodules.replacement import differs_between_ranks, is_trained_on, read_anew, reader_of
+from foundation.errors import UserError, did_you_mean
 from foundation.randomness import keyed_generator
 
 
@@ -51,10 +53,20 @@ class Table(Dataset[dict[str, Tensor]]):
         yield from self.columns.values()
 
 
+def fingerprint_of(*tables: Any) -> str:
+    """sha256 of all that decides their rows."""
+    sha256 = hashlib.sha256()
+    for table in tables:
+        for content in table.contents():
+            sha256.update(content.reshape(-1).numpy().data)
+    return sha256.hexdigest()
+
+
 class SplitDataModule(LightningDataModule):
     """Splits of rows, batched by ``GlobalBatches``. A batch holds ``index`` [B] int64, the rows' numbers in the split.
 
-    A subclass names its data and implements ``load``.
+    A subclass names its data and implements ``load``. One whose tables change during a fit calls ``replace`` where they
+    do, and keeps in its ``state_dict`` what decides them.
 
     Args:
         batch_size: examples a training step over all ranks together.
@@ -87,7 +99,20 @@ class SplitDataModule(LightningDataModule):
             raise UserError(f"datamodule.val_size is {val_size}: give a number of examples, 0 (no validation) or more.")
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.val_size, self.seed, self.split_seed = val_size, seed, split_seed
-        self.tables: dict[str, Any] = {}
+        self._tables: dict[str, Any] = {}
+        self._awaited: dict[str, Any] | None = None
+
+    @property
+    def tables(self) -> Mapping[str, Any]:
+        """Its splits; empty until it is set up. One of them is changed by ``replace``."""
+        return MappingProxyType(self._tables)
+
+    @tables.setter
+    def tables(self, tables: Mapping[str, Any]) -> None:
+        before, self._tables = self._tables, dict(tables) | self._tables
+        for split in before.keys() & tables.keys():
+            if tables[split] is not before[split]:
+                self.replace(split, tables[split])
 
     @abstractmethod
     def load(self) -> dict[str, Any]:
@@ -105,16 +130,53 @@ class SplitDataModule(LightningDataModule):
         return {"train": train, "val": source.take(aside), "test": loaded["test"]}
 
     def setup(self, stage: str | None = None) -> None:
-        if not self.tables:
-            self.tables = self.cut(self.load())
+        if self.tables:
+            return
+        self.tables = self.cut(self.load())
+        if self._awaited is not None:
+            state, self._awaited = self._awaited, None
+            self.load_state_dict(state)
+
+    def replace(self, split: str, table: Any) -> None:
+        """Another table takes a split's place; the next batch is of it, and an epoch may have more or fewer of them.
+
+        Between two epochs alone, best at the start of one (``on_train_epoch_start``), and of validation and test
+        between two of them: an order is of as many examples as an epoch has. Tables are replaced, never written into:
+        a loader may have a copy of its own on the device. Every rank does the same at the same place.
+        """
+        trainer = self.trainer
+        if split not in self._tables:
+            raise ValueError(f"{self.name} has no table of {split}: {did_you_mean(split, self._tables)}")
+        if split == "val" and not self.val_size:
+            raise ValueError(f"datamodule.val_size=0 leaves no validation, so that {self.name} cannot change it.")
+        if trainer is not None:
+            self._check_change(trainer, split, table)
+        self._tables[split] = table
+        if trainer is not None:
+            read_anew(trainer, split)
+
+    def _check_change(self, trainer: Trainer, split: str, table: Any) -> None:
+        changes = f"{type(self).__name__} changes its table of {split}"
+        if reader := reader_of(trainer, split):
+            raise ValueError(f"{changes} in the middle of {reader}: change it at the start of an epoch, or at its end.")
+        if is_trained_on(trainer) and type(self).state_dict is LightningDataModule.state_dict:
+            raise ValueError(
+                f"{changes}, which a checkpoint has to know: say in state_dict what decides it (tensors and plain "
+                "values), and make it again in load_state_dict."
+            )
+        if trainer.world_size > 1 and differs_between_ranks(trainer, fingerprint_of(table)):
+            raise ValueError(f"{changes} to another on each rank: let what it depends on be the same on all.")
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take the state that a finished run left, now or as soon as there are tables."""
+        if self.tables:
+            self.load_state_dict(state)
+        else:
+            self._awaited = state
 
     def describe(self) -> dict[str, Any]:
         """Name, sizes and a fingerprint of every split: what a record says of its data."""
-        sha256 = hashlib.sha256()
-        for table in self.tables.values():
-            for content in table.contents():
-                sha256.update(content.reshape(-1).numpy().data)
-        return {"name": self.name, **self.sizes(), "sha256": sha256.hexdigest()}
+        return {"name": self.name, **self.sizes(), "sha256": fingerprint_of(*self.tables.values())}
 
     def sizes(self) -> dict[str, int]:
         return {split: len(table) for split, table in self.tables.items()}

@@ -52,7 +52,7 @@ def without_examples(world_size: int, folder: Path, experiment: str) -> dict[str
     run = run_on(world_size, folder, experiment)
     run.datamodule.setup()
     table = run.datamodule.tables["test"]  # type: ignore
-    run.datamodule.tables["test"] = type(table)(table.images[:2], table.labels[:2])  # type: ignore
+    run.datamodule.replace("test", type(table)(table.images[:2], table.labels[:2]))  # type: ignore
     run.trainer.test(run.module, datamodule=run.datamodule, verbose=False)
     return {key: float(value) for key, value in run.trainer.callback_metrics.items() if "kmeans" not in key}
 
