@@ -16,6 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from foundation.errors import told_as_sentences
+from foundation.published import published
 from launch.command_line import check_command_line, split_arguments
 from launch.config_check import TrainConfig, check_config, plain
 from launch.processes import folder_of_rank_zero_alone, guard, wait_for_ranks
@@ -26,7 +27,7 @@ def train(config: dict[str, Any], checkpoint: Path | None = None) -> float | Non
     """Check, build, fit (from a checkpoint where a run is resumed), test; returns the metric that a sweep optimises."""
     check_config(config, TrainConfig)
     from callbacks.averaged_weights import weights_of
-    from callbacks.run_record import mark_failed
+    from callbacks.run_record import mark_failed, tested_on
     from launch.loggers import end_as_failed, wandb_run
     from launch.runs import build  # after the check, since importing torch and lightning takes seconds
 
@@ -57,7 +58,7 @@ def train(config: dict[str, Any], checkpoint: Path | None = None) -> float | Non
             print(f"  python train.py resume={folder}", file=sys.stderr)
         raise
     if run.trainer.is_global_zero:
-        print(summary(config, metrics, folder, weights_of(run.trainer)))
+        print(summary(config, metrics, folder, weights_of(run.trainer), tested_on(run.trainer)))
     return metrics.get(config["optimized_metric"] or "")
 
 
@@ -76,14 +77,13 @@ def heading(config: dict[str, Any], run: Any) -> str:
     return f"{config['name']}, seed {config['seed']}: {length} on {devices}, into {config['paths']['run_dir']}"
 
 
-def summary(config: dict[str, Any], metrics: dict[str, float], folder: Path, weights: str) -> str:
-    """What a person wants to know at the end: the figures, the paper's beside them, and where to look."""
-    paper = config["paper"] or {}
+def summary(config: dict[str, Any], metrics: dict[str, float], folder: Path, weights: str, data: dict[str, Any]) -> str:
+    """What a person wants to know at the end: the figures, the paper's beside its own, and where to look."""
     lines = [f"{config['name']}, seed {config['seed']}" + (f", weights {weights}:" if weights != "trained" else ":")]
     for key, value in sorted(metrics.items()):
         if key.startswith("test/"):
-            published = f"   (paper: {paper['value']})" if key == paper.get("metric") and paper.get("value") else ""
-            lines.append(f"  {key:<32}{value:.4f}{published}")
+            of_paper = published(config["paper"], key, data, config)
+            lines.append(f"  {key:<32}{value:.4f}" + ("" if of_paper is None else f"   (paper: {of_paper})"))
     places = {
         "pictures": "images",
         "classes": "classes.png",

@@ -79,7 +79,7 @@ class RunRecord(Callback):
             "from_iteration": trainer.global_step
         }
         data = describe_data(trainer)
-        if "data" in before and data != before["data"]:
+        if "data" in before and any(data.get(key) != value for key, value in before["data"].items()):
             segment["data_before"] = before["data"]  # a resume may ask for another test
         inputs = before.get("inputs", {}) | self.inputs  # init_from is not asked again
         if inputs != before.get("inputs", {}):
@@ -241,7 +241,17 @@ def describe_hardware(trainer: Trainer) -> dict[str, Any]:
 
 def describe_data(trainer: Trainer) -> dict[str, Any]:
     datamodule: Any = getattr(trainer, "datamodule", None)
-    return datamodule.describe() if hasattr(datamodule, "describe") else {"name": type(datamodule).__name__}
+    described = datamodule.describe() if hasattr(datamodule, "describe") else {"name": type(datamodule).__name__}
+    return described | tested_on(trainer)
+
+
+def tested_on(trainer: Trainer) -> dict[str, Any]:
+    """The data and split that a test's figures are of; of limited batches that says so."""
+    datamodule: Any = getattr(trainer, "datamodule", None)
+    told = datamodule.tested_on() if hasattr(datamodule, "tested_on") else {}
+    if told and (limit := getattr(trainer, "limit_test_batches", 1.0)) not in (None, 1.0):
+        told["split"] += f", limit_test_batches={limit}"
+    return told
 
 
 def processor_name() -> str:

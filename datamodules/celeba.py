@@ -42,6 +42,7 @@ class CelebADataModule(ImageDataModule):
     """
 
     name = "celeba"
+    whole_test = 19_962
 
     def __init__(
         self,

@@ -38,6 +38,7 @@ class CocoDataModule(DetectionDataModule):
     """
 
     tables: dict[str, CocoTable]  # type: ignore
+    test_name = "val2017"
 
     def __init__(
         self, folder: str, name: str = "coco", test_split: Literal["train", "val"] = "val", **loading: Any
@@ -46,6 +47,7 @@ class CocoDataModule(DetectionDataModule):
         if test_split not in FOLDERS:
             raise UserError(f"datamodule.test_split is {test_split}: give train or val.")
         self.folder, self.name, self.test_split = Path(folder), name, test_split
+        self.test_name, self.whole_test = FOLDERS[test_split], WHOLE[test_split]
         self.truths: dict[str, dict[str, Any]] = {}
         self.counts: dict[str, int] = {}
 

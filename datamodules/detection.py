@@ -174,7 +174,7 @@ class DetectionDataModule(SplitDataModule):
 
     def describe(self) -> dict[str, Any]:
         """Name and sizes: what a record says of its data."""
-        return {"name": self.name, **self.sizes()}
+        return {**self.tested_on(), **self.sizes()}
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         dtype = self.trainer.lightning_module.dtype if self.trainer else torch.float32

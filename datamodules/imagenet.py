@@ -37,6 +37,7 @@ class ImageNetDataModule(ImageDataModule):
     """
 
     tables: dict[str, Photographs]  # type: ignore
+    test_name, whole_test = "val", 50_000
 
     def __init__(
         self,
@@ -82,7 +83,7 @@ class ImageNetDataModule(ImageDataModule):
         for table in self.tables.values():
             sha256.update(b"\n".join(table.names.tolist()) + b"\n\n")
         how = {"classes": self.num_classes, **self.labelling()}
-        return {"name": self.name, **self.sizes(), **how, "sha256_of_names": sha256.hexdigest()}
+        return {**self.tested_on(), **self.sizes(), **how, "sha256_of_names": sha256.hexdigest()}
 
     def scaled(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         batch = super().scaled(batch)

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from datamodules.batches import GlobalBatches, consumed_in_epoch
 from datamodules.replacement import differs_between_ranks, is_trained_on, read_anew, reader_of
 from foundation.errors import UserError, did_you_mean
+from foundation.published import part_of
 from foundation.randomness import keyed_generator
 
 
@@ -81,6 +82,10 @@ class SplitDataModule(LightningDataModule):
     name: str
     num_classes: int | None
     """None where the data has no labels."""
+    test_name: str = "test"
+    """What is tested on, as papers call it."""
+    whole_test: int | None = None
+    """How many examples that has; None where every copy has all."""
 
     def __init__(
         self,
@@ -176,7 +181,11 @@ class SplitDataModule(LightningDataModule):
 
     def describe(self) -> dict[str, Any]:
         """Name, sizes and a fingerprint of every split: what a record says of its data."""
-        return {"name": self.name, **self.sizes(), "sha256": fingerprint_of(*self.tables.values())}
+        return {**self.tested_on(), **self.sizes(), "sha256": fingerprint_of(*self.tables.values())}
+
+    def tested_on(self) -> dict[str, Any]:
+        """What a test's figures are of: the data's name, and the split's with its size where that is a part of it."""
+        return {"name": self.name, "split": part_of(self.test_name, len(self.tables["test"]), self.whole_test)}
 
     def sizes(self) -> dict[str, int]:
         return {split: len(table) for split, table in self.tables.items()}

@@ -14,9 +14,11 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
+from hydra.utils import get_object
 
 from callbacks.throughput import Throughput
 from foundation.errors import UserError, told_as_sentences
+from foundation.published import published
 from launch.command_line import CONF, compose_job
 from launch.loggers import has_key
 from launch.parts_check import declared_metrics
@@ -52,6 +54,8 @@ class Logged:
     experiment: str
     method: str
     paper: dict[str, Any]
+    data: dict[str, str]
+    """Its name and split."""
     metrics: set[str]
     pictures: set[str]
 
@@ -71,7 +75,9 @@ def what_is_logged(experiment: str) -> Logged:
     pictures: set[str] = set().union(*(it.pictures(module) for it in speakers))
     method = config["lightning_module"]["_target_"].split(".")[-2]
     metrics = declared_metrics(module, datamodule, callbacks)
-    return Logged(experiment, method, config["paper"] or {}, metrics, pictures)
+    kind = get_object(config["datamodule"]["_target_"])
+    data = {"name": config["datamodule"].get("name") or kind.name, "split": kind.test_name}
+    return Logged(experiment, method, config["paper"] or {}, data, metrics, pictures)
 
 
 def sections(experiments: Iterable[Logged]) -> list[Section]:
@@ -108,7 +114,8 @@ def figures(experiments: list[Logged]) -> list[Panel]:
     for it in experiments:
         if it.paper.get("metric"):
             values = reported.setdefault(it.paper["metric"], [])
-            values += [f"{it.paper['value']} for {it.experiment}"] if it.paper.get("value") is not None else []
+            figure = published(it.paper, it.paper["metric"], it.data, None)
+            values += [] if figure is None else [f"{figure} for {it.experiment} on {' '.join(it.data.values())}"]
     return [
         Panel("bars", f"{key} (paper: {', '.join(values) or 'not reported'})", [key])
         for key, values in sorted(reported.items())

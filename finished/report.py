@@ -21,6 +21,7 @@ import yaml
 from finished.charts import Curve, line_chart, read_curves
 from finished.curves import names_of
 from foundation.errors import UserError, told_as_sentences
+from foundation.published import published, split_of
 from launch.sweep_table import job_order
 
 STYLE = Path(__file__).with_name("report.css")
@@ -144,24 +145,30 @@ def figures_of(run: RunFiles) -> str:
         return ""
     cards = []
     for key in keys:
-        paper = f"paper: {run.paper['value']}" if has_figure(run, key) else "the paper gives no figure"
-        paper = f'<span class="dim">{paper}</span>' if key == reported else ""
+        paper = f'<span class="dim">{escape(beside(run))}</span>' if key == reported else ""
         first = " first" if key == reported else ""
         value = number(run.metrics[key])
         cards.append(f'<div class="figure{first}"><b>{value}</b><code>{escape(key)}</code> {paper}</div>')
     return f'<div class="figures">{"".join(cards)}</div>'
 
 
-def has_figure(run: RunFiles, key: str) -> bool:
-    return key == run.paper.get("metric") and run.paper.get("value") is not None
+def beside(run: RunFiles) -> str:
+    """What stands beside the metric that the paper reports."""
+    figure = published(run.paper, run.paper["metric"], run.record.get("data"), run.config)
+    if figure is not None:
+        return f"paper: {figure}"
+    return "the paper gives no figure" if run.paper.get("value") is None else "the paper's figure is of something else"
 
 
 def table_of(runs: list[RunFiles]) -> str:
     """A line a run: what sets it apart, its end, and its final metrics, the paper's first."""
     reported = runs[0].paper.get("metric")
+    measured = [it for it in runs if reported in it.metrics]
+    of_paper = {published(it.paper, str(reported), it.record.get("data"), it.config) for it in measured}
+    shown = of_paper.pop() if len(of_paper) == 1 else None  # of every run in the column
     keys = {key for it in runs for key in it.metrics if key.startswith(("test/", "val/"))}
     columns = sorted(keys, key=lambda it: (it != reported, not it.startswith("test/"), it))
-    heads = [f"{key} (paper: {runs[0].paper['value']})" if has_figure(runs[0], key) else key for key in columns]
+    heads = [f"{key} (paper: {shown})" if key == reported and shown is not None else key for key in columns]
     lines = ["".join(f"<th>{escape(head)}</th>" for head in ("run", "", *heads, "time"))]
     for it in runs:
         values = [number(it.metrics[key]) if key in it.metrics else "-" for key in columns]
@@ -247,6 +254,7 @@ def facts_of(run: RunFiles) -> str:
         "weights tested": record.get("weights"),
         "parameters": f"{record['parameters']:,}" if "parameters" in record else None,
         "data": f"{data.get('name')}: {sizes}" if data else None,
+        "tested on": split_of(data) if data else None,
         "paper": run.paper.get("id"),
         "versions": ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items()),
         "folder": str(run.folder),

@@ -22,11 +22,17 @@ OWN_PACKAGES = ("foundation", "datamodules", "lightning_modules", "callbacks", "
 
 @dataclass
 class Paper:
-    """What an experiment reproduces."""
+    """What an experiment reproduces. ``foundation.published`` shows the value beside figures of the same alone."""
 
     id: str
     metric: str | None
     value: float | None
+    data: str | None = None
+    """The name of the DataModule; without it and the split the value is shown nowhere."""
+    split: str | None = None
+    """What the paper tests on, as the DataModule calls it (``test_name``)."""
+    where: dict[str, Any] | None = None
+    """Keys of the config and the values that the figure is of, such as a depth."""
 
 
 @dataclass

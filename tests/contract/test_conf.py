@@ -11,8 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from hydra.utils import get_object
+from lightning import LightningModule
+from omegaconf import OmegaConf
 
 from finished.tables import load_experiments
+from foundation.published import chosen
 from launch.command_line import CONF, check_command_line, compose_job
 from launch.config_check import TrainConfig, check_config
 from launch.parts_check import STAGES, declared_metrics
@@ -24,6 +28,18 @@ EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 @cache
 def composed(experiment: str) -> dict[str, Any]:
     return compose_job("train", [f"experiment={experiment}"])
+
+
+def text_of(experiment: str) -> str:
+    return (CONF / "experiment" / f"{experiment}.yaml").read_text()
+
+
+@cache
+def data_of(option: str) -> tuple[str, str]:
+    """Name and test split of a choice of data."""
+    node: Any = OmegaConf.load(CONF / "datamodule" / f"{option}.yaml")
+    kind = get_object(node.get("_target_") or "datamodules.image_folder.ImageFolderDataModule")
+    return node.get("name") or kind.name, kind.test_name
 
 
 def options(group: str) -> list[str]:
@@ -40,6 +56,14 @@ class TestExperiment:
         assert config["name"] == experiment
         assert config["paper"]["id"]
 
+    def test_a_figure_of_the_paper_is_of_the_experiment_s_own_data_and_settings(self, experiment):
+        config, paper = composed(experiment), composed(experiment)["paper"]
+        if paper["value"] is None:
+            return
+        for key, value in (paper["where"] or {}).items():
+            assert chosen(config, key) == value, key
+        assert (paper["data"], paper["split"]) in [data_of(option) for option in options("datamodule")]
+
     def test_has_what_every_run_has(self, experiment):
         always = {"checkpoint", "progress", "run_record", "throughput", "learning_rates", "nan_guard"}
         assert always <= composed(experiment)["callbacks"].keys()
@@ -47,7 +71,7 @@ class TestExperiment:
         assert composed(experiment)["trainer"]["use_distributed_sampler"] is False
 
     def test_names_no_hardware_logger_or_launcher(self, experiment):
-        text = (CONF / "experiment" / f"{experiment}.yaml").read_text()
+        text = text_of(experiment)
         for group in ("trainer", "logger", "launcher", "hydra"):
             assert f"override /{group}" not in text
         assert len(text.splitlines()) <= 25
@@ -114,13 +138,20 @@ def test_every_launcher_composes_with_every_sweep(launcher):
         assert len(check_command_line("train", [*choices, "trainer=cpu"])) > 1
 
 
+def has_method(file: str) -> bool:
+    own = [it for it in vars(importlib.import_module(file)).values() if getattr(it, "__module__", None) == file]
+    return any(isinstance(it, type) and issubclass(it, LightningModule) for it in own)
+
+
 def test_every_option_is_used_or_offered():
     """A module that no experiment trains is dead, and so is a data set that the page of data sets does not offer."""
     page = Path("docs/data.md").read_text()
     assert {load["data"] for load in load_experiments(CONF)} <= set(options("datamodule"))
     assert all(f"| `{option}` |" in page for option in options("datamodule"))
     targets = {composed(experiment)["lightning_module"]["_target_"] for experiment in EXPERIMENTS}
-    methods = {f"lightning_modules.{path.stem}" for path in Path("lightning_modules").glob("*.py")}
+    methods = {
+        name for path in Path("lightning_modules").glob("*.py") if has_method(name := f"lightning_modules.{path.stem}")
+    }
     sources = "".join(path.read_text() for path in Path("lightning_modules").glob("*.py"))
     bases = {method for method in methods if f"from {method} import" in sources}
     assert methods - bases <= {target.rpartition(".")[0] for target in targets} <= methods

@@ -139,7 +139,8 @@ def test_the_record_says_what_the_data_is(folder):
     described = ready(folder, val_size=3).describe()
     fingerprint = described.pop("sha256_of_annotations")
     assert described == {"name": "coco", "train": 9, "val": 3, "test": 6, "classes": 80, "train_listed": 12,
-                         "train_present": 12, "val_listed": 6, "val_present": 6, "test_split": "val"}  # fmt: skip
+                         "train_present": 12, "val_listed": 6, "val_present": 6, "test_split": "val",
+                         "split": "val2017, 6 examples"}  # fmt: skip
     assert ready(folder, val_size=3, seed=1).describe()["sha256_of_annotations"] == fingerprint
     edit(folder, "train", lambda content: content["annotations"][0].update(category_id=2))
     assert ready(folder, val_size=3).describe()["sha256_of_annotations"] != fingerprint
@@ -244,6 +245,7 @@ def test_the_test_may_be_of_the_training_images(folder):
     assert {it["id"] for it in truth["images"]} == set(datamodule.tables["train"].image_ids.tolist())
     assert {it["image_id"] for it in truth["annotations"]} <= {it["id"] for it in truth["images"]}
     assert datamodule.describe()["test_split"] == "train"
+    assert datamodule.tested_on() == {"name": "coco", "split": "train2017, 8 examples"}
     with pytest.raises(UserError, match=r"datamodule.test_split is test: give train or val"):
         ready(folder, test_split="test")
 

@@ -267,7 +267,7 @@ def test_the_configs_made_on_it(tmp_path, monkeypatch, data, shape, num_classes,
     assert datamodule.image_shape == tuple(datamodule.tables["train"].images.shape[1:]) == shape
     assert datamodule.num_classes == num_classes
     train, test = sizes
-    expected = {"name": data, "train": train, "val": 0, "test": test, "sha256": ""}
+    expected = {"name": data, "train": train, "val": 0, "test": test, "split": "test", "sha256": ""}
     assert datamodule.describe() | {"sha256": ""} == expected
 
 

@@ -78,7 +78,7 @@ def test_splits_classes_and_labels(folder):
     assert datamodule.image_shape == (3, 16, 16)
     described = datamodule.describe()
     assert described | {"sha256_of_names": ""} == {
-        "name": "imagenet", "train": 19, "val": 5, "test": 9, "classes": 3, "sha256_of_names": "",
+        "name": "imagenet", "train": 19, "val": 5, "test": 9, "split": "val, 9 examples", "classes": 3, "sha256_of_names": "",
     }  # fmt: skip
     assert described != ready(folder, val_size=5, split_seed=1).describe()
     seen = [

@@ -132,7 +132,7 @@ def test_the_record_says_how_scenes_were_made():
     described = ready(split_seed=3, most_digits=5).describe()
     assert described.pop("sha256") != ready().describe()["sha256"]
     assert described == {"name": "shapes", "train": 36, "val": 0, "test": 20, "size": 128, "most_digits": 5,
-                         "digit_sizes": [16, 64], "scenes_seed": 3}  # fmt: skip
+                         "digit_sizes": [16, 64], "scenes_seed": 3, "split": "test"}  # fmt: skip
 
 
 def test_the_config_composes():

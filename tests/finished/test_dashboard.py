@@ -41,16 +41,17 @@ def test_every_experiment_is_in_a_section():
 
 
 def test_the_paper_s_figure_stands_in_the_title():
-    paper = {"id": "x", "metric": "test/accuracy", "value": 0.9}
+    paper = {"id": "x", "metric": "test/accuracy", "value": 0.9, "data": "digits", "split": "test"}
+    digits, mnist = ({"name": name, "split": "test"} for name in ("digits", "mnist"))
     made = dashboard.sections(
         [
-            Logged("a_digits", "a", paper, {"test/accuracy", "train/loss", "train/lr"}, {"images/samples"}),
-            Logged("a_mnist", "a", paper | {"value": None}, {"test/accuracy", "val/accuracy"}, set()),
+            Logged("a_digits", "a", paper, digits, {"test/accuracy", "train/loss", "train/lr"}, {"images/samples"}),
+            Logged("a_mnist", "a", paper, mnist, {"test/accuracy", "val/accuracy"}, set()),
         ]
     )
     assert made == [
         Section("a", [
-            Panel("bars", "test/accuracy (paper: 0.9 for a_digits)", ["test/accuracy"]),
+            Panel("bars", "test/accuracy (paper: 0.9 for a_digits on digits test)", ["test/accuracy"]),
             Panel("lines", "losses", ["train/loss"]),
             Panel("lines", "val/accuracy", ["val/accuracy"]),
             Panel("pictures", "images/samples", ["images/samples"]),

@@ -23,12 +23,14 @@ def write_run(folder, seed=0, status="finished", **record):
     (folder / ".hydra").mkdir()
     (folder / ".hydra" / "overrides.yaml").write_text(f"- trainer=cpu\n- seed={seed}\n")
     (folder / "metrics.csv").write_text(CSV)
-    config = {"name": "tiny", "seed": seed, "paper": {"id": "arXiv:1", "metric": "test/accuracy", "value": 0.95}}
+    paper = {"id": "arXiv:1", "metric": "test/accuracy", "value": 0.95, "data": "digits", "split": "test"}
+    config = {"name": "tiny", "seed": seed, "paper": paper}
     (folder / "config.yaml").write_text(yaml.safe_dump(config | {"note": EVIL}))
     content = {"status": status, "experiment": "tiny", "seed": seed, "iterations": 30, "commit": "0123456789abcdef",
                "clean": False, "command": f"train.py seed={seed}", "wall_time_s": {"fit": 75.0, "test": 1.5},
                "metrics": {"test/accuracy": 0.625, "val/accuracy": 0.5, "train/loss_g": 1.25},
-               "hardware": {"device": "a fast chip", "cores": 2}, "precision": "32-true"}  # fmt: skip
+               "hardware": {"device": "a fast chip", "cores": 2}, "precision": "32-true",
+               "data": {"name": "digits", "split": "test", "train": 1437, "test": 360}}  # fmt: skip
     (folder / "record.json").write_text(json.dumps(content | record))
     for name in ("samples-000010", "samples-000030", "traversal-code0"):
         save_single(torch.rand(1, 4, 4), folder / "images" / f"{name}.png")
@@ -92,6 +94,18 @@ def test_a_run_s_page_has_what_its_record_has(tmp_path, capsys):
         "train/loss_g over iterations",
         "val/accuracy over iterations",
     ]
+
+
+@pytest.mark.parametrize(
+    "data", [{"name": "my own digits", "split": "test"}, {"name": "digits", "split": "test, 9 examples"}]
+)
+def test_the_paper_s_figure_stands_beside_no_other_data(tmp_path, data):
+    page = made(write_run(tmp_path / "sweep" / "0", data=data | {"test": 9}))
+    assert "0.6250" in page.text
+    assert "0.95" not in page.text.partition("Config")[0]
+    assert "the paper's figure is of something else" in page.text
+    write_run(tmp_path / "sweep" / "1", seed=1)
+    assert "(paper: 0.95)" not in made(tmp_path / "sweep").text  # one run of the column is of other data
 
 
 def test_what_could_be_html_is_text(tmp_path):
