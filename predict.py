@@ -56,8 +56,8 @@ def predict(config: dict[str, Any]) -> Path:
 
 def find_images(source: str) -> "Images":
     """The image itself, or all below a folder in the order of their names."""
-    from datamodules.image_files import ENDINGS
-    from datamodules.image_folder import images_below
+    from datamodules.decoding import ENDINGS
+    from datamodules.folder_layout import images_below
     from finished.predictors import Images
 
     path = Path(source).expanduser()

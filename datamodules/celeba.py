@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datamodules.image_files import ImageFiles, Pixels, say
+from datamodules.decoding import Pixels
+from datamodules.image_files import ImageFiles, say
 from datamodules.images import ImageDataModule, ImageTable
 from foundation.errors import UserError, did_you_mean
 
@@ -96,23 +97,23 @@ class CelebADataModule(ImageDataModule):
 
     def _members(self) -> dict[str, list[str]]:
         """For each split the names of its images that are there, in order."""
-        lines = self._lines("list_eval_partition.txt")
         folder = self.folder / "img_align_celeba"
         there = set(os.listdir(folder)) if folder.is_dir() else set()
         members: dict[str, list[str]] = {split: [] for split in SPLITS}
-        for number, line in enumerate(lines, start=1):
-            name, _, split = line.strip().partition(" ")
-            if split.strip() not in ("0", "1", "2"):
+        rows = self._rows("list_eval_partition.txt")
+        for name, split in rows.items():
+            if split not in (["0"], ["1"], ["2"]):
                 raise UserError(
-                    f"{self.folder}/list_eval_partition.txt, line {number} is {line!r}, not an image's name and 0, 1 "
-                    f"or 2: fetch the file again from {SOURCE}."
+                    f"{self.folder}/list_eval_partition.txt says {' '.join([name, *split])!r}, not an image's name and "
+                    f"0, 1 or 2: fetch the file again from {SOURCE}."
                 )
             if name in there:
-                members[SPLITS[int(split)]].append(name)
-        self.listed, self.present = len(lines), sum(map(len, members.values()))
+                members[SPLITS[int(split[0])]].append(name)
+        self.listed, self.present = len(rows), sum(map(len, members.values()))
         if not members["train"]:
+            beside = f"it names {next(iter(rows), 'none')}, and the folder holds {min(there, default='nothing')}"
             raise UserError(
-                f"{folder} has no training image that list_eval_partition.txt names: {self._how_to_get_it()}"
+                f"{folder} has no training image that list_eval_partition.txt names ({beside}): {self._how_to_get_it()}"
             )
         return {split: sorted(names) for split, names in members.items()}
 
@@ -120,28 +121,38 @@ class CelebADataModule(ImageDataModule):
         """The attribute of each image, 0 or 1."""
         if self.attribute is None:
             return None
-        lines = self._lines("list_attr_celeba.txt")
-        header = lines[1].split() if len(lines) > 1 else []
+        rows = self._rows("list_attr_celeba.txt", skipped=1)
+        first = next(iter(rows), "")
+        header = [first, *rows.pop(first, [])]
         if self.attribute not in header:
             raise UserError(
                 f"{self.folder}/list_attr_celeba.txt does not name the 40 attributes in its second line: "
                 f"fetch the file again from {SOURCE}."
             )
         column = header.index(self.attribute)
-        rows = [row for row in map(str.split, lines[2:]) if len(row) == len(header) + 1]
-        values = {name: int(int(row[column]) > 0) for name, *row in rows}
-        if missing := [name for name in names if name not in values]:
+        values = {name: row[column] for name, row in rows.items() if len(row) == len(header)}
+        if missing := [name for name in names if values.get(name) not in ("-1", "0", "1")]:
             raise UserError(
-                f"{self.folder}/list_attr_celeba.txt does not name {len(missing)} of the images, such as {missing[0]}: "
-                f"fetch the file again from {SOURCE}."
+                f"{self.folder}/list_attr_celeba.txt does not say -1 or 1 of {len(header)} attributes of "
+                f"{len(missing)} of the images, such as {missing[0]}: fetch the file again from {SOURCE}."
             )
-        return torch.tensor([values[name] for name in names])
+        return torch.tensor([int(values[name] == "1") for name in names])
 
-    def _lines(self, name: str) -> list[str]:
+    def _rows(self, name: str, skipped: int = 0) -> dict[str, list[str]]:
+        """The words of each line by the first of them; lines without any are none."""
         path = self.folder / name
         if not path.exists():
             raise UserError(f"{path} is missing: {self._how_to_get_it()}")
-        return path.read_text().splitlines()
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()[skipped:]
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path} is no text in UTF-8 ({error}): fetch it again from {SOURCE}.") from None
+        rows: dict[str, list[str]] = {}
+        for first, *others in filter(None, map(str.split, lines)):
+            if first in rows:
+                raise UserError(f"{path} names {first} twice: fetch it again from {SOURCE}.")
+            rows[first] = others
+        return rows
 
     def _how_to_get_it(self) -> str:
         return (

@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 from faster_coco_eval.core import mask as rle
-from PIL import Image
 from torch import Tensor
 
+from datamodules.decoding import as_stored, attempt, read
 from datamodules.detection import Example, ObjectTable
-from datamodules.image_files import as_mode
-from datamodules.photographs import UNREADABLE, unreadable_photograph
+from datamodules.photographs import unreadable_photograph
 from foundation.errors import UserError
 
 NAMED = 5  # image ids in a sentence
@@ -78,11 +77,10 @@ class CocoTable(ObjectTable):
 
 def read_image(path: Path) -> Tensor:
     """uint8 [3, H, W], not turned as EXIF data say: boxes are of the pixels as they are stored."""
-    try:
-        with Image.open(path) as file:
-            return torch.from_numpy(np.array(as_mode(file, "RGB"))).permute(2, 0, 1)
-    except UNREADABLE as error:
-        raise unreadable_photograph(path, error) from error
+    image = attempt(lambda it: read(it, turn=as_stored), path)
+    if isinstance(image, str):
+        raise unreadable_photograph(path, image)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def encode_mask(annotation: Mapping[str, Any], height: int, width: int) -> bytes:

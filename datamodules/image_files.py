@@ -8,97 +8,23 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import PIL
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
+from datamodules.decoding import Pixels, attempt
 from foundation.errors import UserError
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".pgm", ".ppm")
-FORMAT = 1  # of the cache, and of how a file becomes pixels: a change here makes former cache files unused
+FORMAT = 2  # of the cache, and of how a file becomes pixels: a change here makes former cache files unused
 CHUNK = 32  # files a thread takes at once
 SECONDS_A_LINE = 20
-
-
-@dataclass(frozen=True)
-class Pixels:
-    """How an image file becomes a square of uint8 pixels.
-
-    A photograph is turned as its EXIF data say, transparency becomes white, 16 bits become 8. The centre is cut out
-    and resized with antialiasing (triangle filter, as torchvision's Resize).
-
-    Args:
-        size: height and width of the result.
-        channels: 3 for RGB, 1 for grey (ITU-R 601 luma).
-        crop: side of the square cut out at the centre, in pixels of the file; None: the largest that fits.
-    """
-
-    size: int
-    channels: int
-    crop: int | None = None
-
-    def __post_init__(self) -> None:
-        for key, value in {"size": self.size, "crop": self.crop}.items():
-            if value is not None and value < 1:
-                raise UserError(f"datamodule.{key} is {value}: give a number of pixels, 1 or more.")
-        if self.channels not in (1, 3):
-            raise UserError(f"datamodule.channels is {self.channels}: give 3 (colour) or 1 (grey).")
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        return self.channels, self.size, self.size
-
-    def decode(self, path: Path) -> np.ndarray:
-        """uint8 [C, size, size]. Raises whatever PIL does on a file that it cannot read."""
-        with Image.open(path) as file:
-            image = as_mode(ImageOps.exif_transpose(file), "RGB" if self.channels == 3 else "L")
-        width, height = image.size
-        side = self.crop or min(width, height)
-        if side > min(width, height):
-            raise ValueError(f"is {width}x{height}, too small for a crop of {side}")
-        left, top = (width - side) // 2, (height - side) // 2
-        square = image.crop((left, top, left + side, top + side))
-        pixels = np.asarray(square.resize((self.size, self.size), Image.Resampling.BILINEAR))
-        return pixels.reshape(self.size, self.size, self.channels).transpose(2, 0, 1)
-
-    def attempt(self, path: Path) -> np.ndarray | str:
-        """The same, or in words why the file gives no pixels."""
-        return attempt(self.decode, path)
-
-
-def attempt(decode: Callable[[Path], np.ndarray], path: Path) -> np.ndarray | str:
-    """What ``decode`` makes of the file, or in words why it gives no pixels."""
-    try:
-        return decode(path)
-    except PIL.UnidentifiedImageError:
-        return "is no image that PIL reads"
-    except Exception as error:  # PIL raises nearly anything on a damaged file
-        return str(error) or type(error).__name__
-
-
-def whole_image(path: Path) -> np.ndarray:
-    """uint8 [3, H, W] in the file's own size, turned as its EXIF data say. Raises whatever PIL does."""
-    with Image.open(path) as file:
-        return np.asarray(as_mode(ImageOps.exif_transpose(file), "RGB")).transpose(2, 0, 1)
-
-
-def as_mode(image: Image.Image, mode: str) -> Image.Image:
-    if image.mode == "F":
-        raise ValueError("holds floating-point numbers")
-    if image.mode.startswith("I"):  # PIL would clip 16 bits to 255
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert(mode)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert(mode)
 
 
 class ImageFiles:
@@ -124,12 +50,14 @@ class ImageFiles:
 
     def _key(self) -> str:
         """A hash of all that decides the pixels."""
-        stats = [(name, os.stat(self.folder / name)) for name in self.names]
+        stats = {name: attempt(os.stat, self.folder / name) for name in self.names}
+        if bad := {name: it for name, it in stats.items() if isinstance(it, str)}:
+            raise unreadable(bad, len(stats), self.folder)
         content = {
             "format": [FORMAT, PIL.__version__],
             "pixels": asdict(self.pixels),
             "folder": str(self.folder.resolve()),
-            "files": [(name, it.st_size, it.st_mtime_ns) for name, it in stats],
+            "files": [(name, it.st_size, it.st_mtime_ns) for name, it in stats.items() if not isinstance(it, str)],
         }
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:20]
 
@@ -171,16 +99,19 @@ class ImageFiles:
     def _decode_all(self, quiet: bool) -> np.ndarray:
         images = np.empty(self._shape(), dtype=np.uint8)
         bad: dict[str, str] = {}
+        remarks: dict[str, list[str]] = {}
 
         def decode(start: int) -> int:
             chunk = range(start, min(start + CHUNK, len(images)))
             for position in chunk:
-                name = self.names[position]
-                pixels = self.pixels.attempt(self.folder / name)
+                name, said = self.names[position], []
+                pixels = attempt(lambda path, said=said: self.pixels.decode(path, said), self.folder / name)
                 if isinstance(pixels, str):
                     bad[name] = pixels
                 else:
                     images[position] = pixels
+                for remark in said:
+                    remarks.setdefault(remark, []).append(name)
             return len(chunk)
 
         # PIL gives the interpreter up while it decodes.
@@ -193,16 +124,23 @@ class ImageFiles:
                 threads.shutdown(wait=False, cancel_futures=True)  # a Ctrl-C does not wait for the rest
         if bad:
             raise unreadable(bad, len(images), self.folder)
+        for remark, names in remarks.items():
+            say(f"{self.name}: {len(names):,} of {len(images):,} images with {remark}: {some(sorted(names))}.", quiet)
         return images
 
 
 def unreadable(bad: Mapping[str, str], total: int, folder: Path) -> UserError:
     """A sentence that names the first of the bad files, each with its reason."""
-    named = ", ".join(f"{name} ({bad[name]})" for name in sorted(bad)[:5]) + (", ..." if len(bad) > 5 else "")
+    named = some([f"{name} ({bad[name]})" for name in sorted(bad)])
     return UserError(
         f"{len(bad)} of {total} images in {folder} cannot be read: {named}. "
         "Repair or remove them: none is left out silently."
     )
+
+
+def some(words: Sequence[str], most: int = 5) -> str:
+    """The first of them for a sentence."""
+    return ", ".join(words[:most]) + (", ..." if len(words) > most else "")
 
 
 def say(line: str, quiet: bool = False) -> None:

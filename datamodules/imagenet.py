@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.image_files import ENDINGS
-from datamodules.image_folder import images_below
+from datamodules.decoding import ENDINGS, check_bits
+from datamodules.folder_layout import counts_in_words, is_system, listing_of, split_of
+from datamodules.image_files import say, some
 from datamodules.images import ImageDataModule
 from datamodules.photographs import DrawnBatches, PhotographLoader, Photographs, Views, made_by_workers, shift_colours
 from foundation.errors import UserError
@@ -34,6 +35,7 @@ class ImageNetDataModule(ImageDataModule):
         size, short_sides, test_short_side: see ``Views``.
         pca_colour: shift each training image along the principal components of ImageNet's colours.
         num_workers: processes that decode, on each rank; 0: none but the one that trains.
+        bits: see ``datamodules.decoding.read``.
     """
 
     tables: dict[str, Photographs]  # type: ignore
@@ -48,6 +50,7 @@ class ImageNetDataModule(ImageDataModule):
         test_short_side: int = 256,
         pca_colour: bool = True,
         num_workers: int = 8,
+        bits: int | None = None,
         **splits: Any,
     ) -> None:
         super().__init__(**splits)
@@ -58,16 +61,21 @@ class ImageNetDataModule(ImageDataModule):
         if self.binarize is not None:
             raise UserError("datamodule.binarize is for images in memory: leave it null.")
         self.folder, self.name, self.pca_colour, self.num_workers = Path(folder), name, pca_colour, num_workers
-        self.views = Views(size, tuple(short_sides), test_short_side)
+        check_bits(bits)
+        self.bits, self.views = bits, Views(size, tuple(short_sides), test_short_side)
         self.image_shape = (3, size, size)
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """In the order of their numbers."""
         with os.scandir(self._top("train")) as entries:
-            classes = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+            classes = sorted(entry.name for entry in entries if entry.is_dir() and not is_system(entry.name))
         if not classes:
             raise UserError(f"{self.folder}/train holds no folder of a class: {self._how_to_get_it()}")
+        if all(map(split_of, classes)):
+            raise UserError(
+                f"{self.folder}/train holds {some(classes)}, which are splits and no classes: move them up."
+            )
         return tuple(classes)
 
     @property
@@ -102,30 +110,39 @@ class ImageNetDataModule(ImageDataModule):
         return made_by_workers(self.tables[split], drawn, self.num_workers, self.trainer)
 
     def _split(self, top: str) -> Photographs:
-        paths = sorted(images_below(self._top(top)))
+        listing = listing_of(self._top(top))
+        paths, left_out = listing.images, listing.left_out()
         if not paths:
-            raise UserError(f"{self.folder}/{top} holds no image: looked for {', '.join(ENDINGS)} at every depth.")
+            raise UserError(
+                f"{self.folder}/{top} holds no image: looked for {', '.join(ENDINGS)} at every depth. "
+                f"It holds {left_out or 'nothing'}."
+            )
         numbers = {name: number for number, name in enumerate(self.class_names)}
-        labels = []
-        for path in paths:
-            number = numbers.get(path.partition("/")[0])
-            if number is None:
-                raise UserError(
-                    f"{self.folder}/{top} holds {path}, which lies in no folder of a class of train: sort the images "
-                    "into a folder for each class, with the same names as in train."
-                )
-            labels.append(number)
-        names = np.array([f"{top}/{path}".encode() for path in paths])
-        return Photographs(self.folder, names, torch.tensor(labels), self.views)
+        folders = [path.partition("/")[0] for path in paths]
+        if unknown := next((path for path, name in zip(paths, folders, strict=True) if name not in numbers), None):
+            raise UserError(
+                f"{self.folder}/{top} holds {unknown}, which lies in no folder of a class of train: sort the images "
+                "into a folder for each class, with the same names as in train."
+            )
+        self._say(f"{top} {len(paths):,} images ({counts_in_words(folders, self.class_names)}).")
+        if left_out:
+            self._say(f"{top}: left out: {left_out}.")
+        names = np.array([os.fsencode(f"{top}/{path}") for path in paths])
+        return Photographs(self.folder, names, torch.tensor([numbers[it] for it in folders]), self.views, self.bits)
+
+    def _say(self, line: str) -> None:
+        say(f"{self.name}: {line}", quiet=self.trainer is not None and self.trainer.global_rank > 0)
 
     def _top(self, top: str) -> Path:
         folder = self.folder / top
         if not folder.is_dir():
-            raise UserError(f"{folder} is missing: {self._how_to_get_it()}")
+            there = some(sorted(os.listdir(self.folder))) if self.folder.is_dir() else ""
+            beside = f" ({self.folder} holds {there})" if there else ""
+            raise UserError(f"{folder} is missing{beside}: {self._how_to_get_it()}")
         return folder
 
     def _how_to_get_it(self) -> str:
         return (
-            f"fetch ILSVRC 2012 by hand from {SOURCE} (with an account) and lay {self.folder} out as "
-            "train/<class>/*.JPEG and val/<class>/*.JPEG, or set datamodule.folder to a folder that is."
+            f"lay {self.folder} out as train/<class>/*.JPEG and val/<class>/*.JPEG, or set datamodule.folder to a "
+            f"folder that is. ILSVRC 2012 itself is fetched by hand from {SOURCE} (with an account)."
         )

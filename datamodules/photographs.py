@@ -1,8 +1,9 @@
 """Sets of photographs that do not fit in memory: workers decode them, and how many there are changes nothing."""
 
-import struct
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import functional
 
 from datamodules.batches import GlobalBatches
-from datamodules.image_files import as_mode
+from datamodules.decoding import as_stored, attempt, read
 from foundation.errors import UserError
 from foundation.randomness import keyed_generator
 
@@ -24,8 +25,6 @@ from foundation.randomness import keyed_generator
 EIGENVALUES = torch.tensor([0.2175, 0.0188, 0.0045])
 EIGENVECTORS = torch.tensor([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
 COLOUR_STD = 0.1  # of the weights of the three (Krizhevsky et al. 2012, section 4.1)
-
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -96,11 +95,12 @@ class Photographs(Dataset[dict[str, Tensor] | UserError]):
         names: bytes [N], relative to the folder. As an array: a list would be copied into every worker bit by bit,
             as reference counts change.
         labels: int64 [N].
+        bits: see ``datamodules.decoding.read``.
     """
 
-    def __init__(self, folder: Path, names: np.ndarray, labels: Tensor, views: Views) -> None:
+    def __init__(self, folder: Path, names: np.ndarray, labels: Tensor, views: Views, bits: int | None = None) -> None:
         assert len(names) == len(labels)
-        self.folder, self.names, self.labels, self.views = folder, names, labels, views
+        self.folder, self.names, self.labels, self.views, self.bits = folder, names, labels, views, bits
 
     def __len__(self) -> int:
         return len(self.names)
@@ -115,11 +115,11 @@ class Photographs(Dataset[dict[str, Tensor] | UserError]):
         size = self.views.size
         images = np.empty((len(positions), 3, size, size), dtype=np.uint8)
         for number, position in enumerate(positions.tolist()):
-            path = self.folder / bytes(self.names[position]).decode()
-            try:
-                images[number] = self._pixels(path, None if drawn is None else drawn[number, :4].tolist())
-            except UNREADABLE as error:
-                return unreadable_photograph(path, error)
+            path = self.folder / os.fsdecode(bytes(self.names[position]))
+            pixels = attempt(partial(self._pixels, None if drawn is None else drawn[number, :4].tolist()), path)
+            if isinstance(pixels, str):
+                return unreadable_photograph(path, pixels)
+            images[number] = pixels
         batch = {"index": positions, "image": torch.from_numpy(images), "label": self.labels[positions]}
         return batch if drawn is None else batch | {"colour": drawn[:, 4:]}
 
@@ -130,17 +130,15 @@ class Photographs(Dataset[dict[str, Tensor] | UserError]):
 
     def take(self, positions: Tensor) -> "Photographs":
         """The examples at these positions, as a split of their own."""
-        return Photographs(self.folder, self.names[positions.numpy()], self.labels[positions], self.views)
+        return Photographs(self.folder, self.names[positions.numpy()], self.labels[positions], self.views, self.bits)
 
-    def _pixels(self, path: Path, drawn: list[float] | None) -> np.ndarray:
-        with Image.open(path) as file:
-            image = as_mode(file, "RGB")  # not turned as EXIF data say: nobody's numbers on ImageNet are
+    def _pixels(self, drawn: list[float] | None, path: Path) -> np.ndarray:
+        image = read(path, turn=as_stored, bits=self.bits)  # nobody's numbers on ImageNet are of turned images
         view = self.views.test(image) if drawn is None else self.views.training(image, drawn)
         return np.asarray(view).transpose(2, 0, 1)
 
 
-def unreadable_photograph(path: Path, error: BaseException) -> UserError:
-    reason = "is no image that PIL reads" if isinstance(error, Image.UnidentifiedImageError) else error
+def unreadable_photograph(path: Path, reason: str) -> UserError:
     return UserError(f"{path} cannot be read ({reason}): repair or remove it; none is left out silently.")
 
 

@@ -27,6 +27,7 @@ from foundation.protocols import ClassifiesImages, MapsLatents, serves
 from launch.command_line import check_writable
 from launch.runs import load_on_device
 
+NAME = "model.onnx"
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 LARGEST_DIFFERENCE = 1e-4
 CHECKED_BATCHES = (1, 5)
@@ -64,7 +65,9 @@ class Exportable:
 def export(run: Path, checkpoint: str = "last", out: Path | None = None) -> tuple[Path, float]:
     """Write the file and compare it with the module; returns it and the largest absolute difference."""
     check_packages()
-    path = out or run / "model.onnx"
+    path = out or run / NAME
+    if path.is_dir():
+        path /= NAME
     check_writable("--out", path.parent)
     module, config, checkpoint_path = load_on_device(run, checkpoint, "cpu")
     exportable = exportable_of(module, run)
@@ -163,7 +166,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a run's folder")
     parser.add_argument("--checkpoint", default="last", help="a file of its checkpoints/ without .ckpt")
-    parser.add_argument("--out", type=Path, help="the file; unless given, model.onnx in the run's folder")
+    parser.add_argument("--out", type=Path, help=f"the file, or a folder for {NAME}; unless given, the run's")
     given = parser.parse_args(arguments)
     path, difference = export(given.run, given.checkpoint, given.out)
     print(f"{path}: differs from the module by {difference:.1e} at most")

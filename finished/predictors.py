@@ -17,7 +17,8 @@ from callbacks.checkpoint import weights_are_finite
 from callbacks.detection_grid import likeliest, save_framed
 from callbacks.instruments.coco_evaluation import encode
 from callbacks.instruments.pictures import save_captioned
-from datamodules.image_files import Pixels, attempt, shown, unreadable, whole_image
+from datamodules.decoding import Pixels, attempt, whole_image
+from datamodules.image_files import shown, unreadable
 from foundation.errors import UserError
 from foundation.protocols import ClassifiesImages, DetectsObjects, evaluating, serves
 from launch.runs import instantiate
@@ -121,7 +122,7 @@ def decode(
     folder: Path, names: list[str], pixels: Pixels, invert: bool, bad: dict[str, str], threads: ThreadPoolExecutor
 ) -> Tensor:
     """uint8 [B, C, size, size]. A file that cannot be read is left out, and ``bad`` gets its name and the reason."""
-    read = list(threads.map(pixels.attempt, [folder / name for name in names]))
+    read = list(threads.map(lambda name: attempt(pixels.decode, folder / name), names))
     bad.update({name: it for name, it in zip(names, read, strict=True) if isinstance(it, str)})
     arrays = [it for it in read if not isinstance(it, str)]
     batch = torch.from_numpy(np.stack(arrays) if arrays else np.empty((0, *pixels.shape), dtype=np.uint8))
@@ -168,11 +169,12 @@ def detect(module: Any, saved: Mapping[str, Any], images: Images, config: Mappin
     """The objects in each image, looked at one by one: in a batch an image would be padded to the size of others."""
     if not weights_are_finite(module):
         raise UserError("The run's weights are not finite: name another with checkpoint=.")
+    bits = getattr(instantiate(saved["datamodule"]), "bits", None)
     bad: dict[str, str] = {}
     found: list[dict[str, Any]] = []
 
     def each(threads: ThreadPoolExecutor) -> Iterator[int]:
-        for name, read in zip(images.names, read_ahead(images, threads), strict=True):
+        for name, read in zip(images.names, read_ahead(images, bits, threads), strict=True):
             if isinstance(read, str):
                 bad[name] = read
             if not bad:
@@ -193,7 +195,7 @@ def detect(module: Any, saved: Mapping[str, Any], images: Images, config: Mappin
     def write(folder: Path) -> None:
         (folder / "detections.json").write_text(json.dumps(truth))
         for name, drawn in zip(images.names, frames, strict=True):
-            pixels = as_pixels(whole_image(images.folder / name), config["invert"])
+            pixels = as_pixels(whole_image(images.folder / name, bits), config["invert"])
             save_framed(pixels, drawn, list(names), folder / "images" / f"{name}.png")
 
     seen = [Counter(names[it.category] for it in drawn) for drawn in frames]
@@ -201,11 +203,13 @@ def detect(module: Any, saved: Mapping[str, Any], images: Images, config: Mappin
     return Predictions(detection_table(images, truth, names), captions, record, write)
 
 
-def read_ahead(images: Images, threads: ThreadPoolExecutor, ahead: int = 16) -> Iterator[np.ndarray | str]:
+def read_ahead(
+    images: Images, bits: int | None, threads: ThreadPoolExecutor, ahead: int = 16
+) -> Iterator[np.ndarray | str]:
     """Each image's pixels or why there are none; a few are decoded before they are wanted."""
     for start in range(0, len(images.names), ahead):
         paths = [images.folder / name for name in images.names[start : start + ahead]]
-        yield from threads.map(lambda path: attempt(whole_image, path), paths)
+        yield from threads.map(lambda path: attempt(lambda it: whole_image(it, bits), path), paths)
 
 
 def as_pixels(read: Any, invert: bool) -> Tensor:

@@ -7,6 +7,7 @@ from foundation.errors import UserError, did_you_mean
 from foundation.protocols import capabilities_of, members_of, serves
 
 STAGES = ("train", "val", "test")
+NAMED = 10  # classes in a sentence
 
 
 def check_run(
@@ -96,9 +97,11 @@ def unfit_tokens(module: Any, datamodule: Any) -> Iterator[str]:
 def unfit_classes(module: Any, datamodule: Any) -> Iterator[str]:
     told, given = getattr(module, "num_classes", None), getattr(datamodule, "num_classes", None)
     if told and given and told != given:
+        names = [str(it) for it in getattr(datamodule, "class_names", None) or ()]
+        named = f" ({', '.join(names[:NAMED])}{', ...' if len(names) > NAMED else ''})" if names else ""
         yield (
-            f"The module tells {told} classes apart, and datamodule {datamodule.name} has {given}: set the network's "
-            f"num_classes to {given} or choose another datamodule."
+            f"The module tells {told} classes apart, and datamodule {datamodule.name} has {given}{named}: set the "
+            f"network's num_classes to {given} or choose another datamodule."
         )
 
 
@@ -146,7 +149,8 @@ def unlabelled(config: Mapping[str, Any], module: Any, datamodule: Any, callback
     """What says ``needs_labels`` beside data without (``num_classes`` is None)."""
     if getattr(datamodule, "num_classes", 0) is not None:
         return
-    data = f"labels, and datamodule {datamodule.name} has none as configured"
+    reason = getattr(datamodule, "lack_of_labels", None)
+    data = f"labels, and datamodule {datamodule.name} has none as configured{f', since {reason}' if reason else ''}"
     if getattr(module, "needs_labels", False):
         yield f"{type(module).__name__} needs {data}: choose another datamodule."
     for name, callback in zip(config["callbacks"], callbacks, strict=True):

@@ -160,7 +160,7 @@ def test_the_record_says_how_it_was_made(run, images):
         "images": 7,
         "precision": "float32",
         "device": "cpu",
-        "pixels": {"size": 8, "channels": 1, "crop": None, "invert": False},
+        "pixels": {"size": 8, "channels": 1, "crop": None, "bits": None, "invert": False},
         "predicted": {label: labels.count(label) for label in sorted(set(labels))},
     }
 

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from datamodules.celeba import ATTRIBUTES, CelebADataModule
-from datamodules.image_files import Pixels
+from datamodules.decoding import Pixels
 from foundation.errors import UserError
 from launch.command_line import compose_job
 from launch.runs import build
@@ -137,7 +137,11 @@ def test_what_is_missing_is_told_with_where_to_get_it(data_dir):
         ready(data_dir, attribute="Smiling")
     for path in (data_dir / "celeba" / "img_align_celeba").iterdir():
         path.unlink()
-    with pytest.raises(UserError, match=r"img_align_celeba has no training image that .* names: " + how):
+    with pytest.raises(
+        UserError,
+        match=r"img_align_celeba has no training image that .* names \(it names 000001.jpg, and the folder holds nothing\): "
+        + how,
+    ):
         ready(data_dir)
     with pytest.raises(UserError, match=r"nowhere/celeba/list_eval_partition.txt is missing: " + how):
         ready(data_dir.parent / "nowhere")
@@ -145,7 +149,9 @@ def test_what_is_missing_is_told_with_where_to_get_it(data_dir):
 
 def test_lists_that_are_not_celeba_s_are_told(data_dir):
     (data_dir / "celeba" / "list_attr_celeba.txt").write_text(f"1\n{' '.join(ATTRIBUTES)}\n000001.jpg{' -1' * 40}\n")
-    with pytest.raises(UserError, match=r"does not name 37 of the images, such as 000002.jpg: fetch the file again"):
+    with pytest.raises(
+        UserError, match=r"does not say -1 or 1 of 40 attributes of 37 of the images, such as 000002.jpg: fetch"
+    ):
         ready(data_dir, attribute="Smiling")
     (data_dir / "celeba" / "list_attr_celeba.txt").write_text("1\nHat Nose\n")
     with pytest.raises(
@@ -153,7 +159,62 @@ def test_lists_that_are_not_celeba_s_are_told(data_dir):
     ):
         ready(data_dir, attribute="Smiling")
     (data_dir / "celeba" / "list_eval_partition.txt").write_text("000001.jpg 0\nimage_id,partition\n")
-    with pytest.raises(UserError, match=r"list_eval_partition.txt, line 2 is 'image_id,partition', not"):
+    with pytest.raises(UserError, match=r"list_eval_partition.txt says 'image_id,partition', not"):
+        ready(data_dir)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: "\ufeff" + text,
+        lambda text: text + "\n\n",
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: text.replace(" 0", "   0").replace(" 1\n", "\t1\n"),
+    ],
+)
+def test_marks_blank_lines_and_blanks_of_editors_change_nothing(data_dir, change):
+    expected = ready(data_dir, attribute="Smiling").describe()
+    for name in ("list_eval_partition.txt", "list_attr_celeba.txt"):
+        path = data_dir / "celeba" / name
+        path.write_bytes(change(path.read_text()).encode())
+    found = ready(data_dir, attribute="Smiling").describe()
+    assert found == expected
+    assert (found["listed"], found["present"], found["train"]) == (38, 38, 24)
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "sentence"),
+    [
+        ("list_eval_partition.txt", b"000001.jpg 2\n", "list_eval_partition.txt names 000001.jpg twice: fetch"),
+        ("list_attr_celeba.txt", b"000002.jpg" + 40 * b" 1", "list_attr_celeba.txt names 000002.jpg twice: fetch"),
+        ("list_eval_partition.txt", b"\xe4.jpg 2\n", r"list_eval_partition.txt is no text in UTF-8 \(.*\): fetch"),
+        ("list_eval_partition.txt", b"x.jpg\n", "list_eval_partition.txt says 'x.jpg', not an image's name and 0, 1"),
+    ],
+)
+def test_rows_that_would_be_lost_or_multiplied_are_refused(data_dir, name, more, sentence):
+    path = data_dir / "celeba" / name
+    path.write_bytes(path.read_bytes() + more)
+    with pytest.raises(UserError, match=sentence):
+        ready(data_dir, attribute="Smiling")
+
+
+@pytest.mark.parametrize("value", ["2", "yes"])
+def test_an_attribute_is_minus_one_or_one(data_dir, value):
+    path = data_dir / "celeba" / "list_attr_celeba.txt"
+    lines = path.read_text().splitlines()
+    lines[5] = " ".join([lines[5].split()[0], *40 * [value]])
+    path.write_text("\n".join(lines))
+    with pytest.raises(
+        UserError, match=r"does not say -1 or 1 of 40 attributes of 1 of the images, such as 000004.jpg"
+    ):
+        ready(data_dir, attribute="Smiling")
+
+
+def test_a_link_to_what_is_not_there_is_named(data_dir):
+    path = data_dir / "celeba" / "img_align_celeba" / "000003.jpg"
+    path.unlink()
+    path.symlink_to("nowhere.jpg")
+    with pytest.raises(UserError, match=r"1 of 38 images in \S+ cannot be read: 000003.jpg \(is a link to what is not"):
         ready(data_dir)
 
 

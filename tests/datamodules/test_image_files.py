@@ -1,4 +1,4 @@
-"""How a file becomes pixels, and the cache: what is decoded once, and when again."""
+"""The table of decoded files and its cache: what is decoded once, and when again."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.image_files import ImageFiles, Pixels
+from datamodules.decoding import Pixels
+from datamodules.image_files import ImageFiles
 from foundation.errors import UserError
 
 NAMES = ["a.png", "b.png", "c.png"]
@@ -31,7 +32,7 @@ def decoded(monkeypatch) -> list[str]:
     """The names of the files that are decoded, as they are."""
     names: list[str] = []
     decode = Pixels.decode
-    monkeypatch.setattr(Pixels, "decode", lambda self, path: [names.append(path.name), decode(self, path)][1])
+    monkeypatch.setattr(Pixels, "decode", lambda self, path, *more: [names.append(path.name), decode(self, path)][1])
     return names
 
 
@@ -146,46 +147,24 @@ def test_an_image_smaller_than_the_crop_is_named(folder):
         files(folder, pixels=Pixels(6, 3, crop=7)).load()
 
 
-def test_the_middle_is_cut_out_and_made_smaller_with_antialiasing(tmp_path):
-    pixels = np.zeros((10, 20, 3))
-    pixels[2:8, 7:13] = 255  # the middle 6x6
-    pixels[2:8:2, 7:13] = 0  # in stripes
-    write(tmp_path / "a.png", pixels)
-    assert Pixels(6, 3, crop=6).decode(tmp_path / "a.png")[0].tolist() == pixels[2:8, 7:13, 0].tolist()
-    small = Pixels(2, 1, crop=6).decode(tmp_path / "a.png")
-    assert small.shape == (1, 2, 2)
-    assert 90 < small.min() <= small.max() < 165  # half black, half white
-    assert Pixels(10, 1).decode(tmp_path / "a.png")[0].tolist() == pixels[:, 5:15, 0].tolist()  # the largest square
+def test_a_link_to_what_is_not_there_is_named_before_anything_is_decoded(folder, decoded):
+    (folder / "d.png").symlink_to(folder / "nowhere.png")
+    with pytest.raises(
+        UserError,
+        match=r"1 of 4 images in \S+ cannot be read: d.png \(is a link to what is not there\). Repair or remove",
+    ):
+        files(folder, [*NAMES, "d.png"])
+    assert not decoded
 
 
-@pytest.mark.parametrize(
-    ("image", "grey"),
-    [
-        (Image.new("RGB", (4, 4), (200, 200, 200)), 200),
-        (Image.new("L", (4, 4), 90), 90),
-        (Image.new("1", (4, 4), 1), 255),
-        (Image.new("P", (4, 4), 0), 0),
-        (Image.new("LA", (4, 4), (0, 0)), 255),  # transparent: white
-        (Image.new("RGBA", (4, 4), (10, 10, 10, 255)), 10),
-        (Image.fromarray(np.full((4, 4), 0x8040, dtype=np.uint16)), 0x80),  # 16 bits
-    ],
-)
-def test_every_kind_of_image_becomes_eight_bits(tmp_path, image, grey):
-    image.save(tmp_path / "a.png")
-    assert np.unique(Pixels(4, 1).decode(tmp_path / "a.png")).tolist() == [grey]
-    assert np.unique(Pixels(4, 3).decode(tmp_path / "a.png")).tolist() == [grey]
-
-
-def test_a_photograph_is_turned_as_its_exif_data_say(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 3  # upside down
-    write(tmp_path / "a.png", [[0, 100], [150, 250]], exif=exif)
-    assert Pixels(2, 1).decode(tmp_path / "a.png")[0].tolist() == [[250, 150], [100, 0]]
-
-
-@pytest.mark.parametrize(
-    "settings", [{"size": 0, "channels": 3}, {"size": 4, "channels": 2}, {"size": 4, "channels": 3, "crop": 0}]
-)
-def test_sizes_that_cannot_be_are_refused(settings):
-    with pytest.raises(UserError, match=r"datamodule\.(size|channels|crop) is [02]: give"):
-        Pixels(**settings)
+def test_what_moves_is_counted_aloud_and_its_first_frame_is_taken(folder, capsys):
+    frames = [Image.new("RGB", (6, 6), (value, 0, 0)) for value in (200, 10, 20)]
+    for name in ("moves.gif", "moves.webp", "moves.png"):
+        frames[0].save(folder / name, save_all=True, append_images=frames[1:], lossless=True)
+    names = ["a.png", "moves.gif", "moves.png", "moves.webp"]
+    assert files(folder, names).load()[1:, 0].float().mean((1, 2)).tolist() == [200, 200, 200]
+    assert capsys.readouterr().err == (
+        "some: 3 of 4 images with several frames, of which the first is taken: moves.gif, moves.png, moves.webp.\n"
+    )
+    files(folder, names[:1]).load()
+    assert capsys.readouterr().err == ""

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from datamodules.cifar10 import CIFAR10DataModule
-from datamodules.image_files import Pixels
+from datamodules.decoding import Pixels
 from datamodules.image_folder import ImageFolderDataModule
 from foundation.errors import UserError
 from launch.command_line import compose_job
@@ -40,7 +40,7 @@ def write_tiny(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def write(path: Path, grey: int, size: tuple[int, int] = (8, 8)) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("L", size, grey).save(path)
+    Image.new("L", size, grey).save(path, format="PNG" if path.suffix == ".heic" else None)
 
 
 def pack(folder: Path, archive: Path) -> None:
@@ -134,11 +134,36 @@ def test_a_folder_s_own_splits_are_kept(tmp_path, named):
         ready(tmp_path / "own", test_size=2)
 
 
+def test_what_was_made_of_the_layout_is_said_once(classes, capsys):
+    (classes / "cat" / "photo.heic").write_bytes(b"heic")
+    datamodule = ready(classes, test_size=1)
+    datamodule.prepare_data()  # as Lightning does before the test
+    assert capsys.readouterr().err.splitlines() == [
+        "image_folder: 2 classes; 5 images (cat 3, dog 2).",
+        "image_folder: left out: files that are not read as images (1 .heic, 1 .txt, 1 hidden); folders of the system (.git).",
+    ]
+    ready(classes, test_size=1)
+    assert "2 classes" in capsys.readouterr().err  # also where all comes from the cache
+
+
+def test_a_classifier_is_told_which_classes_there_are(tmp_path):
+    config = ["experiment=resnet_cifar10", "datamodule=image_folder", "datamodule.batch_size=4", "logger=none",
+              "trainer=cpu", f"paths.cache_dir={tmp_path}/cache", "paper=null"]  # fmt: skip
+    write(tmp_path / "one" / "cat" / "1.png", 0)
+    with pytest.raises(
+        UserError, match=r"image_folder has none as configured, since all images lie in one folder, cat"
+    ):
+        build(compose_job("train", [*config, f"datamodule.folder={tmp_path}/one"], str(tmp_path)))
+    write(tmp_path / "one" / "dog" / "1.png", 0)
+    with pytest.raises(UserError, match=r"tells 10 classes apart, and datamodule image_folder has 2 \(cat, dog\): set"):
+        build(compose_job("train", [*config, f"datamodule.folder={tmp_path}/one"], str(tmp_path)))
+
+
 def test_a_class_may_be_called_train(tmp_path):
     for name in ("car/a.png", "train/b.png", "train/c.png"):
         write(tmp_path / "vehicles" / name, 0)
     assert module(tmp_path / "vehicles").num_classes == 2
-    assert not module(tmp_path / "vehicles").official
+    assert not module(tmp_path / "vehicles").layout.splits
 
 
 @pytest.mark.parametrize(
@@ -146,6 +171,7 @@ def test_a_class_may_be_called_train(tmp_path):
     [
         ([], r"folder holds no image: looked for \.jpg, \.jpeg, .* at every depth"),
         (["train/a/1.png", "val/a/2.png"], r"holds train and val alone: splits are train, test and"),
+        (["1.heic", "2.heic"], r"It holds files that are not read as images \(2 \.heic\)\."),
         (["train/a/1.png", "test/a/2.png", "other/3.png", "4.png"], r"holds train and test, and beside them other, images of its own: move"),
         (["cat/1.png", "2.png"], r"both in folders of classes and outside of them, such as 2.png: give each image a class, or none"),
         (["train/cat/1.png", "train/dog/1.png", "test/fox/2.png"], r"test holds classes that train does not: fox"),

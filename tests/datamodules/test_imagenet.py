@@ -11,7 +11,7 @@ from PIL import Image
 from torchvision import transforms
 
 from callbacks.checkpoint import Checkpoint
-from datamodules.image_files import ENDINGS
+from datamodules.decoding import ENDINGS
 from datamodules.imagenet import ImageNetDataModule
 from datamodules.photographs import EIGENVECTORS, Views, draw, shift_colours
 from foundation.errors import UserError
@@ -279,8 +279,33 @@ def test_endings_in_any_case_at_any_depth_and_modes_other_than_colour(folder):
     assert all(table[torch.tensor([position]), None]["label"] == 0 for position in range(8 + len(ENDINGS)))  # type: ignore
 
 
+def test_what_was_found_is_said_and_system_folders_are_no_classes(folder, capsys):
+    for name in ("@eaDir", "lost+found", ".git"):
+        write(folder / "train" / name / "a.JPEG", 0, (30, 30))
+    (folder / "train" / "n00000000").mkdir()
+    (folder / "val" / CLASSES[0] / "photo.heic").write_bytes(b"heic")
+    datamodule = ready(folder)
+    assert datamodule.class_names == ("n00000000", *CLASSES)
+    assert capsys.readouterr().err.splitlines() == [
+        "imagenet: train 24 images (n00000000 0, n01440764 8, n01443537 8, n02084071 8).",
+        "imagenet: train: left out: folders of the system (.git, @eaDir, lost+found); folders without images (n00000000).",
+        "imagenet: val 9 images (n00000000 0, n01440764 3, n01443537 3, n02084071 3).",
+        "imagenet: val: left out: files that are not read as images (1 .heic).",
+    ]
+    ready_on_another = on_rank(ImageNetDataModule(str(folder), **SMALL, num_workers=0), 1, 2)
+    ready_on_another.setup()
+    assert capsys.readouterr().err == ""
+
+
+def test_splits_inside_train_are_no_classes(folder):
+    os.rename(folder, folder.parent / "inner")
+    os.rename(folder.parent / "inner", folder.parent / "train")
+    with pytest.raises(UserError, match=r"train holds train, val, which are splits and no classes: move them up"):
+        _ = ImageNetDataModule(str(folder.parent), **SMALL).num_classes
+
+
 def test_what_is_missing_is_told_with_where_to_get_it(folder, tmp_path):
-    how = r"fetch ILSVRC 2012 by hand from https://image-net\.org\S+ \(with an account\) and lay \S+ out as train/<class>/\*\.JPEG"
+    how = r"lay \S+ out as train/<class>/\*\.JPEG .* ILSVRC 2012 itself is fetched by hand from https://image-net\.org"
     with pytest.raises(UserError, match=rf"nowhere/train is missing: {how}"):
         ready(tmp_path / "nowhere")
     (tmp_path / "empty" / "train").mkdir(parents=True)
@@ -288,6 +313,9 @@ def test_what_is_missing_is_told_with_where_to_get_it(folder, tmp_path):
         ready(tmp_path / "empty")
     with pytest.raises(UserError, match=rf"empty/train holds no folder of a class: {how}"):
         _ = ImageNetDataModule(str(tmp_path / "empty"), **SMALL).num_classes
+    (tmp_path / "near" / "training").mkdir(parents=True)
+    with pytest.raises(UserError, match=rf"near/train is missing \(\S+near holds training\): {how}"):
+        ready(tmp_path / "near")
     os.rename(folder / "val" / CLASSES[0], folder / "val" / "n09999999")
     with pytest.raises(UserError, match=r"val holds n09999999/\S+, which lies in no folder of a class of train: sort"):
         ready(folder)

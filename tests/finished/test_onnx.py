@@ -122,6 +122,12 @@ def test_the_file_says_what_it_is_and_nothing_of_the_machine(classifier, exporte
     assert not list(classifier.glob("*.unfinished"))
 
 
+def test_the_file_goes_into_a_folder_that_is_there(classifier, exported, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_export, "write", lambda exportable, metadata, path: shutil.copy(exported[0], path))
+    path, _ = onnx_export.export(classifier, out=tmp_path)
+    assert [path] == [tmp_path / "model.onnx"] == list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("wrong", [1.001, torch.nan])
 def test_a_file_that_computes_something_else_is_not_kept(classifier, exported, tmp_path, monkeypatch, wrong):
     def write_another(exportable, _metadata, path):
