@@ -30,7 +30,7 @@ def evaluate(config: dict[str, Any], folder: Path) -> dict[str, float]:
     from foundation.checkpoints import weights_in
     from foundation.errors import UserError
     from launch.inputs import tell_changes
-    from launch.runs import NOT_FOR_MEASURING, build, load_weights
+    from launch.runs import NOT_FOR_MEASURING, build, load_checkpoint
     from launch.saved_config import saved_config
 
     saved = saved_config(config["run"], run_dir=folder)
@@ -44,7 +44,7 @@ def evaluate(config: dict[str, Any], folder: Path) -> dict[str, float]:
     trainer |= {} if "progress" in callbacks else {"enable_progress_bar": False}  # Lightning's own floods a log
     measured = saved | {"trainer": trainer, "callbacks": callbacks, "logger": None, "optimized_metric": None}
     run = build(measured, trains=False)
-    checkpoint = load_weights(run.module, config["run"], config["checkpoint"])
+    checkpoint = load_checkpoint(run.module, config["run"], config["checkpoint"], run.datamodule)
     recorded = run.trainer.is_global_zero and (Path(config["run"]) / "record.json").exists()
     now = describe_run(folder) | {"inputs": run.inputs} if recorded else {}
     if recorded:

@@ -41,10 +41,11 @@ def predict(config: dict[str, Any]) -> Path:
     from launch.runs import load_on_device
 
     images = find_images(config["input"])
-    module, saved, checkpoint = load_on_device(config["run"], config["checkpoint"], config["accelerator"])
+    finished = load_on_device(config["run"], config["checkpoint"], config["accelerator"])
+    module, checkpoint = finished.module, finished.checkpoint
     predictor = predictor_of(module, config["run"])
     check_writable("run", Path(config["run"]) / "predictions")
-    found = predictor(module, saved, images, config)
+    found = predictor(finished, images, config)
     folder = Path(config["run"]) / "predictions" / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
     folder.mkdir(parents=True)
     write_table(found.rows, folder / "predictions.csv")

@@ -30,7 +30,8 @@ def sample(config: dict[str, Any]) -> Path:
     from callbacks.run_record import write_json
     from launch.runs import load_on_device
 
-    module, _, checkpoint = load_on_device(config["run"], config["checkpoint"], config["accelerator"])
+    finished = load_on_device(config["run"], config["checkpoint"], config["accelerator"])
+    module, checkpoint = finished.module, finished.checkpoint
     check_can_sample(module, config)
     check_writable("run", Path(config["run"]) / "samples")
     folder = Path(config["run"]) / "samples" / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"

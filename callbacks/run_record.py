@@ -27,10 +27,11 @@ class RunRecord(Callback):
     """Writes the record at the start with status ``running`` and again after fit, test or a failure.
 
     It holds the experiment, seed, overrides, resolved config, commit and whether it stands for the code that ran (where
-    not, ``changes`` names what differs and ``diff.patch`` beside the record holds it), data with sizes and fingerprint,
-    hardware, versions, precision, wall times, resumes, which weights were tested (``trained`` or averaged), the
-    runs that it was given (``inputs``, by the config's keys), who judged (``judges``: weights and numbers of images)
-    and all final metrics under the keys they were logged with. ``make record`` makes a result of it.
+    not, ``changes`` names what differs and ``diff.patch`` beside the record holds it), data with sizes and fingerprint
+    (as it is now, and as ``data_at_start`` where training has changed it), hardware, versions, precision, wall times,
+    resumes, which weights were tested (``trained`` or averaged), the runs that it was given (``inputs``, by the
+    config's keys), who judged (``judges``: weights and numbers of images) and all final metrics under the keys they
+    were logged with. ``make record`` makes a result of it.
 
     Args:
         folder: the run folder.
@@ -44,6 +45,7 @@ class RunRecord(Callback):
         self.record["metrics"] = {}
         self.record["wall_time_s"] = {}
         self.inputs: dict[str, Any] = {}  # what launch.runs has found
+        self.loaded: dict[str, Any] | None = None  # the data as it was set up, before a fit or its resume changed it
 
     def metrics(self, stage: str) -> set[str]:
         return set()
@@ -56,6 +58,8 @@ class RunRecord(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.stage, self.started = stage, time.monotonic()
+        if stage == "fit" and trainer.is_global_zero:
+            self.loaded = describe_data(trainer)
 
     @rank_zero_only
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -68,9 +72,9 @@ class RunRecord(Callback):
             "world_size": trainer.world_size,
             "hardware": describe_hardware(trainer),
             "parameters": sum(parameter.numel() for parameter in pl_module.parameters()),
-            "data": describe_data(trainer),
         }
         self.record |= {"inputs": self.inputs} if self.inputs else {}
+        self._note_data(trainer)
         self._write()
 
     def _go_on(self, trainer: Trainer) -> None:
@@ -78,9 +82,9 @@ class RunRecord(Callback):
         segment = {key: now[key] for key in ("command", "commit", "started_at")} | {
             "from_iteration": trainer.global_step
         }
-        data = describe_data(trainer)
-        if "data" in before and any(data.get(key) != value for key, value in before["data"].items()):
-            segment["data_before"] = before["data"]  # a resume may ask for another test
+        before_data, loaded = before.get("data_at_start", before.get("data", {})), self.loaded or {}
+        if any(loaded.get(key) != value for key, value in before_data.items()):
+            segment["data_before"] = before_data  # a resume may ask for another test
         inputs = before.get("inputs", {}) | self.inputs  # init_from is not asked again
         if inputs != before.get("inputs", {}):
             segment["inputs_before"] = before.get("inputs", {})  # a resume may ask for others
@@ -97,8 +101,8 @@ class RunRecord(Callback):
             print(told.format(*held), flush=True)
         before["overrides"] = latest_of_each_key([*before.get("overrides", []), *newest_resume(self.folder)])
         before |= {"status": "running", "config": now["config"], "pid": now["pid"], "host": now["host"]}
-        before["data"] = data
         before.pop("error", None)
+        self._note_data(trainer)
         self._write()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -121,7 +125,17 @@ class RunRecord(Callback):
         self.record["wall_time_s"][self.stage] = round(before + time.monotonic() - self.started, 2)
         self.record["metrics"] |= final_metrics(trainer)
         self.record |= accounts(trainer)
+        self._note_data(trainer)
         self._write()
+
+    @rank_zero_only
+    def _note_data(self, trainer: Trainer) -> None:
+        """``data`` as it is now and, where a fit has changed it, ``data_at_start``."""
+        if self.loaded is None:
+            return  # what failed came before
+        now = self.record["data"] = describe_data(trainer)
+        self.record.pop("data_at_start", None)
+        self.record |= {"data_at_start": self.loaded} if now != self.loaded else {}
 
     @rank_zero_only
     def _write(self) -> None:

@@ -69,13 +69,13 @@ def export(run: Path, checkpoint: str = "last", out: Path | None = None) -> tupl
     if path.is_dir():
         path /= NAME
     check_writable("--out", path.parent)
-    module, config, checkpoint_path = load_on_device(run, checkpoint, "cpu")
-    exportable = exportable_of(module, run)
+    finished = load_on_device(run, checkpoint, "cpu")
+    exportable = exportable_of(finished.module, run)
     of_run = {
-        "experiment": config["name"],
-        "checkpoint": checkpoint_path.name,
-        "iteration": read_checkpoint(checkpoint_path)["global_step"],
-        "weights": weights_in(checkpoint_path),
+        "experiment": finished.config["name"],
+        "checkpoint": finished.checkpoint.name,
+        "iteration": read_checkpoint(finished.checkpoint)["global_step"],
+        "weights": weights_in(finished.checkpoint),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as unfinished:

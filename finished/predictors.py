@@ -21,7 +21,7 @@ from datamodules.decoding import Pixels, attempt, whole_image
 from datamodules.image_files import shown, unreadable
 from foundation.errors import UserError
 from foundation.protocols import ClassifiesImages, DetectsObjects, evaluating, serves
-from launch.runs import instantiate
+from launch.runs import Finished
 
 ALL_UP_TO = 20  # classes; beyond, a row holds the likeliest
 LIKELIEST = 5
@@ -50,7 +50,7 @@ class Predictions:
     write: Callable[[Path], None]
 
 
-def predictor_of(module: Any, run: str) -> Callable[[Any, Mapping[str, Any], Images, Mapping[str, Any]], Predictions]:
+def predictor_of(module: Any, run: str) -> Callable[[Finished, Images, Mapping[str, Any]], Predictions]:
     """What predicts with a module, by what the module can do."""
     predictors = {ClassifiesImages: classify, DetectsObjects: detect}
     for protocol, predictor in predictors.items():
@@ -65,9 +65,10 @@ def predictor_of(module: Any, run: str) -> Callable[[Any, Mapping[str, Any], Ima
 # --- classifiers ---------------------------------------------------------------------------------------------
 
 
-def classify(module: Any, saved: Mapping[str, Any], images: Images, config: Mapping[str, Any]) -> Predictions:
+def classify(finished: Finished, images: Images, config: Mapping[str, Any]) -> Predictions:
     """The likeliest classes of each image: with few classes all of them."""
-    pixels = pixels_of(module, saved)
+    module: Any = finished.module
+    pixels = pixels_of(finished)
     kept = module.num_classes if module.num_classes <= ALL_UP_TO else LIKELIEST
     classes, probabilities, first = [], [], []
     bad: dict[str, str] = {}
@@ -104,10 +105,11 @@ def classify(module: Any, saved: Mapping[str, Any], images: Images, config: Mapp
     return Predictions(rows, captions, record, write)
 
 
-def pixels_of(module: Any, saved: Mapping[str, Any]) -> Pixels:
+def pixels_of(finished: Finished) -> Pixels:
     """How a file becomes what the module was trained on: as its DataModule has it, else the largest square in it."""
+    module: Any = finished.module
     wanted = tuple(module.image_shape)
-    pixels = getattr(instantiate(saved["datamodule"]), "pixels", None)  # its data need not be here
+    pixels = getattr(finished.datamodule, "pixels", None)
     if pixels is None and wanted[1] == wanted[2]:
         pixels = Pixels(wanted[1], channels=wanted[0])
     if pixels is None or pixels.shape != wanted:
@@ -165,11 +167,12 @@ def class_table(
 # --- detectors -----------------------------------------------------------------------------------------------
 
 
-def detect(module: Any, saved: Mapping[str, Any], images: Images, config: Mapping[str, Any]) -> Predictions:
+def detect(finished: Finished, images: Images, config: Mapping[str, Any]) -> Predictions:
     """The objects in each image, looked at one by one: in a batch an image would be padded to the size of others."""
+    module: Any = finished.module
     if not weights_are_finite(module):
         raise UserError("The run's weights are not finite: name another with checkpoint=.")
-    bits = getattr(instantiate(saved["datamodule"]), "bits", None)
+    bits = getattr(finished.datamodule, "bits", None)
     bad: dict[str, str] = {}
     found: list[dict[str, Any]] = []
 

@@ -30,8 +30,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SAME = ("experiment=", "seed=", "trainer=", "trainer.devices=", "logger=", "sweep=", "launcher=")
 DRAWS = ("datamodule.label_seed=",)  # of a paper's mean over subsets, as a seed is
 TABLE = re.compile(r"(<!-- table: ([\w/ ]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
-EXPORTED = ("experiment", "seed", "overrides", "commit", "data", "hardware", "precision", "weights", "world_size",
-            "iterations", "wall_time_s", "versions", "resumes", "inputs", "judges", "metrics",
+EXPORTED = ("experiment", "seed", "overrides", "commit", "data", "data_at_start", "hardware", "precision", "weights",
+            "world_size", "iterations", "wall_time_s", "versions", "resumes", "inputs", "judges", "metrics",
             "evaluation")  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import nn
 
 from callbacks.instruments.shared_statistics import SharedStatistics
 from callbacks.run_record import RunRecord
+from datamodules.splits import SplitDataModule
 from foundation.checkpoints import (
     WholeCheckpoints,
     category_ids_in,
@@ -97,8 +99,10 @@ def instantiate(node: dict[str, Any], **arguments: Any) -> Any:
         raise
 
 
-def load_weights(module: LightningModule, folder: str | Path, checkpoint: str = "last") -> Path:
-    """Load a run's weights into a module built from its config; returns the checkpoint's path."""
+def load_checkpoint(
+    module: LightningModule, folder: str | Path, checkpoint: str = "last", datamodule: LightningDataModule | None = None
+) -> Path:
+    """Load what a run left into parts that were built from its config; returns the checkpoint's path."""
     path = checkpoint_path(folder, checkpoint)
     content = read_checkpoint(path)
     check_fits(module, content["state_dict"], path)
@@ -107,7 +111,20 @@ def load_weights(module: LightningModule, folder: str | Path, checkpoint: str = 
         module.class_names = class_names_in(content, module.num_classes, path)  # pyright: ignore
     if serves(module, DetectsObjects):
         module.category_ids = category_ids_in(content, module.num_classes, path)  # pyright: ignore
+    if datamodule is not None:
+        restore_data(datamodule, content)
     return path
+
+
+def restore_data(datamodule: LightningDataModule, content: Mapping[str, Any]) -> None:
+    """Give a DataModule the state that a checkpoint holds of it; its tables are as that says once it is set up."""
+    state = content.get(type(datamodule).__qualname__)  # where Lightning keeps it
+    if state is None:
+        return
+    if isinstance(datamodule, SplitDataModule):
+        datamodule.restore(state)
+    else:
+        datamodule.load_state_dict(state)
 
 
 def built_as_trained(config: Mapping[str, Any], folder: str | Path, checkpoint: str) -> tuple[LightningModule, Path]:
@@ -117,16 +134,24 @@ def built_as_trained(config: Mapping[str, Any], folder: str | Path, checkpoint: 
     """
     with seeded_for_a_while(config["seed"]):
         module = instantiate(config["lightning_module"])
-    return module.eval(), load_weights(module, folder, checkpoint)
+    return module.eval(), load_checkpoint(module, folder, checkpoint)
+
+
+def built_as_left(config: Mapping[str, Any], path: Path) -> LightningDataModule:
+    """The DataModule of a run's config with the state that a checkpoint holds of it, not set up."""
+    with seeded_for_a_while(config["seed"]):
+        datamodule = instantiate(config["datamodule"])
+    restore_data(datamodule, read_checkpoint(path))
+    return datamodule
 
 
 def load_run(
     folder: str | Path, checkpoint: str = "last"
 ) -> tuple[LightningModule, dict[str, Any], LightningDataModule]:
-    """A finished run: its module with trained weights, in evaluation mode; its config; its DataModule, not set up."""
+    """A finished run: its module, in evaluation mode; its config; its DataModule, not set up; both as it left them."""
     config = saved_config(folder)
-    module, _ = built_as_trained(config, folder, checkpoint)
-    return module, config, instantiate(config["datamodule"])
+    module, path = built_as_trained(config, folder, checkpoint)
+    return module, config, built_as_left(config, path)
 
 
 # --- a finished run as an input of another: nodes of a config, see launch/inputs.py ------------------------------
@@ -156,13 +181,8 @@ def load_module(run: str | None, part: str | None = None, checkpoint: str = "las
 def load_datamodule(run: str | None, checkpoint: str = "last") -> LightningDataModule:
     """The DataModule of a finished run with the state that it had there, not set up. Arguments: of ``load_module``."""
     folder = trained_run(run)
-    config = saved_config(folder)
-    content = read_checkpoint(checkpoint_path(folder, checkpoint))
-    with as_input(folder), seeded_for_a_while(config["seed"]):
-        datamodule = instantiate(config["datamodule"])
-    if (state := content.get(type(datamodule).__qualname__)) is not None:  # where Lightning keeps it
-        datamodule.load_state_dict(state)
-    return datamodule
+    with as_input(folder):
+        return built_as_left(saved_config(folder), checkpoint_path(folder, checkpoint))
 
 
 def load_metric(run: str | None, metric: str) -> float:
@@ -183,10 +203,22 @@ def as_input(folder: Path) -> Iterator[None]:
         LOADING.reset(token)
 
 
-def load_on_device(
-    folder: str | Path, checkpoint: str, accelerator: str
-) -> tuple[LightningModule, dict[str, Any], Path]:
-    """A finished run to be used: its module as of ``load_run``, on the device; its config; its checkpoint's path."""
+@dataclass
+class Finished:
+    """A finished run to be used."""
+
+    config: dict[str, Any]
+    module: LightningModule
+    """In evaluation mode, on the device."""
+    checkpoint: Path
+
+    @cached_property
+    def datamodule(self) -> Any:
+        """Not set up: its data need not be here."""
+        return built_as_left(self.config, self.checkpoint)
+
+
+def load_on_device(folder: str | Path, checkpoint: str, accelerator: str) -> Finished:
     hush()
     config = saved_config(folder)
     module, path = built_as_trained(config, folder, checkpoint)
@@ -194,4 +226,4 @@ def load_on_device(
         device = Fabric(accelerator=accelerator, devices=1).device
     except (MisconfigurationException, ValueError, RuntimeError) as error:
         raise UserError(f"accelerator={accelerator}: {str(error).splitlines()[0]}") from None
-    return module.to(device), config, path
+    return Finished(config, module.to(device), path)

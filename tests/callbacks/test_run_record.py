@@ -3,6 +3,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 
 from callbacks import run_record
@@ -19,7 +20,9 @@ def resumed(folder, split: str, *overrides: str) -> dict[str, Any]:
     data = SimpleNamespace(describe=lambda: {"name": "coco", "test_split": split})
     record = RunRecord(str(folder), "x", seed=0)
     record.take_up_former()
-    record.on_train_start(SimpleNamespace(global_step=4, world_size=1, datamodule=data), None)  # type: ignore
+    trainer: Any = SimpleNamespace(global_step=4, world_size=1, datamodule=data, is_global_zero=True)
+    record.setup(trainer, None, "fit")  # type: ignore
+    record.on_train_start(trainer, None)  # type: ignore
     return json.loads((folder / "record.json").read_text())
 
 
@@ -36,6 +39,39 @@ def test_a_resumed_run_is_told_by_what_holds_now(tmp_path):
     assert [it["from_iteration"] for it in record["resumes"]] == [4, 4]
     assert record["clean"] is False  # another commit than abc
     assert record["changes"][-1].startswith("the commit (abc up to iteration 4, then ")
+
+
+def test_data_that_training_changes_is_told_as_it_began_and_as_it_is(tmp_path, tree):
+    """A run that is killed leaves a record of its start, one that is interrupted of its end; neither has other data."""
+    told = {"name": "numbers", "train": 8}
+    trainer: Any = SimpleNamespace(
+        global_step=0, world_size=1, datamodule=SimpleNamespace(describe=lambda: dict(told)), is_global_zero=True,
+        precision="32-true", strategy=SimpleNamespace(root_device=torch.device("cpu")), callbacks=[],
+        callback_metrics={},
+    )  # fmt: skip
+    tree |= {"commit": "abc", "changes": {}}
+
+    def begun(step: int) -> RunRecord:
+        record = RunRecord(str(tmp_path), "x", seed=0)
+        record.take_up_former()
+        told["train"] = 8
+        record.setup(trainer, None, "fit")  # type: ignore
+        trainer.global_step, told["train"] = step, 8 if step == 0 else 5  # a resume restores the DataModule's state
+        record.on_train_start(trainer, torch.nn.Linear(1, 1))  # type: ignore
+        return record
+
+    def read() -> dict[str, Any]:
+        return json.loads((tmp_path / "record.json").read_text())
+
+    begun(0)  # and killed
+    assert (read()["data"]["train"], "data_at_start" in read()) == (8, False)
+    record = begun(4)
+    told["train"] = 3
+    record.on_exception(trainer, None, KeyboardInterrupt())  # type: ignore
+    assert (read()["data"]["train"], read()["data_at_start"]["train"]) == (3, 8)
+    begun(6)
+    assert (read()["data"]["train"], read()["data_at_start"]["train"]) == (5, 8)
+    assert ["data_before" in it for it in read()["resumes"]] == [False, False]
 
 
 @pytest.fixture
