@@ -6,33 +6,41 @@
     python -m finished.tables experiments
 
 A page holds a table between ``<!-- table: NAME -->`` and ``<!-- end of table -->``; nothing else writes there.
-NAME is ``methods``, ``<experiment> runs`` (a line a run) or ``<experiment> variants`` (a line for each set of
-overrides, over its seeds; more metrics may follow the word).
+NAME is ``methods`` (a line for each method and data set: its best founded record), ``<experiment> runs`` (a line a run)
+or ``<experiment> variants`` (a line for each set of overrides, over its seeds; more metrics may follow the word).
 """
 
 import argparse
 import hashlib
 import json
-import math
 import re
-import statistics
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
+from finished.results import (
+    SAME,
+    Results,
+    best_of_each_method,
+    changed,
+    figure,
+    load_experiments,
+    load_results,
+    mean_and_spread,
+    measured_on,
+    records_of,
+    told_share,
+)
 from foundation.errors import UserError, told_as_sentences
 from foundation.records import latest_of_each_key
 
 ROOT = Path(__file__).resolve().parent.parent
-SAME = ("experiment=", "seed=", "trainer=", "trainer.devices=", "logger=", "sweep=", "launcher=")
-DRAWS = ("datamodule.label_seed=",)  # of a paper's mean over subsets, as a seed is
 TABLE = re.compile(r"(<!-- table: ([\w/ ]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
-EXPORTED = ("experiment", "seed", "overrides", "commit", "data", "data_at_start", "hardware", "precision", "weights",
-            "world_size", "iterations", "wall_time_s", "versions", "resumes", "inputs", "judges", "metrics",
-            "evaluation")  # fmt: skip
+EXPORTED = ("experiment", "seed", "overrides", "commit", "started_at", "data", "data_at_start", "hardware", "precision",
+            "weights", "world_size", "iterations", "epochs", "wall_time_s", "versions", "resumes", "inputs", "judges",
+            "metrics", "evaluation")  # fmt: skip
 
 
 # --- make record ---------------------------------------------------------------------------------------------
@@ -76,73 +84,33 @@ def without_folders(override: str) -> str:
 # --- make results --------------------------------------------------------------------------------------------
 
 
-def load_results(results: Path) -> dict[str, list[dict[str, Any]]]:
-    """All results by experiment, in the order of their seeds."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for path in sorted(results.glob("*.json")):
-        result = json.loads(path.read_text()) | {"file": path.name}
-        found.setdefault(result["experiment"], []).append(result)
-    return {name: sorted(them, key=lambda it: (it["seed"], it["file"])) for name, them in found.items()}
+def methods_table(experiments: list[dict[str, Any]], results: Results, pages_of: dict[str, tuple[str, str]]) -> str:
+    """``pages_of`` an experiment's name: its method's title and page."""
+    heads = ["method", "measured on", "metric", "paper's figure", "ours", "how much of the recipe", "experiment"]
+    rows = []
+    for it in best_of_each_method(experiments, results, {name: title for name, (title, _) in pages_of.items()}):
+        title, page = pages_of[it.experiment["name"]]
+        published = "-" if it.of_paper is None else str(it.of_paper)
+        how_much = told_share(it.experiment, it.runs[0])
+        rows.append([f"[{title}]({page})", measured_on(it.runs[0]), f"`{shown(it.metric)}`", published, it.reached(),
+                     how_much, f"`{it.experiment['name']}`"])  # fmt: skip
+    return table_of(heads, rows)
 
 
-def load_experiments(conf: Path) -> list[dict[str, Any]]:
-    """Name, paper and data set of every file of conf/experiment, as written there."""
-    return [read_experiment(path) for path in sorted((conf / "experiment").glob("*.yaml"))]
-
-
-def read_experiment(path: Path) -> dict[str, Any]:
-    """An experiment may build on another of its folder, whose name then stands alone in its defaults."""
-    content: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    experiment: dict[str, Any] = {"paper": {}}
-    for entry in content["defaults"]:
-        if isinstance(entry, str):
-            experiment |= read_experiment(path.with_name(f"{entry}.yaml"))
-        elif "override /datamodule" in entry:
-            experiment["data"] = entry["override /datamodule"]
-    return experiment | {key: content[key] for key in ("name", "paper") if content.get(key)}
-
-
-def changed(overrides: Iterable[str], same: tuple[str, ...] = SAME + DRAWS) -> list[str]:
-    """The overrides that make a run another than the experiment's file has it: all but seeds, hardware and logger."""
-    return sorted(it for it in overrides if not it.startswith(same))
-
-
-def reached(results: list[dict[str, Any]], metric: str) -> str:
-    """Mean, spread and number of seeds of a metric: ``0.912 ± 0.010 (5)``; the spread is the sample deviation."""
-    values = [it["metrics"][metric] for it in results if metric in it["metrics"] and not changed(it["overrides"])]
-    return f"{mean_and_spread(values)} ({len(values)})" if values else "not run yet"
-
-
-def mean_and_spread(values: list[float]) -> str:
-    spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.3f}{spread}"
-
-
-def methods_table(experiments: list[dict[str, Any]], results: dict[str, list[dict[str, Any]]]) -> str:
-    lines = ["| experiment | paper | data | metric | paper's figure | ours, mean ± spread (seeds) |", "|" + "---|" * 6]
-    for it in experiments:
-        paper = it["paper"]
-        published = paper.get("value") if paper.get("value") is not None else "-"
-        ours = reached(results.get(it["name"], []), paper.get("metric", ""))
-        metric = f"`{paper['metric']}`" if paper.get("metric") else "-"
-        lines.append(f"| `{it['name']}` | {paper.get('id', '-')} | {it['data']} | {metric} | {published} | {ours} |")
-    return "\n".join(lines) + "\n"
-
-
-def runs_table(results: list[dict[str, Any]]) -> str:
+def runs_table(experiment: dict[str, Any], results: list[dict[str, Any]]) -> str:
     """Every recorded run of one experiment with its test metrics."""
-    metrics = sorted({key for it in results for key in it["metrics"] if key.startswith("test/")})
-    names = [f"`{metric}`" for metric in metrics]
-    lines = ["| " + " | ".join(["seed", "overrides", *names, "fit", "on", "record"]) + " |"]
-    lines.append("|" + "---|" * (len(metrics) + 5))
+    stages = ("test/", "train_set/")
+    metrics = sorted({shown(key) for it in results for key in it["metrics"] if key.startswith(stages)})
+    heads = ["seed", "overrides", "measured on", "length", *(f"`{it}`" for it in metrics), "fit", "on", "record"]
+    rows = []
     for it in results:
         overrides = " ".join(changed(it["overrides"], SAME)) or "-"
-        values = [it["metrics"].get(metric, math.nan) for metric in metrics]
+        values = [figure(it, f"test/{metric}") for metric in metrics]
         hardware = f"{it['hardware']['device']}, {it['hardware']['threads']} threads, {it['precision']}"
-        figures = ["-" if math.isnan(value) else f"{value:.4f}" for value in values]
-        cells = [str(it["seed"]), overrides, *figures, f"{it['wall_time_s']['fit']:.0f} s", hardware, f"`{it['file']}`"]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        figures = ["-" if value is None else f"{value:.4f}" for value in values]
+        rows.append([str(it["seed"]), overrides, measured_on(it), told_share(experiment, it), *figures,
+                     f"{it['wall_time_s']['fit']:.0f} s", hardware, f"`{it['file']}`"])  # fmt: skip
+    return table_of(heads, rows)
 
 
 def variants_table(results: list[dict[str, Any]], metrics: list[str]) -> str:
@@ -150,44 +118,71 @@ def variants_table(results: list[dict[str, Any]], metrics: list[str]) -> str:
 
     Runs that have not all of the metrics are left out, such as those that no judge has seen.
     """
-    variants: dict[str, list[dict[str, float]]] = {}
+    variants: dict[tuple[str, str], list[list[float]]] = {}
     for it in results:
-        if any(metric not in it["metrics"] for metric in metrics):
-            continue
-        variants.setdefault(" ".join(changed(it["overrides"])), []).append(it["metrics"])
-    names = [f"`{metric}`" for metric in metrics]
-    lines = [
-        "| " + " | ".join(["overrides", "seeds", *names, "worst", "best"]) + " |",
-        "|" + "---|" * (len(metrics) + 4),
-    ]
-    for overrides, found in sorted(variants.items()):
-        values = [[it[metric] for it in found] for metric in metrics]
-        cells = [f"`{overrides}`" if overrides else "as the experiment's file has it", str(len(found))]
-        cells += [mean_and_spread(them) for them in values]
-        lines.append("| " + " | ".join([*cells, f"{min(values[0]):.3f}", f"{max(values[0]):.3f}"]) + " |")
-    return "\n".join(lines) + "\n"
+        values = [figure(it, metric) for metric in metrics]
+        if None not in values:
+            of = " ".join(changed(it["overrides"])), measured_on(it)
+            variants.setdefault(of, []).append(values)  # pyright: ignore[reportArgumentType]
+    heads = ["overrides", "measured on", "seeds", *(f"`{shown(it)}`" for it in metrics), "worst", "best"]
+    rows = []
+    for (overrides, data), found in sorted(variants.items()):
+        values = [list(column) for column in zip(*found, strict=True)]
+        rows.append([f"`{overrides}`" if overrides else "as the experiment's file has it", data, str(len(found)),
+                     *map(mean_and_spread, values), f"{min(values[0]):.3f}", f"{max(values[0]):.3f}"])  # fmt: skip
+    return table_of(heads, rows)
+
+
+def shown(metric: str) -> str:
+    """A column's name. What a test has measured stands under its bare name: the row says on what."""
+    return re.sub("^(test|train_set)/", "", metric)
+
+
+def table_of(heads: list[str], rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(cells) + " |" for cells in [heads, *rows]]
+    return "\n".join([lines[0], "|" + "---|" * len(heads), *lines[1:]]) + "\n"
+
+
+def methods_of(experiments: list[dict[str, Any]], root: Path) -> dict[str, tuple[str, str]]:
+    """For each experiment its method's title and page: the one that its name begins with, else its module's."""
+    titles = {it.stem: it.read_text().splitlines()[0].lstrip("# ") for it in (root / "docs" / "methods").glob("*.md")}
+    found = {}
+    for it in experiments:
+        stems = [stem for stem in titles if it["name"].startswith(stem)] or [stem_of_module(it["module"], root)]
+        stem = max(stems, key=len)
+        found[it["name"]] = titles.get(stem, stem), f"docs/methods/{stem}.md"
+    return found
+
+
+def stem_of_module(option: str, root: Path) -> str:
+    """The file that a choice of conf/lightning_module builds from."""
+    content: Any = OmegaConf.load(root / "conf" / "lightning_module" / f"{option}.yaml")
+    if target := content.get("_target_"):
+        return target.split(".")[1]
+    return stem_of_module(next(it for it in content["defaults"] if isinstance(it, str) and it != "_self_"), root)
 
 
 def pages(root: Path) -> list[Path]:
     return [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
 
 
-def with_tables(text: str, experiments: list[dict[str, Any]], results: dict[str, list[dict[str, Any]]]) -> str:
+def with_tables(
+    text: str, experiments: list[dict[str, Any]], results: Results, pages_of: dict[str, tuple[str, str]]
+) -> str:
     """A page with its tables made anew."""
 
     def table(match: re.Match[str]) -> str:
         name, kind, *metrics = [*match[2].split(), ""] if match[2] == "methods" else match[2].split()
         if name == "methods":
-            body = methods_table(experiments, results)
-        elif name not in results or kind not in ("runs", "variants"):
+            return match[1] + methods_table(experiments, results, pages_of) + match[3]
+        if name not in results or kind not in ("runs", "variants"):
             raise UserError(f"A page asks for the table '{match[2]}', but results/ holds no run for it.")
-        elif kind == "runs":
-            body = runs_table(results[name])
-        else:
-            (metric,) = (it["paper"]["metric"] for it in experiments if it["name"] == name)
-            body = variants_table(results[name], [metric, *metrics])
-            if body.count("\n") == 2:
-                raise UserError(f"A page asks for the table '{match[2]}', but no run in results/ has all its metrics.")
+        (experiment,) = (it for it in experiments if it["name"] == name)
+        if kind == "runs":
+            return match[1] + runs_table(experiment, results[name]) + match[3]
+        body = variants_table(results[name], [experiment["paper"]["metric"], *metrics])
+        if body.count("\n") == 2:
+            raise UserError(f"A page asks for the table '{match[2]}', but no run in results/ has all its metrics.")
         return match[1] + body + match[3]
 
     return TABLE.sub(table, text)
@@ -196,10 +191,11 @@ def with_tables(text: str, experiments: list[dict[str, Any]], results: dict[str,
 def update_pages(root: Path, check: bool) -> list[Path]:
     """Make all tables anew; returns the pages that changed, or with ``check`` those that would."""
     experiments, results = load_experiments(root / "conf"), load_results(root / "results")
+    pages_of = methods_of(experiments, root)
     stale = []
     for page in pages(root):
         text = page.read_text()
-        if (made := with_tables(text, experiments, results)) != text:
+        if (made := with_tables(text, experiments, results, pages_of)) != text:
             stale.append(page)
             if not check:
                 page.write_text(made)
@@ -209,13 +205,19 @@ def update_pages(root: Path, check: bool) -> list[Path]:
 # --- make experiments ----------------------------------------------------------------------------------------
 
 
-def experiments_listing(experiments: list[dict[str, Any]], results: dict[str, list[dict[str, Any]]]) -> str:
-    rows = [("experiment", "paper", "data", "metric", "paper's", "ours, mean ± spread (seeds)")]
+def experiments_listing(experiments: list[dict[str, Any]], results: Results) -> str:
+    """A line an experiment: what it reproduces, and the best founded of its records."""
+    rows: list[tuple[str, ...]] = [
+        ("experiment", "paper", "data", "metric", "paper's", "ours", "how much of the recipe", "measured on")
+    ]
     for it in experiments:
-        paper = it["paper"]
-        published = "-" if paper.get("value") is None else str(paper["value"])
-        ours = reached(results.get(it["name"], []), paper.get("metric", ""))
-        rows.append((it["name"], paper.get("id", "-"), it["data"], paper.get("metric") or "-", published, ours))
+        paper, records = it["paper"], records_of(it, results)
+        of_paper = "-" if paper.get("value") is None else f"{paper['value']} ({paper['data']} {paper['split']})"
+        ours = ("not run yet", "", "")
+        if records:
+            first = records[0].runs[0]
+            ours = (records[0].reached(), told_share(it, first), measured_on(first))
+        rows.append((it["name"], paper.get("id", "-"), it["data"], paper.get("metric") or "-", of_paper, *ours))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows

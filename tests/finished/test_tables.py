@@ -1,9 +1,9 @@
 import json
-import math
 
 import pytest
 
 from finished import tables
+from finished.results import load_experiments
 from foundation.errors import UserError
 
 RECORD = {
@@ -16,10 +16,12 @@ RECORD = {
 EXPERIMENTS = [
     {
         "name": "infogan_mnist",
-        "paper": {"id": "arXiv:1", "metric": "test/cluster_accuracy", "value": 0.95},
-        "data": "mnist",
+        "paper": {"id": "arXiv:1", "metric": "test/cluster_accuracy", "value": 0.95, "data": "mnist", "split": "test"},
+        "data": "mnist", "module": "infogan", "callbacks": ["default", "cluster_accuracy"],
+        "length": {"max_steps": 50_000},
     }
-]
+]  # fmt: skip
+PAGES = {"infogan_mnist": ("InfoGAN", "docs/methods/infogan.md")}
 
 
 def write_run(folder, **changes):
@@ -97,27 +99,35 @@ def test_another_run_does_not_replace_a_result(tmp_path):
         tables.record(write_run(tmp_path / "other", metrics={"test/cluster_accuracy": 0.99}), tmp_path / "results")
 
 
-def test_mean_and_spread_by_hand():
-    results = [result(0, 0.8), result(1, 0.9), result(2, 0.7, "lightning_module.noise_size=3")]
-    spread = math.sqrt(2 * 0.05**2)
-    assert tables.reached(results, "test/cluster_accuracy") == f"0.850 ± {spread:.3f} (2)"  # not the changed one
-    assert tables.reached(results[:1], "test/cluster_accuracy") == "0.800 (1)"
-    subset = result(0, 0.9, "datamodule.label_seed=1")
-    assert tables.reached([results[0], subset], "test/cluster_accuracy") == f"0.850 ± {spread:.3f} (2)"
-    assert tables.reached([], "test/cluster_accuracy") == "not run yet"
-
-
 def test_tables_stand_between_their_marks():
     page = "before\n<!-- table: methods -->\nold\n<!-- end of table -->\nafter\n<!-- table: infogan_mnist runs -->\n<!-- end of table -->\n"
-    made = tables.with_tables(page, EXPERIMENTS, {"infogan_mnist": [result(0, 0.8, "seed=0", "trainer.max_steps=7")]})
-    assert made.startswith("before\n<!-- table: methods -->\n| experiment |")
+    results = {"infogan_mnist": [result(0, 0.8, "seed=0", "trainer.max_steps=5000")]}
+    made = tables.with_tables(page, EXPERIMENTS, results, PAGES)
+    assert made.startswith("before\n<!-- table: methods -->\n| method | measured on |")
     assert "old" not in made
-    assert "| `infogan_mnist` | arXiv:1 | mnist | `test/cluster_accuracy` | 0.95 | not run yet |" in made
-    assert "| 0 | trainer.max_steps=7 | 0.8000 | 61 s | a processor, 2 threads, 32-true | `f0` |" in made
     assert (
-        tables.with_tables(made, EXPERIMENTS, {"infogan_mnist": [result(0, 0.8, "seed=0", "trainer.max_steps=7")]})
-        == made
-    )
+        "| [InfoGAN](docs/methods/infogan.md) | mnist test | `cluster_accuracy` | 0.95 | 0.800 (1 seed) "
+        "| 5,000 of 50,000 iterations | `infogan_mnist` |\n"
+    ) in made
+    assert (
+        "| 0 | trainer.max_steps=5000 | mnist test | 5,000 of 50,000 iterations | 0.8000 | 61 s "
+        "| a processor, 2 threads, 32-true | `f0` |\n"
+    ) in made
+    assert tables.with_tables(made, EXPERIMENTS, results, PAGES) == made
+
+
+def test_what_nobody_has_run_is_not_on_the_front_page():
+    page = "<!-- table: methods -->\n<!-- end of table -->"
+    assert "infogan" not in tables.with_tables(page, EXPERIMENTS, {}, PAGES)
+
+
+def test_a_figure_on_training_images_is_called_no_test():
+    overfit = result(0, 0.7) | {"data": {"name": "coco", "test": 64, "test_split": "train"}}
+    page = "<!-- table: infogan_mnist runs -->\n<!-- end of table -->\n<!-- table: methods -->\n<!-- end of table -->"
+    made = tables.with_tables(page, EXPERIMENTS, {"infogan_mnist": [overfit]}, PAGES)
+    assert "coco train2017, 64 examples" in made
+    assert "test" not in made
+    assert "0.95" not in made
 
 
 def test_variants_are_compared_over_their_seeds():
@@ -128,21 +138,24 @@ def test_variants_are_compared_over_their_seeds():
         result(2, 0.6, "a.b=1"),
     ]
     page = "<!-- table: infogan_mnist variants test/cluster_accuracy -->\n<!-- end of table -->"
-    made = tables.with_tables(page, EXPERIMENTS, {"infogan_mnist": results}).splitlines()
-    assert made[3] == "| as the experiment's file has it | 2 | 0.850 ± 0.071 | 0.850 ± 0.071 | 0.800 | 0.900 |"
-    assert made[4] == "| `a.b=1` | 2 | 0.650 ± 0.071 | 0.650 ± 0.071 | 0.600 | 0.700 |"
+    made = tables.with_tables(page, EXPERIMENTS, {"infogan_mnist": results}, PAGES).splitlines()
+    assert (
+        made[3]
+        == "| as the experiment's file has it | mnist test | 2 | 0.850 ± 0.071 | 0.850 ± 0.071 | 0.800 | 0.900 |"
+    )
+    assert made[4] == "| `a.b=1` | mnist test | 2 | 0.650 ± 0.071 | 0.650 ± 0.071 | 0.600 | 0.700 |"
 
 
 def test_runs_without_a_metric_that_is_asked_for_are_left_out():
     judged = result(1, 0.9, "a.b=1")
     judged["metrics"] = judged["metrics"] | {"test/classifier_score": 8.0}
     page = "<!-- table: infogan_mnist variants test/classifier_score -->\n<!-- end of table -->"
-    made = tables.with_tables(page, EXPERIMENTS, {"infogan_mnist": [result(0, 0.8), judged]}).splitlines()
-    assert made[3:-1] == ["| `a.b=1` | 1 | 0.900 | 8.000 | 0.900 | 0.900 |"]
+    made = tables.with_tables(page, EXPERIMENTS, {"infogan_mnist": [result(0, 0.8), judged]}, PAGES).splitlines()
+    assert made[3:-1] == ["| `a.b=1` | mnist test | 1 | 0.900 | 8.000 | 0.900 | 0.900 |"]
     with pytest.raises(
         UserError, match="'infogan_mnist variants test/classifier_score', but no run .* all its metrics"
     ):
-        tables.with_tables(page, EXPERIMENTS, {"infogan_mnist": [result(0, 0.8)]})
+        tables.with_tables(page, EXPERIMENTS, {"infogan_mnist": [result(0, 0.8)]}, PAGES)
 
 
 def test_a_variant_has_a_name_of_its_own(tmp_path):
@@ -154,7 +167,7 @@ def test_a_variant_has_a_name_of_its_own(tmp_path):
 
 def test_a_table_of_nothing_is_refused():
     with pytest.raises(UserError, match="the table 'infogan_svhn runs', but results/ holds no run"):
-        tables.with_tables("<!-- table: infogan_svhn runs -->\n<!-- end of table -->", EXPERIMENTS, {})
+        tables.with_tables("<!-- table: infogan_svhn runs -->\n<!-- end of table -->", EXPERIMENTS, {}, PAGES)
 
 
 def test_the_project_s_pages_agree_with_its_results():
@@ -165,6 +178,11 @@ def test_the_listing_has_a_line_an_experiment(capsys):
     assert tables.main(["experiments"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[:3] == ["experiment", "paper", "data"]
-    assert [line.split()[0] for line in lines[1:]] == [
-        it["name"] for it in tables.load_experiments(tables.ROOT / "conf")
-    ]
+    assert [line.split()[0] for line in lines[1:]] == [it["name"] for it in load_experiments(tables.ROOT / "conf")]
+
+
+def test_every_experiment_has_a_method_with_a_page():
+    pages = tables.methods_of(load_experiments(tables.ROOT / "conf"), tables.ROOT)
+    assert pages["infogan_mnist_terms_alone"] == ("InfoGAN", "docs/methods/infogan.md")
+    assert pages["mask_rcnn_coco"] == ("Faster R-CNN", "docs/methods/faster_rcnn.md")  # by its module
+    assert all((tables.ROOT / page).exists() for _, page in pages.values())
