@@ -1,4 +1,4 @@
-"""The commands as a person types them, each once: starting Python with torch takes seconds."""
+"""The commands as a person types them: each once in a Python of its own, else in forks of one that has torch."""
 
 import json
 import os
@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.forks import run_in_fork
 from tests.launch.test_loggers import of_kind, records
+from tests.lightning_modules.test_infogan import TINY
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZE = [
@@ -18,6 +20,7 @@ SIZE = [
     "logger=csv",
     "trainer.max_steps=12",
     "trainer.log_every_n_steps=5",
+    *TINY["infogan_digits"],
     "callbacks.image_grid.every_n_steps=6",
 ]
 
@@ -102,26 +105,21 @@ def test_evaluate_measures_a_run_again(sweep):
 
 @pytest.fixture(scope="module")
 def resumed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A run that is stopped by Ctrl-C and goes on; its folder and what stopping printed."""
+    """A run of 2,000 iterations that Ctrl-C stops and that goes on for 19; its folder and what stopping printed."""
     folder = tmp_path_factory.mktemp("stopped")
-    places = [
-        "logger=csv",
-        f"paths.output_dir={folder}",
-        "trainer.max_steps=200",
-        "trainer.log_every_n_steps=5",
-        "trainer=cpu",
-    ]
-    words = [sys.executable, "train.py", "datamodule.batch_size=32", *places]
+    words = [sys.executable, "train.py", *SIZE, "datamodule.batch_size=32", "trainer.max_steps=2000",
+             f"paths.output_dir={folder}"]  # fmt: skip
     with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as started:
         assert started.stdout is not None
-        while "20/200 iterations" not in started.stdout.readline():
+        while "200/2000 iterations" not in started.stdout.readline():
             assert started.poll() is None, "the run ended before it was interrupted"
         started.send_signal(signal.SIGINT)
         _, said = started.communicate(timeout=60)
     assert started.returncode == 130
     (run,) = (folder / "infogan_digits").iterdir()
     assert json.loads((run / "record.json").read_text())["status"] == "interrupted"
-    done = command("train.py", "resume=latest", f"paths.output_dir={folder}", "datamodule.eval_batch_size=100")
+    done = run_in_fork("train.py", "resume=latest", f"paths.output_dir={folder}", "datamodule.eval_batch_size=100",
+                       f"trainer.max_steps={int(said.split()[2]) + 19}")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert [run] == list((folder / "infogan_digits").iterdir())
     return run, said
@@ -133,21 +131,22 @@ def test_ctrl_c_saves_and_says_how_to_go_on(resumed):
         said.split()
         == f"stopped after {said.split()[2]} iterations; go on with: python train.py resume={os.path.relpath(run, ROOT)}".split()
     )
-    assert 20 <= int(said.split()[2]) < 200
+    assert 200 <= int(said.split()[2]) < 2000
 
 
 def test_a_resumed_run_is_one_run(resumed):
     run, said = resumed
     record = json.loads((run / "record.json").read_text())
-    assert (record["status"], record["iterations"]) == ("finished", 200)
-    assert [it["from_iteration"] for it in record["resumes"]] == [int(said.split()[2])]
+    stopped = int(said.split()[2])
+    assert (record["status"], record["iterations"]) == ("finished", stopped + 19)
+    assert [it["from_iteration"] for it in record["resumes"]] == [stopped]
     assert "datamodule.batch_size=32" in record["overrides"]
     assert "datamodule.eval_batch_size=100" in record["overrides"]  # of the resume
     assert record["config"]["datamodule"]["eval_batch_size"] == 100
     assert record["data"]["test"] == 360
     header, *rows = (run / "metrics.csv").read_text().splitlines()
     steps = [int(row.split(",")[header.split(",").index("step")]) for row in rows]
-    assert steps == [*range(4, 200, 5), 200]
+    assert steps == [*range(4, stopped + 19, 5), stopped + 19]
 
 
 def test_a_resume_leaves_the_first_command_and_notes_its_own(resumed):
@@ -160,8 +159,8 @@ def test_a_resume_leaves_the_first_command_and_notes_its_own(resumed):
 
 def test_a_failed_rank_fails_the_command_with_its_traceback(tmp_path):
     fail = "+callbacks.fail={_target_: tests.failing.FailOnRank, rank: 1, iteration: 3}"
-    done = command("train.py", "trainer=ddp_cpu", "trainer.max_steps=9", f"paths.output_dir={tmp_path}",
-                   "logger.wandb.offline=true", fail)  # fmt: skip
+    done = run_in_fork("train.py", "trainer=ddp_cpu", *TINY["infogan_digits"], "trainer.max_steps=9",
+                       f"paths.output_dir={tmp_path}", "logger.wandb.offline=true", fail)  # fmt: skip
     assert done.returncode not in (0, None)
     assert "ArithmeticError: this rank was told to fail" in done.stderr
     (segment,) = tmp_path.rglob("offline-run-*")  # of both ranks, and ended as failed
@@ -173,7 +172,7 @@ def test_a_failed_rank_fails_the_command_with_its_traceback(tmp_path):
 
 
 def test_evaluate_names_a_folder_that_is_no_run_and_writes_nothing_there(tmp_path):
-    done = command("evaluate.py", f"run={tmp_path / 'nothing'}")
+    done = run_in_fork("evaluate.py", f"run={tmp_path / 'nothing'}")
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
         f"error: {tmp_path / 'nothing'} is not a run: it has no .hydra/config.yaml. Give the folder that train.py printed."
@@ -191,9 +190,8 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing_behind(tmp_path):
 
 
 def test_missing_data_is_one_sentence(tmp_path):
-    done = command(
-        "train.py", "experiment=infogan_mnist", f"paths.data_dir={tmp_path}/file", f"paths.output_dir={tmp_path}/runs"
-    )
+    done = run_in_fork("train.py", "experiment=infogan_mnist", f"paths.data_dir={tmp_path}/file",
+                       f"paths.output_dir={tmp_path}/runs")  # fmt: skip
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert "set DATA_DIR or paths.data_dir" in done.stderr

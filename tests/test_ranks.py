@@ -1,24 +1,17 @@
 """One process or several: the same measurement, the same training."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.forks import run_in_fork
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    hidden = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.ranks", folder], cwd=ROOT, env=hidden, capture_output=True, text=True, check=False
-    )
+    done = run_in_fork("-m", "tests.ranks", folder)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     return folder, {key: {int(size): values for size, values in of.items()} for key, of in found.items()}

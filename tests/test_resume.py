@@ -1,8 +1,5 @@
 """Interrupted plus resumed equals uninterrupted, bit for bit."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,16 +7,13 @@ import torch
 
 from launch.command_line import compose_job
 from launch.runs import build
+from tests.forks import run_in_fork
 from tests.lightning_modules.test_infogan import TINY
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def interrupted(folder: Path, experiment: str, *cases: str) -> dict[str, dict]:
     """What each run of tests/interruption.py ended with."""
-    command = [sys.executable, "-m", "tests.interruption", str(folder), experiment, *cases]
-    hidden = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, cwd=ROOT, env=hidden, capture_output=True, text=True, check=False)
+    done = run_in_fork("-m", "tests.interruption", folder, experiment, *cases)
     assert done.returncode == 0, done.stderr
     return {path.stem: torch.load(path, weights_only=True) for path in folder.glob("*.pt")}
 

@@ -1,4 +1,4 @@
-"""Sweeps as a person starts them. Each starts Python with torch, and so does every rank of every job on several."""
+"""Sweeps as a person starts them, in forks of a process that has torch; the ranks that they start import it anew."""
 
 import csv
 import json
@@ -10,6 +10,7 @@ from pathlib import Path
 import optuna
 import pytest
 
+from tests.forks import run_in_fork
 from tests.lightning_modules.test_infogan import TINY
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,8 +35,8 @@ def records_of(sweep: Path) -> list[dict]:
 
 def sweep_on_ranks(folder: Path, *swept: str) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """Rank 1 of the job with seed 3 fails in iteration 3."""
-    done = command("-m", *swept, *SIZE, f"paths.output_dir={folder}", "+callbacks.fail.rank=1",
-                   "+callbacks.fail.iteration=${seed}")  # fmt: skip
+    done = run_in_fork("train.py", "-m", *swept, *SIZE, f"paths.output_dir={folder}", "+callbacks.fail.rank=1",
+                       "+callbacks.fail.iteration=${seed}")  # fmt: skip
     (sweep,) = (folder / "sweeps" / "infogan_digits").iterdir()
     return sweep, done
 
@@ -127,8 +128,8 @@ def test_a_study_goes_on_where_it_was_killed(tmp_path):
             trial.set_user_attr(*word.replace("${paths.run_dir}", r"$\{paths.run_dir\}").split("=", 1))
         if value is not None:
             study.tell(trial, value)
-    done = command("sweep=infogan_digits", *words, "+callbacks.fail.iteration=range(2,12,10)",
-                   "hydra.sweeper.n_trials=4", "hydra.sweeper.sampler.seed=1")  # fmt: skip
+    done = run_in_fork("train.py", "sweep=infogan_digits", *words, "+callbacks.fail.iteration=range(2,12,10)",
+                       "hydra.sweeper.n_trials=4", "hydra.sweeper.sampler.seed=1")  # fmt: skip
     assert "Study study: 2 of 4 trials are done" in done.stdout, done.stderr
     trials = optuna.load_study(study_name="study", storage=storage).trials
     states = [it.state.name for it in trials]

@@ -2,10 +2,6 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -21,8 +17,7 @@ from foundation.errors import UserError
 from foundation.protocols import evaluating
 from launch.parts_check import unfit_judges, unfit_metrics
 from tests.callbacks.scores_on_ranks import Glance, Sampler, Squares, score_by, trainer_with
-
-ROOT = Path(__file__).resolve().parent.parent.parent
+from tests.forks import run_in_fork
 
 
 def scored(logits, splits=10, order=None, batch_size=7):
@@ -163,9 +158,7 @@ def test_score_and_distance_are_torch_fidelity_s():
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    hidden = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    words = [sys.executable, "-m", "tests.callbacks.scores_on_ranks", folder]
-    done = subprocess.run(words, cwd=ROOT, env=hidden, capture_output=True, text=True, check=False)
+    done = run_in_fork("-m", "tests.callbacks.scores_on_ranks", folder)
     assert done.returncode == 0, done.stderr
     return folder
 

@@ -6,8 +6,6 @@ import io
 import json
 import math
 import os
-import subprocess
-import sys
 from contextlib import redirect_stdout
 from copy import deepcopy
 from pathlib import Path
@@ -24,8 +22,8 @@ from callbacks.mean_average_precision import MeanAveragePrecision, MeanAveragePr
 from foundation.errors import UserError
 from foundation.protocols import AnnotatesObjects, DetectsObjects
 from tests.callbacks.detections_on_ranks import CATEGORIES, SHARES, Parrot, Scenes, filled, scenes, trainer_with
+from tests.forks import run_in_fork
 
-ROOT = Path(__file__).resolve().parents[2]
 OFFICIAL = Path(os.environ.get("DATA_DIR", "data")) / "coco_eval"
 needs_official = pytest.mark.skipif(not OFFICIAL.exists(), reason="DATA_DIR has no coco_eval")
 
@@ -274,9 +272,7 @@ def test_with_limited_batches_the_images_that_were_seen_are_measured(tmp_path):
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    hidden = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([sys.executable, "-m", "tests.callbacks.detections_on_ranks", folder], cwd=ROOT, env=hidden,
-                          capture_output=True, text=True, check=False)  # fmt: skip
+    done = run_in_fork("-m", "tests.callbacks.detections_on_ranks", folder)
     assert done.returncode == 0, done.stderr
     return folder
 

@@ -1,8 +1,6 @@
 """The paper's equations by hand and as torchvision has them; what a step minimises, in float32 and in bf16, on any ranks."""
 
 import json
-import os
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -30,6 +28,7 @@ from lightning_modules.faster_rcnn import (
 from lightning_modules.networks.detection_backbones import Pyramid
 from lightning_modules.networks.faster_rcnn import DetectionNetwork, RegionHeads
 from lightning_modules.networks.region_proposals import RegionProposals
+from tests.forks import run_in_fork
 
 # Overrides with which each experiment of this method runs in seconds (tests/contract).
 SMALL = ["trainer.precision=32-true", "datamodule.batch_size=2", "lightning_module.network.min_size=32",
@@ -275,13 +274,7 @@ def trained_on(world_size: int, folder: Path) -> None:
 
 def test_two_ranks_take_the_steps_of_one(tmp_path):
     """In a process of its own, where no backward pass has run before it forks."""
-    words = [
-        sys.executable,
-        "-c",
-        f"from tests.lightning_modules.test_faster_rcnn import main; main({str(tmp_path)!r})",
-    ]
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    done = run_in_fork("-m", "tests.lightning_modules.test_faster_rcnn", tmp_path)
     assert done.returncode == 0, done.stderr
     one, two = (torch.load(tmp_path / f"{it}.pt") for it in (1, 2))
     assert one.dtype == torch.float64
@@ -290,7 +283,11 @@ def test_two_ranks_take_the_steps_of_one(tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)  # Lightning keeps what is logged in float32
 
 
-def main(folder: str) -> None:
+def main(folder: Path) -> None:
     torch.set_num_threads(1)
     for world_size in (2, 1):
-        trained_on(world_size, Path(folder))
+        trained_on(world_size, folder)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -2,9 +2,6 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,6 +28,7 @@ from lightning_modules.improved_gan import (
     unlabelled_loss,
 )
 from lightning_modules.networks.improved_gan import MLPDiscriminator, MLPGenerator
+from tests.forks import run_in_fork
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -408,9 +406,7 @@ def test_a_run_with_every_technique_goes_on_as_if_nothing_had_happened(tmp_path)
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    hidden = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "tests.lightning_modules.improved_gan_on_ranks", str(folder)]
-    done = subprocess.run(command, cwd=ROOT, env=hidden, capture_output=True, text=True, check=False)
+    done = run_in_fork("-m", "tests.lightning_modules.improved_gan_on_ranks", folder)
     assert done.returncode == 0, done.stderr
     return folder, json.loads(done.stdout.splitlines()[-1])
 
