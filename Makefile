@@ -17,20 +17,21 @@ help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name what; do \
 		printf '  make %-12s %s\n' "$$name" "$$what"; done
 
-setup: .venv/ready  ## make .venv from requirements.lock (with uv where it is on the PATH, else venv and pip)
+setup: .venv/ready  ## make .venv from requirements.lock, hashes checked (with uv if it is on the PATH, else pip)
 
 .venv/ready: requirements.lock
 	@if command -v uv >/dev/null; then \
 		echo "setting up .venv with uv"; \
 		{ test -x $(BIN)/python || uv venv --quiet --python '>=3.11' .venv; } && \
-		uv pip install --quiet --python $(BIN)/python --requirement requirements.lock; \
+		uv pip install --quiet --python $(BIN)/python --require-hashes --requirement requirements.lock; \
 	else \
 		$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 			echo "Relight needs Python 3.11 or newer, but $(PYTHON) is $$($(PYTHON) -V 2>&1): install a newer one" \
 				"and name it, as in: make setup PYTHON=python3.12" >&2; exit 1; }; \
 		echo "setting up .venv with pip (several minutes; uv is faster)"; \
 		{ test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv; } && \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock; \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+			--requirement requirements.lock; \
 	fi
 	@touch $@
 
