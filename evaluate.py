@@ -26,19 +26,19 @@ from launch.config_check import EvaluateConfig, check_config, plain
 def evaluate(config: dict[str, Any], folder: Path) -> dict[str, float]:
     """Measure ``config["run"]`` and write what was found to ``folder``; returns the metrics."""
     check_config(config, EvaluateConfig)
-    from callbacks.run_record import accounts, describe_run, measured_again, write_json
+    from callbacks.run_record import describe_run, judges_of, measured_again, write_json
     from foundation.checkpoints import weights_in
     from foundation.errors import UserError
     from launch.inputs import tell_changes
-    from launch.runs import NOT_FOR_MEASURING, build, load_checkpoint
+    from launch.runs import build, for_training_only, load_checkpoint
     from launch.saved_config import saved_config
 
     saved = saved_config(config["run"], run_dir=folder)
     precision = config["precision"] or saved["trainer"]["precision"]
     added = config.get("callbacks") or {}
-    if unfit := NOT_FOR_MEASURING & added.keys():
-        raise UserError(f"callbacks={sorted(unfit)} make a run and measure nothing: leave them out.")
-    callbacks = {name: node for name, node in saved["callbacks"].items() if name not in NOT_FOR_MEASURING} | added
+    if unfit := sorted(name for name, node in added.items() if for_training_only(node)):
+        raise UserError(f"callbacks={unfit} make a run and measure nothing: leave them out.")
+    callbacks = {name: node for name, node in saved["callbacks"].items() if not for_training_only(node)} | added
     # How long to train is moot here, but a trainer that names no end is refused.
     trainer = config["trainer"] | {"precision": precision, "max_steps": saved["trainer"]["max_steps"]}
     trainer |= {} if "progress" in callbacks else {"enable_progress_bar": False}  # Lightning's own floods a log
@@ -55,7 +55,7 @@ def evaluate(config: dict[str, Any], folder: Path) -> dict[str, float]:
     if run.trainer.is_global_zero:
         weights = weights_in(checkpoint)
         how = {"checkpoint": checkpoint.name, "weights": weights, "precision": run.trainer.precision}
-        write_json(folder / "metrics.json", how | {"inputs": run.inputs} | accounts(run.trainer) | metrics)
+        write_json(folder / "metrics.json", how | {"inputs": run.inputs} | judges_of(run.trainer) | metrics)
         if recorded:
             found = measured_again(Path(config["run"]), now, run.trainer, how, time.monotonic() - started)
             write_json(folder / "record.json", found)

@@ -27,6 +27,8 @@ class AveragedWeights(EMAWeightAveraging):
         parts: names of the module's parts that are averaged, the others staying as they were trained; None: all.
     """
 
+    for_training_only = True
+
     def __init__(
         self, decay: float = 0.999, start: int = 0, bias_corrected: bool = False, parts: Sequence[str] | None = None
     ) -> None:
@@ -35,17 +37,14 @@ class AveragedWeights(EMAWeightAveraging):
         if parts is not None and not parts:
             raise UserError("callbacks.averaged_weights.parts is empty: name a part of the module, or null for all.")
         super().__init__(decay=decay, update_starting_at_step=start)
-        self.decay, self.bias_corrected, self.parts = decay, bias_corrected, parts
+        self.decay, self.bias_corrected, self.averaged_parts = decay, bias_corrected, parts
         if bias_corrected:
             self._kwargs = {"multi_avg_fn": self._towards}
         self.averaged_is_in_place = False
 
-    def metrics(self, stage: str) -> set[str]:
-        return set()
-
     def describe(self) -> str:
         how = [f"decay {self.decay}"] + ["bias-corrected"] * self.bias_corrected
-        how += [] if self.parts is None else [f"{' and '.join(self.parts)} alone"]
+        how += [] if self.averaged_parts is None else [f"{' and '.join(self.averaged_parts)} alone"]
         return f"averaged ({', '.join(how)})"
 
     def _towards(self, averages: Any, weights: Any, averaged: Tensor) -> None:
@@ -83,11 +82,11 @@ class AveragedWeights(EMAWeightAveraging):
 
     def _leave_the_rest(self, module: LightningModule) -> None:
         """What is not averaged stands among the averages as it was trained."""
-        if self._average_model is None or self.parts is None or self.averaged_is_in_place:
+        if self._average_model is None or self.averaged_parts is None or self.averaged_is_in_place:
             return
         averages = self._average_model.module.state_dict()
         for name, trained in module.state_dict().items():
-            if name.partition(".")[0] not in self.parts:
+            if name.partition(".")[0] not in self.averaged_parts:
                 averages[name].copy_(trained)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

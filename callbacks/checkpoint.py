@@ -33,6 +33,8 @@ class Checkpoint(ModelCheckpoint):
     best checkpoint by a validation metric, add ``best_checkpoint`` to the experiment's callbacks.
     """
 
+    for_training_only = True
+
     def __init__(self, folder: str, every_n_train_steps: int = 1000) -> None:
         if every_n_train_steps < 1:
             raise UserError(f"callbacks.checkpoint.every_n_train_steps is {every_n_train_steps}: give 1 or more.")

@@ -13,12 +13,11 @@ from torch.nn.functional import cross_entropy
 from torchmetrics import Metric
 
 from callbacks.instruments.measurement import Measurement
-from callbacks.instruments.pictures import log_picture, log_table, save_figure
+from callbacks.instruments.pictures import draw_counts, log_picture, log_table
 from foundation.errors import UserError
 from foundation.logged_iterations import is_logged
+from foundation.metrics import Direction, Directions, in_stage
 from foundation.protocols import Classifies
-
-NUMBERS_UP_TO = 20  # classes; beyond, a picture of the counts has no room for figures
 
 
 class ClassificationMetric(Metric):
@@ -85,11 +84,13 @@ class Classification(Measurement):
         self.folder, self.top_k = Path(folder), top_k
         self.since_logging = torch.zeros(2, dtype=torch.int64)  # wrong and all examples of this rank
 
-    def metrics(self, stage: str) -> set[str]:
+    def metrics(self, module: Any, stage: str) -> Directions:
         if stage == "train":
-            return {"train/error"}
-        names = {"accuracy", "error", "cross_entropy_nats"} | ({f"error_top{self.top_k}"} if self.top_k else set())
-        return {f"{stage}/{name}" for name in names}
+            return {"train/error": "min"}
+        names: dict[str, Direction] = {"accuracy": "max", "error": "min", "cross_entropy_nats": "min"}
+        if self.top_k:
+            names[f"error_top{self.top_k}"] = "min"
+        return in_stage(stage, names)
 
     def pictures(self, module: Any) -> set[str]:
         return {"test/classes", "test/classes_table"}
@@ -148,23 +149,17 @@ class Classification(Measurement):
             for name, accuracy, counts in rows:
                 table.writerow([name, "" if math.isnan(accuracy) else accuracy, *counts])
         picture = self.folder / "classes.png"
-        draw_confusion(self.metric.confusion.cpu(), names, picture)
+        draw_counts(
+            self.metric.confusion.cpu(), picture, rows=accurate(names, self.metric.class_accuracy()), columns=names,
+            title="What is taken for what", of_rows="class", of_columns="predicted",
+        )  # fmt: skip
         log_picture(trainer, "test/classes", picture)
         log_table(trainer, "test/classes_table", self.folder / "classes.csv")
 
 
-def draw_confusion(confusion: Tensor, names: list[str], path: Path) -> None:
-    """The share of each class that each class was predicted for; with few classes, its accuracy and the counts."""
-    shares = confusion / confusion.sum(dim=1, keepdim=True).clamp(min=1)
-    few = len(names) <= NUMBERS_UP_TO
-    with save_figure(path, width=7.5, height=6.5) as axes:
-        # Mistakes are what one looks for; on a scale to 1 they would all be white.
-        axes.imshow(shares.numpy() ** 0.5, cmap="Blues", vmin=0, vmax=1)
-        axes.set(xlabel="predicted", ylabel="class", title="What is taken for what")
-        if few:
-            for row, counts in enumerate(confusion.tolist()):
-                for column, count in enumerate(counts):
-                    color = "white" if shares[row, column] > 0.25 else "black"
-                    axes.text(column, row, str(count), ha="center", va="center", color=color, fontsize=8)
-            axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
-            axes.set_yticks(range(len(names)), [f"{it}  {shares[row, row]:.1%}" for row, it in enumerate(names)])
+def accurate(names: list[str], accuracies: list[float]) -> list[str]:
+    """Each class with its accuracy, where it has examples."""
+    return [
+        name if math.isnan(accuracy) else f"{name}  {accuracy:.1%}"
+        for name, accuracy in zip(names, accuracies, strict=True)
+    ]

@@ -7,15 +7,15 @@ from typing import Any
 import torch
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
-from matplotlib.patches import Rectangle
 from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import KMeans
 from torch import Tensor
 from torchmetrics import Metric
 
 from callbacks.instruments.measurement import Measurement
-from callbacks.instruments.pictures import log_picture, log_table, save_figure
+from callbacks.instruments.pictures import draw_counts, log_picture, log_table
 from foundation.errors import UserError
+from foundation.metrics import Direction, Directions, in_stage
 from foundation.protocols import AssignsClusters, HoldsImages
 
 
@@ -69,11 +69,13 @@ class ClusterAccuracy(Measurement):
         self.folder, self.code, self.kmeans = Path(folder), code, kmeans
         self.requires_data = HoldsImages if kmeans else None
 
-    def metrics(self, stage: str) -> set[str]:
-        names = {"cluster_accuracy", "cluster_purity"} if stage != "train" else set()
+    def metrics(self, module: Any, stage: str) -> Directions:
+        if stage == "train":
+            return {}
+        names: dict[str, Direction] = {"cluster_accuracy": "max", "cluster_purity": "max"}
         if stage == "test" and self.kmeans:
-            names = names | {"kmeans_cluster_accuracy"}
-        return {f"{stage}/{name}" for name in names}
+            names["kmeans_cluster_accuracy"] = None  # of the data, whatever the module is worth
+        return in_stage(stage, names)
 
     def pictures(self, module: Any) -> set[str]:
         return {"test/clusters", "test/clusters_table"}
@@ -107,7 +109,7 @@ class ClusterAccuracy(Measurement):
             for cluster, row in enumerate(confusion.tolist()):
                 table.writerow([cluster, matched.get(cluster, ""), *row])
         picture = self.folder / "clusters.png"
-        draw_confusion(confusion, matched, picture)
+        draw_clusters(confusion, matched, picture)
         log_picture(trainer, "test/clusters", picture)
         log_table(trainer, "test/clusters_table", self.folder / "clusters.csv")
 
@@ -143,17 +145,12 @@ def kmeans_accuracy(datamodule: Any, num_clusters: int) -> float:
     return metric.compute()["accuracy"]
 
 
-def draw_confusion(confusion: Tensor, matched: dict[int, int], path: Path) -> None:
-    """The counts as a picture, clusters in the order of their matched classes; matched cells are framed."""
-    order = sorted(range(len(confusion)), key=lambda cluster: matched.get(cluster, confusion.shape[1]))
-    with save_figure(path, width=6.5, height=5.5) as axes:
-        axes.imshow(confusion[order].numpy(), cmap="Blues")
-        for row, cluster in enumerate(order):
-            for label, count in enumerate(confusion[cluster].tolist()):
-                dark = count > confusion.max() / 2
-                axes.text(label, row, str(count), ha="center", va="center", color="white" if dark else "black")
-            if cluster in matched:
-                axes.add_patch(Rectangle((matched[cluster] - 0.5, row - 0.5), 1, 1, fill=False))
-        axes.set_xticks(range(confusion.shape[1]), [str(label) for label in range(confusion.shape[1])])
-        axes.set_yticks(range(len(order)), [str(cluster) for cluster in order])
-        axes.set(xlabel="class", ylabel="category", title="Which category means which class")
+def draw_clusters(confusion: Tensor, matched: dict[int, int], path: Path) -> None:
+    """The counts, clusters in the order of their matched classes; matched cells are framed."""
+    clusters, classes = confusion.shape
+    order = sorted(range(clusters), key=lambda cluster: matched.get(cluster, classes))
+    framed = [(row, matched[cluster]) for row, cluster in enumerate(order) if cluster in matched]
+    draw_counts(
+        confusion[order], path, rows=[str(it) for it in order], columns=[str(it) for it in range(classes)],
+        title="Which category means which class", of_rows="category", of_columns="class", framed=framed,
+    )  # fmt: skip

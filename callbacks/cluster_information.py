@@ -9,6 +9,7 @@ from torchmetrics import Metric
 
 from callbacks.cluster_accuracy import clusters_of
 from callbacks.instruments.measurement import Measurement
+from foundation.metrics import Directions
 from foundation.protocols import WeighsClustersOfImages, evaluating
 from foundation.randomness import keyed_generator
 from lightning_modules.networks.motion import Motion, transform
@@ -60,8 +61,8 @@ class ClusterInformation(Measurement):
         self.motion = Motion(rotation=rotation, shift=shift, scale=scale, shear=shear)
         self.code = code
 
-    def metrics(self, stage: str) -> set[str]:
-        return {f"{stage}/cluster_information_nats"} if stage != "train" else set()
+    def metrics(self, module: Any, stage: str) -> Directions:
+        return {f"{stage}/cluster_information_nats": "max"} if stage != "train" else {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         clusters = clusters_of(pl_module, self.code, "cluster_information")

@@ -57,9 +57,6 @@ class DetectionGrid(Callback):
         self.folder, self.images, self.min_score = Path(folder), images, min_score
         self.seen: list[tuple[int, Tensor, Mapping[str, Any]]] = []
 
-    def metrics(self, stage: str) -> set[str]:
-        return set()
-
     def pictures(self, module: Any) -> set[str]:
         return {"images/val_detections", "images/test_detections"}
 

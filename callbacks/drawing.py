@@ -40,9 +40,6 @@ class DrawingPictures(Callback):
                 raise UserError(f"callbacks.drawing.{name} is {value}: give {least} or more.")
         self.folder, self.images, self.columns = Path(folder), images, columns
 
-    def metrics(self, stage: str) -> set[str]:
-        return set()
-
     def pictures(self, module: Any) -> set[str]:
         return {f"images/{name}{kind}" for name in ("drawing", "redrawing") for kind in ("", "_animation")}
 

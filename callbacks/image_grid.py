@@ -33,9 +33,6 @@ class ImageGrid(Callback):
                 raise UserError(f"callbacks.image_grid.{name} is {value}: give 1 or more.")
         self.folder, self.every_n_steps, self.samples, self.rows = Path(folder), every_n_steps, samples, rows
 
-    def metrics(self, stage: str) -> set[str]:
-        return set()
-
     def pictures(self, module: Any) -> set[str]:
         names = module.code_ranges() if isinstance(module, ChoosesCodes) else ()
         return {"images/samples"} | {f"images/traversal_{name}" for name in names}

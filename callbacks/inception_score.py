@@ -16,6 +16,7 @@ from callbacks.instruments.judges import Judge, Judged
 from callbacks.instruments.pictures import as_8_bit
 from callbacks.progress import counted
 from foundation.errors import UserError
+from foundation.metrics import Direction, Directions
 from foundation.protocols import HoldsImages, SamplesImages, evaluating
 from foundation.randomness import keyed_generator
 
@@ -115,12 +116,16 @@ class InceptionScore(Judged):
         self.reference_gaussian: Gaussian | None = None
         self.measured: dict[str, int] = {}
 
-    def names(self, stage: str) -> set[str]:
+    def names(self, stage: str) -> Directions:
         if not self.images.get(stage):
-            return set()
-        scores = [self.judge.score] + ([f"real_{self.judge.score}"] if self.real_images and stage == "test" else [])
-        distances = {self.distance} if self.distance else set()
-        return {f"{it}{end}" for it in scores for end in ("", "_std", "_all")} | distances
+            return {}
+        score = self.judge.score
+        names: dict[str, Direction] = {score: "max", f"{score}_std": None, f"{score}_all": "max"}
+        if self.real_images and stage == "test":  # of the data, whatever the module is worth
+            names |= {f"real_{name}": None for name in names}
+        if self.distance:
+            names[self.distance] = "min"
+        return names
 
     def how(self) -> dict[str, Any]:
         to = self.reference_gaussian
@@ -131,11 +136,11 @@ class InceptionScore(Judged):
         return {f"images/confident_samples-{self.judge.score}"}
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.sanity_checking and self.metrics("val"):
+        if not trainer.sanity_checking and self.metrics(pl_module, "val"):
             self._measure(trainer, pl_module, "val")
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.metrics("test"):
+        if self.metrics(pl_module, "test"):
             self._measure(trainer, pl_module, "test")
 
     def _measure(self, trainer: Any, module: Any, stage: str) -> None:
@@ -197,7 +202,7 @@ class InceptionScore(Judged):
             return gaussian.compute()
 
         if self.reference_gaussian is None:
-            key = hashlib.sha256(f"{self.judge.account()} {fingerprint(table)}".encode()).hexdigest()[:16]
+            key = hashlib.sha256(f"{self.judge.describe_for_record()} {fingerprint(table)}".encode()).hexdigest()[:16]
             self.reference_gaussian = kept(self.cache_dir / f"{self.distance}-{key}.npz", trainer, measure)
         return self.reference_gaussian
 

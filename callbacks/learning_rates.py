@@ -5,6 +5,8 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 
 from foundation.logged_iterations import is_logged
+from foundation.metrics import Directions
+from foundation.protocols import said
 
 
 class LearningRates(Callback):
@@ -14,11 +16,13 @@ class LearningRates(Callback):
     LearningRateMonitor names keys by classes (``lr-Adam-1``) and refuses a run without a logger.
     """
 
+    for_training_only = True
+
     def __init__(self) -> None:
         self.rates: list[float] = []
 
-    def metrics_of(self, module: Any, stage: str) -> set[str]:
-        return set(keys_of(module)) if stage == "train" else set()
+    def metrics(self, module: Any, stage: str) -> Directions:
+        return dict.fromkeys(keys_of(module)) if stage == "train" else {}
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         # Before the iteration, since schedulers step at its end.
@@ -35,8 +39,4 @@ class LearningRates(Callback):
 
 def keys_of(module: Any) -> list[str]:
     """In the order of the module's optimisers."""
-    return (
-        [f"train/lr_{name}" for name in module.optimizer_names()]
-        if hasattr(module, "optimizer_names")
-        else ["train/lr"]
-    )
+    return [f"train/lr_{name}" for name in said(module, "optimizer_names")()] or ["train/lr"]

@@ -13,6 +13,7 @@ from torchmetrics import Metric
 from callbacks.instruments.measurement import Measurement
 from callbacks.instruments.pictures import log_picture, log_table, save_figure
 from foundation.errors import UserError
+from foundation.metrics import Direction, Directions, in_stage
 from foundation.protocols import BoundsLikelihood, BoundsLikelihoodOfImages, evaluating
 
 
@@ -79,11 +80,13 @@ class LikelihoodBound(Measurement):
         self.folder, self.importance_samples = Path(folder), importance_samples
         self.requires = BoundsLikelihoodOfImages if importance_samples else BoundsLikelihood
 
-    def metrics(self, stage: str) -> set[str]:
-        names = {"nll_bound_nats", "reconstruction_nats", "kl_nats"} if stage != "train" else set()
+    def metrics(self, module: Any, stage: str) -> Directions:
+        if stage == "train":
+            return {}
+        names: dict[str, Direction] = {"nll_bound_nats": "min", "reconstruction_nats": "min", "kl_nats": None}
         if stage == "test" and self.importance_samples:
-            names = names | {"nll_importance_nats"}
-        return {f"{stage}/{name}" for name in names}
+            names["nll_importance_nats"] = "min"
+        return in_stage(stage, names)
 
     def pictures(self, module: Any) -> set[str]:
         return {"test/kl_steps", "test/kl_steps_table"}

@@ -27,6 +27,7 @@ from callbacks.instruments.coco_evaluation import (
 from callbacks.instruments.measurement import Measurement
 from callbacks.instruments.pictures import log_table
 from foundation.errors import UserError
+from foundation.metrics import Directions, in_stage
 from foundation.protocols import AnnotatesObjects, DetectsObjects
 
 PREFIXES = {"boxes": "", "masks": "mask_"}
@@ -136,9 +137,9 @@ class MeanAveragePrecision(Measurement):
         self.folder, self.masks, self.write_detections = Path(folder), masks, write_detections
         self.kinds = ["boxes", "masks"] if masks else ["boxes"]
 
-    def metrics(self, stage: str) -> set[str]:
-        names = {PREFIXES[kind] + name for kind in self.kinds for name in FIGURES} if stage != "train" else set()
-        return {f"{stage}/{name}" for name in names}
+    def metrics(self, module: Any, stage: str) -> Directions:
+        names = [PREFIXES[kind] + name for kind in self.kinds for name in FIGURES]
+        return in_stage(stage, dict.fromkeys(names, "max")) if stage != "train" else {}
 
     def pictures(self, module: Any) -> set[str]:
         return {f"test/average_precision{SUFFIXES[kind]}_table" for kind in self.kinds}

@@ -26,11 +26,10 @@ class NanGuard(Callback):
         watch: what a metric begins with to be watched, as logged.
     """
 
+    for_training_only = True
+
     def __init__(self, watch: str = "train/loss") -> None:
         self.watch = watch
-
-    def metrics(self, stage: str) -> set[str]:
-        return set()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

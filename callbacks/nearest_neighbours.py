@@ -36,9 +36,6 @@ class NearestNeighbours(Callback):
                 raise UserError(f"callbacks.nearest_neighbours.{name} is {value}: give 1 or more.")
         self.folder, self.samples, self.neighbours = Path(folder), samples, neighbours
 
-    def metrics(self, stage: str) -> set[str]:
-        return set()
-
     def pictures(self, module: Any) -> set[str]:
         return {"images/nearest_neighbours"}
 

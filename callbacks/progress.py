@@ -31,9 +31,6 @@ class Progress(ProgressBar):
         self.bar: tqdm | None = None
         self.enabled = True
 
-    def metrics(self, stage: str) -> set[str]:
-        return set()
-
     def disable(self) -> None:
         self.enabled = False
 

@@ -16,6 +16,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
 from callbacks.averaged_weights import weights_of
+from foundation.metrics import Direction
+from foundation.protocols import declared_metrics, said
 from foundation.records import latest_of_each_key
 from foundation.source_tree import source_tree, warning, write_patch
 
@@ -31,12 +33,14 @@ class RunRecord(Callback):
     (as it is now, and as ``data_at_start`` where training has changed it), hardware, versions, precision, wall times,
     resumes, which weights were tested (``trained`` or averaged), the runs that it was given (``inputs``, by the
     config's keys), who judged (``judges``: weights and numbers of images) and all final metrics under the keys they
-    were logged with. ``make record`` makes a result of it.
+    were logged with, and which direction of each is better (``directions``). ``make record`` makes a result of it.
 
     Args:
         folder: the run folder.
         experiment, seed: of the run.
     """
+
+    for_training_only = True
 
     def __init__(self, folder: str, experiment: str, seed: int) -> None:
         self.folder = Path(folder)
@@ -46,9 +50,6 @@ class RunRecord(Callback):
         self.record["wall_time_s"] = {}
         self.inputs: dict[str, Any] = {}  # what launch.runs has found
         self.loaded: dict[str, Any] | None = None  # the data as it was set up, before a fit or its resume changed it
-
-    def metrics(self, stage: str) -> set[str]:
-        return set()
 
     def take_up_former(self) -> None:
         """Go on with the record of a run that is resumed, where it left one."""
@@ -64,7 +65,7 @@ class RunRecord(Callback):
     @rank_zero_only
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step > 0:
-            self._go_on(trainer)
+            self._go_on(trainer, pl_module)
             return
         self.record |= describe_run(self.folder) | {
             "precision": trainer.precision,
@@ -72,12 +73,13 @@ class RunRecord(Callback):
             "world_size": trainer.world_size,
             "hardware": describe_hardware(trainer),
             "parameters": sum(parameter.numel() for parameter in pl_module.parameters()),
+            "directions": directions_of(trainer, pl_module),
         }
         self.record |= {"inputs": self.inputs} if self.inputs else {}
         self._note_data(trainer)
         self._write()
 
-    def _go_on(self, trainer: Trainer) -> None:
+    def _go_on(self, trainer: Trainer, module: LightningModule) -> None:
         now, before = describe_run(self.folder, f"diff-{trainer.global_step}.patch"), self.record
         segment = {key: now[key] for key in ("command", "commit", "started_at")} | {
             "from_iteration": trainer.global_step
@@ -101,6 +103,7 @@ class RunRecord(Callback):
             print(told.format(*held), flush=True)
         before["overrides"] = latest_of_each_key([*before.get("overrides", []), *newest_resume(self.folder)])
         before |= {"status": "running", "config": now["config"], "pid": now["pid"], "host": now["host"]}
+        before["directions"] = directions_of(trainer, module)
         before.pop("error", None)
         self._note_data(trainer)
         self._write()
@@ -124,7 +127,7 @@ class RunRecord(Callback):
         before = self.record["wall_time_s"].get(self.stage, 0) if self.stage == "fit" else 0  # of a run resumed
         self.record["wall_time_s"][self.stage] = round(before + time.monotonic() - self.started, 2)
         self.record["metrics"] |= final_metrics(trainer)
-        self.record |= accounts(trainer)
+        self.record |= judges_of(trainer)
         self._note_data(trainer)
         self._write()
 
@@ -147,12 +150,17 @@ def final_metrics(trainer: Trainer) -> dict[str, float]:
     return {key: float(f"{value:.7g}") for key, value in sorted(trainer.callback_metrics.items())}
 
 
-def accounts(trainer: Trainer) -> dict[str, Any]:
+def directions_of(trainer: Any, module: Any) -> dict[str, Direction]:
+    """Of each metric which of two values is the better one, for whoever reads the record without the code."""
+    return declared_metrics(module, trainer.callbacks)
+
+
+def judges_of(trainer: Trainer) -> dict[str, Any]:
     """``judges``: what callbacks whose figures depend on another network say of it; nothing where there is none."""
     callbacks = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
     told: dict[str, Any] = {}
     for callback in callbacks:
-        told |= callback.account() if hasattr(callback, "account") else {}
+        told |= said(callback, "describe_for_record")()
     return {"judges": told} if told else {}
 
 
@@ -175,7 +183,7 @@ def measured_again(
                   "hardware": describe_hardware(trainer), "versions": now["versions"]} | how  # fmt: skip
     record.pop("judges", None)
     given = record.get("inputs", {}) | now["inputs"]
-    return record | accounts(trainer) | ({"inputs": given} if given else {}) | {
+    return record | judges_of(trainer) | ({"inputs": given} if given else {}) | {
         "status": "finished" if record["status"] == "fitted" else record["status"],
         "clean": now["clean"] and record["clean"],
         "changes": sorted({*record.get("changes", []), *now["changes"]}),
@@ -183,6 +191,7 @@ def measured_again(
         "data": describe_data(trainer),
         "wall_time_s": record["wall_time_s"] | {"test": round(test_s, 2)},
         "metrics": training | final_metrics(trainer),
+        "directions": record.get("directions", {}) | directions_of(trainer, trainer.lightning_module),
         "evaluation": evaluation,
     }  # fmt: skip
 
@@ -254,15 +263,12 @@ def describe_hardware(trainer: Trainer) -> dict[str, Any]:
 
 
 def describe_data(trainer: Trainer) -> dict[str, Any]:
-    datamodule: Any = getattr(trainer, "datamodule", None)
-    described = datamodule.describe() if hasattr(datamodule, "describe") else {"name": type(datamodule).__name__}
-    return described | tested_on(trainer)
+    return said(getattr(trainer, "datamodule", None), "describe")() | tested_on(trainer)
 
 
 def tested_on(trainer: Trainer) -> dict[str, Any]:
     """The data and split that a test's figures are of; of limited batches that says so."""
-    datamodule: Any = getattr(trainer, "datamodule", None)
-    told = datamodule.tested_on() if hasattr(datamodule, "tested_on") else {}
+    told = said(getattr(trainer, "datamodule", None), "tested_on")()
     if told and (limit := getattr(trainer, "limit_test_batches", 1.0)) not in (None, 1.0):
         told["split"] += f", limit_test_batches={limit}"
     return told

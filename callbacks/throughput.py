@@ -9,6 +9,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 from foundation.logged_iterations import is_logged
+from foundation.metrics import Directions, in_stage
 
 
 class Throughput(Callback):
@@ -19,9 +20,11 @@ class Throughput(Callback):
     between two iterations do not look like slow data. Images are those of the global batch.
     """
 
-    def metrics(self, stage: str) -> set[str]:
-        names = ("images_per_s", "step_s", "data_wait_s") if stage == "train" else ()
-        return {f"{stage}/{name}" for name in names}
+    for_training_only = True
+
+    def metrics(self, module: Any, stage: str) -> Directions:
+        names: Directions = {"images_per_s": "max", "step_s": "min", "data_wait_s": "min"}
+        return in_stage(stage, names) if stage == "train" else {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begin()

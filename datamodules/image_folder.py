@@ -97,7 +97,7 @@ class ImageFolderDataModule(ImageDataModule):
         return len(self.layout.class_names) or None
 
     @property
-    def lack_of_labels(self) -> str | None:
+    def unlabelled_because(self) -> str | None:
         return self.layout.lack_of_labels
 
     def prepare_data(self) -> None:

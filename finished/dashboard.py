@@ -18,10 +18,11 @@ from hydra.utils import get_object
 
 from callbacks.throughput import Throughput
 from foundation.errors import UserError, told_as_sentences
+from foundation.protocols import said
 from foundation.published import published
 from launch.command_line import CONF, compose_job
 from launch.loggers import has_key
-from launch.parts_check import declared_metrics
+from launch.parts_check import metrics_of_run
 from launch.runs import instantiate
 
 INSTALL = (
@@ -71,12 +72,11 @@ def what_is_logged(experiment: str) -> Logged:
         module = instantiate(config["lightning_module"])
     callbacks = [instantiate(node) for node in config["callbacks"].values()]
     datamodule = SimpleNamespace(val_size=config["datamodule"].get("val_size", 1))
-    speakers = [it for it in callbacks if hasattr(it, "pictures")]
-    pictures: set[str] = set().union(*(it.pictures(module) for it in speakers))
+    pictures: set[str] = set().union(*(said(it, "pictures")(module) for it in callbacks))
     method = config["lightning_module"]["_target_"].split(".")[-2]
-    metrics = declared_metrics(module, datamodule, callbacks)
+    metrics = set(metrics_of_run(module, datamodule, callbacks))
     kind = get_object(config["datamodule"]["_target_"])
-    data = {"name": config["datamodule"].get("name") or kind.name, "split": kind.test_name}
+    data = {"name": config["datamodule"].get("name") or kind.name, "split": said(kind, "test_name")}
     return Logged(experiment, method, config["paper"] or {}, data, metrics, pictures)
 
 
@@ -93,7 +93,7 @@ def panels_of(experiments: list[Logged]) -> list[Panel]:
     metrics: set[str] = set().union(*(it.metrics for it in experiments))
     pictures: set[str] = set().union(*(it.pictures for it in experiments))
     losses = {key for key in metrics if key.startswith("train/loss")}
-    speed = metrics & Throughput().metrics("train")
+    speed = metrics & Throughput().metrics(None, "train").keys()
     rates = {key for key in metrics if key.startswith("train/lr")}
     training = {key for key in metrics if key.startswith("train/")} - losses - speed - rates
     panels = [

@@ -20,7 +20,7 @@ from callbacks.instruments.pictures import save_captioned
 from datamodules.decoding import Pixels, attempt, whole_image
 from datamodules.image_files import shown, unreadable
 from foundation.errors import UserError
-from foundation.protocols import ClassifiesImages, DetectsObjects, evaluating, serves
+from foundation.protocols import ClassifiesImages, DetectsObjects, evaluating, said, serves
 from launch.runs import Finished
 
 ALL_UP_TO = 20  # classes; beyond, a row holds the likeliest
@@ -109,7 +109,7 @@ def pixels_of(finished: Finished) -> Pixels:
     """How a file becomes what the module was trained on: as its DataModule has it, else the largest square in it."""
     module: Any = finished.module
     wanted = tuple(module.image_shape)
-    pixels = getattr(finished.datamodule, "pixels", None)
+    pixels = said(finished.datamodule, "pixels")
     if pixels is None and wanted[1] == wanted[2]:
         pixels = Pixels(wanted[1], channels=wanted[0])
     if pixels is None or pixels.shape != wanted:
@@ -172,7 +172,7 @@ def detect(finished: Finished, images: Images, config: Mapping[str, Any]) -> Pre
     module: Any = finished.module
     if not weights_are_finite(module):
         raise UserError("The run's weights are not finite: name another with checkpoint=.")
-    bits = getattr(finished.datamodule, "bits", None)
+    bits = said(finished.datamodule, "bits")
     bad: dict[str, str] = {}
     found: list[dict[str, Any]] = []
 

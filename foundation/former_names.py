@@ -12,6 +12,8 @@ FORMER_NAMES = {
     "callbacks.inception.TorchvisionInception": "callbacks.instruments.inception.TorchvisionInception",
     "callbacks.judges.ClassifierRun": "launch.runs.load_module",
     "callbacks.instruments.judges.ClassifierRun": "launch.runs.load_module",
+    "lightning.pytorch.callbacks.EarlyStopping": "callbacks.early_stopping.EarlyStopping",
+    "lightning.pytorch.callbacks.ModelCheckpoint": "callbacks.best_checkpoint.BestCheckpoint",
     "launch.loggers.wandb_logger": "launch.loggers.WandbRun",
     "lightning_modules.faster_rcnn.WarmUpAndDrops": "lightning_modules.schedules.WarmUpAndDrops",
     "lightning_modules.improved_gan.ConstantThenLinear": "lightning_modules.schedules.ConstantThenLinear",

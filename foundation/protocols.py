@@ -11,9 +11,11 @@ an input (``Classifies``), and one heir for each kind of input; who calls a modu
 import inspect
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from types import FunctionType
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -21,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from foundation.errors import UserError
+from foundation.metrics import STAGES, Direction, Directions
 
 
 @runtime_checkable
@@ -201,13 +204,149 @@ class AnnotatesObjects(Protocol):
         ...
 
 
+class Says:
+    """What modules, DataModules and callbacks say of themselves to whom they do not know, and what holds for a part
+    that does not say it. Written down here and nowhere else; whoever asks, asks through ``said``.
+
+    Parts need not inherit from this class: those of other libraries say nothing.
+    """
+
+    # --- a module and a DataModule, about what goes from one to the other ----------------------------------------
+
+    image_shape: tuple[int, ...] | None = ()
+    """Channels, height, width. (): it reads or gives no images; None: images that have sizes of their own."""
+    vocabulary_size: int | None = None
+    """Token ids lie below it. None: it reads or gives none."""
+    max_length: int | None = None
+    """Tokens of the longest text that it reads or gives. None: any length, or no texts."""
+    num_classes: int | None = 0
+    """Labels lie below it. 0: it knows no classes; None: its data has no labels."""
+    class_names: Sequence[str] | None = None
+    """In the order of their labels, where they are known."""
+
+    # --- a module ------------------------------------------------------------------------------------------------
+
+    def capabilities(self) -> set[type]:
+        """The protocols that it serves as configured."""
+        return set()
+
+    def optimizer_names(self) -> list[str]:
+        """Of its optimisers in their order. []: it has but one, without a name."""
+        return []
+
+    needs_streams: bool = False
+    """It learns from few labels and many images: from the three streams that ``datamodule.num_labels`` makes."""
+    needs_find_unused_parameters: bool = False
+    """Under DDP not every parameter has a gradient in every backward."""
+    gradient_clip_norm: float | None = None
+    """It clips its gradients itself, to this norm."""
+
+    # --- a DataModule ----------------------------------------------------------------------------------------------
+
+    name: str | None = None
+    batch_size: int | None = None
+    """Of the global batch of training."""
+    val_size: int = 1
+    """Examples of validation; 0: there is none."""
+    num_labels: int | None = None
+    """Labels that the streams keep. None: there are no streams."""
+    unlabelled_because: str | None = None
+    """Why its data have no labels, where that is known."""
+    test_name: str = "test"
+    """What is tested on, as papers call it."""
+    pixels: Any = None
+    """How anybody's image file becomes an image that it gives (``datamodules.decoding.Pixels``)."""
+    bits: int | None = None
+    """Of a pixel that 16-bit files use, where it reads such."""
+
+    def describe(self) -> dict[str, Any]:
+        """What a record says of the data."""
+        return {"name": type(self).__name__}
+
+    def tested_on(self) -> dict[str, Any]:
+        """``name`` and ``split`` of what a test's figures are of."""
+        return {}
+
+    # --- a module or a callback --------------------------------------------------------------------------------------
+
+    def metrics(self, *of: Any) -> Directions:
+        """The keys that it logs in a stage, each with the direction that is better. A contract test holds them against
+        what is logged. A module is asked with ``metrics(stage)``, a callback with ``metrics(module, stage)``."""
+        return {}
+
+    requires_data: type | None = None
+    """The protocol that the DataModule has to serve."""
+    needs_labels: bool = False
+
+    # --- a callback ------------------------------------------------------------------------------------------------
+
+    requires: type | None = None
+    """The protocol that the module has to serve, or the base of one that it serves."""
+    for_training_only: bool = False
+    """It makes a run and measures nothing: ``evaluate.py`` leaves it out."""
+    monitor: str | None = None
+    """The metric that it goes by."""
+    mode: str | None = None
+    """The direction of ``monitor`` that it takes for the better one."""
+    averaged_parts: Sequence[str] | None = None
+    """The module's parts whose weights it averages."""
+    unavailable_because: str | None = None
+    """Why it can measure nothing here; the run goes on without it."""
+
+    def unavailable_metrics(self, module: Any, stage: str) -> Directions:
+        """The keys that it therefore does not log."""
+        return {}
+
+    def refusal(self, module: Any) -> str | None:
+        """Why it cannot look at what the module makes; None where it can."""
+        return None
+
+    def pictures(self, module: Any) -> set[str]:
+        """The keys of the pictures and tables that it shows in a logger."""
+        return set()
+
+    def describe_for_record(self) -> dict[str, Any]:
+        """By whom its figures were made, and of what: a record's ``judges``."""
+        return {}
+
+
+def said(part: Any, word: str) -> Any:
+    """What a part says by a word of ``Says``, or what holds where it says nothing."""
+    default = vars(Says)[word]
+    if hasattr(part, word):
+        return getattr(part, word)
+    return partial(default, part) if isinstance(default, FunctionType) else default
+
+
 def capabilities_of(module: Any) -> set[type]:
-    return module.capabilities() if hasattr(module, "capabilities") else set()
+    return said(module, "capabilities")()
 
 
 def serves(module: Any, protocol: type) -> bool:
     """Whether a module is capable of a protocol, or of an heir of it."""
     return any(protocol in it.__mro__ for it in capabilities_of(module))
+
+
+def declared_metrics(module: Any, callbacks: Iterable[Any], stages: Sequence[str] = STAGES) -> dict[str, Direction]:
+    """Every key that a module and callbacks log in these stages, with the direction that is better."""
+    declared: dict[str, Direction] = {}
+    for stage in stages:
+        for part, of in [(module, (stage,)), *((it, (module, stage)) for it in callbacks)]:
+            found = said(part, "metrics")(*of)
+            name = type(part).__name__
+            if not isinstance(found, Mapping) or not set(found.values()) <= {"max", "min", None}:
+                raise UserError(
+                    f"{name}.metrics gives {found!r} for {stage}: give the keys that it logs, each with max, min or "
+                    "None, whichever is better."
+                )
+            for key in found.keys() & declared.keys():
+                if found[key] != declared[key]:
+                    raise UserError(
+                        f"{name} declares {key} as {found[key]}, and another part as {declared[key]}: give one of them "
+                        "another key."
+                    )
+            declared |= found
+    return declared
 
 
 def members_of(protocol: type) -> set[str]:

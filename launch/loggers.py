@@ -15,6 +15,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
+from foundation.protocols import said
 from foundation.source_tree import git
 
 START_S = 20.0  # for wandb to answer
@@ -194,7 +195,7 @@ def wandb_run(run: Any) -> Iterator[None]:
     """The wandb run of a job, where it has one: described at the start, and ended however the job ends."""
     config = run.config | {"commit": git("rev-parse", "HEAD")}
     method = config["lightning_module"]["_target_"].split(".")[-2]
-    tags = [config["name"], method, getattr(run.datamodule, "name", type(run.datamodule).__name__)]
+    tags = [config["name"], method, said(run.datamodule, "name") or type(run.datamodule).__name__]
     loggers = wandb_runs(run.trainer)
     for logger in loggers:
         logger.start(config, list(dict.fromkeys(tags)))

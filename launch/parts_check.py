@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from foundation.errors import UserError, did_you_mean
-from foundation.protocols import capabilities_of, members_of, serves
+from foundation.metrics import IN_WORDS, STAGES, Direction
+from foundation.protocols import capabilities_of, declared_metrics, members_of, said, serves
 
-STAGES = ("train", "val", "test")
 NAMED = 10  # classes in a sentence
 
 
@@ -53,7 +53,7 @@ def unfit_inputs(module: Any, datamodule: Any) -> Iterator[str]:
             f"{type(module).__name__} reads {reads}, and datamodule {datamodule.name} gives {holds}: choose a "
             f"datamodule of {reads} or another lightning_module."
         )
-    required = getattr(module, "requires_data", None)
+    required = said(module, "requires_data")
     if required is not None and not isinstance(datamodule, required):
         yield (
             f"{type(module).__name__} needs a datamodule that is {required.__name__}, which {datamodule.name} is not: "
@@ -63,14 +63,14 @@ def unfit_inputs(module: Any, datamodule: Any) -> Iterator[str]:
 
 def kind_of_input(part: Any) -> str | None:
     """What a module reads or a DataModule gives, told by the sizes that it names; None where it names none."""
-    if getattr(part, "vocabulary_size", None):
+    if said(part, "vocabulary_size"):
         return "token ids"
-    return "images" if getattr(part, "image_shape", None) else None
+    return "images" if said(part, "image_shape") else None
 
 
 def unfit_shapes(module: Any, datamodule: Any) -> Iterator[str]:
-    wanted, given = getattr(module, "image_shape", None), getattr(datamodule, "image_shape", None)
-    if wanted and given is None and hasattr(datamodule, "image_shape"):
+    wanted, given = said(module, "image_shape"), said(datamodule, "image_shape")
+    if wanted and given is None:
         yield (
             f"The module is built for images of (channels, height, width) {tuple(wanted)}, but those of datamodule "
             f"{datamodule.name} have sizes of their own: choose another datamodule."
@@ -86,7 +86,7 @@ def unfit_tokens(module: Any, datamodule: Any) -> Iterator[str]:
     """Token ids and texts that a module's tables have no rows for. Rows that no token uses do no harm."""
     units = {"vocabulary_size": ("token ids below", "vocabulary"), "max_length": ("texts of up to", "longest text")}
     for key, (what, name) in units.items():
-        most, given = getattr(module, key, None), getattr(datamodule, key, None)
+        most, given = said(module, key), said(datamodule, key)
         if most and given and given > most:
             yield (
                 f"{type(module).__name__} reads {what} {most}, and datamodule {datamodule.name}'s {name} has {given} "
@@ -95,9 +95,9 @@ def unfit_tokens(module: Any, datamodule: Any) -> Iterator[str]:
 
 
 def unfit_classes(module: Any, datamodule: Any) -> Iterator[str]:
-    told, given = getattr(module, "num_classes", None), getattr(datamodule, "num_classes", None)
+    told, given = said(module, "num_classes"), said(datamodule, "num_classes")
     if told and given and told != given:
-        names = [str(it) for it in getattr(datamodule, "class_names", None) or ()]
+        names = [str(it) for it in said(datamodule, "class_names") or ()]
         named = f" ({', '.join(names[:NAMED])}{', ...' if len(names) > NAMED else ''})" if names else ""
         yield (
             f"The module tells {told} classes apart, and datamodule {datamodule.name} has {given}{named}: set the "
@@ -107,7 +107,7 @@ def unfit_classes(module: Any, datamodule: Any) -> Iterator[str]:
 
 def unfit_callbacks(config: Mapping[str, Any], module: Any, callbacks: Sequence[Any]) -> Iterator[str]:
     for name, callback in zip(config["callbacks"], callbacks, strict=True):
-        required = getattr(callback, "requires", None)
+        required = said(callback, "requires")
         if required is not None and not serves(module, required):
             yield (
                 f"callbacks.{name} needs a module that is {required.__name__}, which {type(module).__name__} is not "
@@ -118,7 +118,7 @@ def unfit_callbacks(config: Mapping[str, Any], module: Any, callbacks: Sequence[
 def unfit_judges(config: Mapping[str, Any], module: Any, callbacks: Sequence[Any]) -> Iterator[str]:
     """Callbacks that cannot look at the module's images."""
     for name, callback in zip(config["callbacks"], callbacks, strict=True):
-        reason = callback.refusal(module) if hasattr(callback, "refusal") else None
+        reason = said(callback, "refusal")(module)
         if reason is not None:
             yield f"callbacks.{name} cannot judge {type(module).__name__}: {reason}. Name another judge, or none."
 
@@ -127,7 +127,7 @@ def unfit_averages(config: Mapping[str, Any], module: Any, callbacks: Sequence[A
     """Parts to be averaged that the module has not."""
     for name, callback in zip(config["callbacks"], callbacks, strict=True):
         own = dict(module.named_children())
-        if unknown := set(getattr(callback, "parts", None) or []) - own.keys():
+        if unknown := set(said(callback, "averaged_parts") or []) - own.keys():
             yield (
                 f"callbacks.{name}.parts names {', '.join(sorted(unknown))}, which {type(module).__name__} has not: "
                 f"choose among {', '.join(own)}."
@@ -137,7 +137,7 @@ def unfit_averages(config: Mapping[str, Any], module: Any, callbacks: Sequence[A
 def unfit_data(config: Mapping[str, Any], datamodule: Any, callbacks: Sequence[Any]) -> Iterator[str]:
     """Callbacks whose ``requires_data`` the DataModule does not serve."""
     for name, callback in zip(config["callbacks"], callbacks, strict=True):
-        required = getattr(callback, "requires_data", None)
+        required = said(callback, "requires_data")
         if required is not None and not isinstance(datamodule, required):
             yield (
                 f"callbacks.{name} needs a datamodule that is {required.__name__}, which {datamodule.name} is not: "
@@ -147,21 +147,21 @@ def unfit_data(config: Mapping[str, Any], datamodule: Any, callbacks: Sequence[A
 
 def unlabelled(config: Mapping[str, Any], module: Any, datamodule: Any, callbacks: Sequence[Any]) -> Iterator[str]:
     """What says ``needs_labels`` beside data without (``num_classes`` is None)."""
-    if getattr(datamodule, "num_classes", 0) is not None:
+    if said(datamodule, "num_classes") is not None:
         return
-    reason = getattr(datamodule, "lack_of_labels", None)
+    reason = said(datamodule, "unlabelled_because")
     data = f"labels, and datamodule {datamodule.name} has none as configured{f', since {reason}' if reason else ''}"
-    if getattr(module, "needs_labels", False):
+    if said(module, "needs_labels"):
         yield f"{type(module).__name__} needs {data}: choose another datamodule."
     for name, callback in zip(config["callbacks"], callbacks, strict=True):
-        if getattr(callback, "needs_labels", False):
+        if said(callback, "needs_labels"):
             yield f"callbacks.{name} needs {data}: remove it with ~callbacks.{name}"
 
 
 def unfit_streams(module: Any, datamodule: Any) -> Iterator[str]:
     """A module that learns from few labels and many images says ``needs_streams``; ``num_labels`` makes them."""
-    num_labels = getattr(datamodule, "num_labels", None)
-    if not getattr(module, "needs_streams", False):
+    num_labels = said(datamodule, "num_labels")
+    if not said(module, "needs_streams"):
         if num_labels is not None:
             yield (
                 f"datamodule.num_labels={num_labels} makes streams of labelled and unlabelled images, which "
@@ -172,53 +172,74 @@ def unfit_streams(module: Any, datamodule: Any) -> Iterator[str]:
             f"{type(module).__name__} learns from few labels and many images: set datamodule.num_labels to the number "
             "of labels, 0 for none, of a datamodule of images."
         )
-    elif num_labels == 0 and getattr(module, "needs_labels", False):
+    elif num_labels == 0 and said(module, "needs_labels"):
         yield (
             f"datamodule.num_labels=0 leaves {type(module).__name__} no labels: choose more, or set "
             "lightning_module.labelled_weight=0."
         )
 
 
-def declared_metrics(module: Any, datamodule: Any, callbacks: Sequence[Any]) -> set[str]:
-    """Every key that a run will log; none of ``val/`` where no validation data is set aside."""
-    stages = [stage for stage in STAGES if stage != "val" or getattr(datamodule, "val_size", 1) > 0]
-    speakers = [it for it in (module, *callbacks) if hasattr(it, "metrics")]
-    keys = set().union(*(speaker.metrics(stage) for speaker in speakers for stage in stages))
-    of_modules = [it for it in callbacks if hasattr(it, "metrics_of")]  # whose keys depend on the module
-    return keys.union(*(it.metrics_of(module, stage) for it in of_modules for stage in stages))
-
-
 def unfit_metrics(config: Mapping[str, Any], module: Any, datamodule: Any, callbacks: Sequence[Any]) -> Iterator[str]:
-    watched = {
-        "optimized_metric": config.get("optimized_metric"),
-        "paper.metric": (config.get("paper") or {}).get("metric"),
-    }
-    for name, callback in zip(config["callbacks"], callbacks, strict=True):
-        monitor = watched[f"callbacks.{name}.monitor"] = getattr(callback, "monitor", None)
-        if monitor is not None and monitor.startswith("test/"):
+    """Metrics that somebody goes by and nobody logs, or that have no better; and who takes the worse for the better."""
+    named = dict(zip(config["callbacks"], callbacks, strict=True))
+    monitors = {f"callbacks.{name}.monitor": said(it, "monitor") for name, it in named.items()}
+    goes_by = {"optimized_metric": config.get("optimized_metric"), **monitors}
+    told = {"paper.metric": (config.get("paper") or {}).get("metric")}
+    for key, metric in monitors.items():
+        if metric is not None and metric.startswith("test/"):
             yield (
-                f"callbacks.{name}.monitor is {monitor}, which is measured after training: name a val/ metric, with "
-                "datamodule.val_size above 0."
+                f"{key} is {metric}, which is measured after training: name a val/ metric, with datamodule.val_size "
+                "above 0."
             )
-    declared = declared_metrics(module, datamodule, callbacks)
-    lacking = [it for it in callbacks if getattr(it, "lack", None)]
-    missing = {metric: it.lack for it in lacking for stage in STAGES for metric in it.left_out(stage)}
-    for key, metric in watched.items():
-        if metric is None or metric in declared or (key == "paper.metric" and metric in missing):
+    declared = metrics_of_run(module, datamodule, callbacks)
+    missing = {
+        metric: said(it, "unavailable_because")
+        for it in callbacks
+        for stage in STAGES
+        for metric in said(it, "unavailable_metrics")(module, stage)
+    }
+    for key, metric in (goes_by | told).items():
+        if metric is None or (key in told and metric in missing):
             continue
-        if metric in missing:
-            yield f"{key} is {metric}, which is left out here: {missing[metric]}."
-            continue
-        if metric.startswith("val/") and getattr(datamodule, "val_size", 1) == 0:
-            yield f"{key} is {metric}, but datamodule.val_size=0 leaves no validation: set datamodule.val_size above 0."
-        else:
-            hint = did_you_mean(metric, declared)
-            yield f"{key} is {metric}, which nothing in this run logs: name another or set {key}=null; {hint}"
+        if metric not in declared:
+            yield unlogged(key, metric, declared, missing, datamodule)
+        elif key in goes_by and declared[metric] is None:
+            yield (
+                f"{key} is {metric}, of which neither larger nor smaller is better: name another, or set {key}=null."
+            )
+    for name, callback in named.items():
+        yield from against_direction(f"callbacks.{name}", callback, declared)
+
+
+def metrics_of_run(module: Any, datamodule: Any, callbacks: Sequence[Any]) -> dict[str, Direction]:
+    """Every key that a run will log; none of ``val/`` where no validation data is set aside."""
+    stages = [stage for stage in STAGES if stage != "val" or said(datamodule, "val_size") > 0]
+    return declared_metrics(module, callbacks, stages)
+
+
+def unlogged(key: str, metric: str, declared: Mapping[str, Any], missing: Mapping[str, str], datamodule: Any) -> str:
+    if metric in missing:
+        return f"{key} is {metric}, which is left out here: {missing[metric]}."
+    if metric.startswith("val/") and said(datamodule, "val_size") == 0:
+        return f"{key} is {metric}, but datamodule.val_size=0 leaves no validation: set datamodule.val_size above 0."
+    hint = did_you_mean(metric, declared)
+    return f"{key} is {metric}, which nothing in this run logs: name another or set {key}=null; {hint}"
+
+
+def against_direction(name: str, callback: Any, declared: Mapping[str, Direction]) -> Iterator[str]:
+    """A mode that keeps the worst. One that is left open follows the metric."""
+    metric, mode = said(callback, "monitor"), said(callback, "mode")
+    better = declared.get(metric)
+    if mode is not None and better is not None and mode != better:
+        yield (
+            f"{name}.mode is {mode}, and of {metric} the {IN_WORDS[better]}: set {name}.mode={better}, or null, which "
+            "follows the metric."
+        )
 
 
 def uncut_batches(datamodule: Any, trainer: Any) -> Iterator[str]:
     """Of training alone: evaluation is cut unevenly."""
-    batch_size, ranks = getattr(datamodule, "batch_size", None), trainer.world_size
+    batch_size, ranks = said(datamodule, "batch_size"), trainer.world_size
     if batch_size is not None and batch_size % ranks:
         near = max(batch_size // ranks, 1) * ranks
         yield (
@@ -234,7 +255,7 @@ def unfit_trainer(config: Mapping[str, Any], module: Any, trainer: Any) -> Itera
         yield f"trainer.log_every_n_steps is {trainer.log_every_n_steps}: give 1 or more."
     if trainer.overfit_batches:
         yield "trainer.overfit_batches would replace the project's sampler: use trainer.limit_train_batches instead."
-    if (norm := getattr(module, "gradient_clip_norm", None)) is not None and norm <= 0:
+    if (norm := said(module, "gradient_clip_norm")) is not None and norm <= 0:
         yield f"lightning_module.gradient_clip_norm is {norm}: give a norm above 0, or null to leave gradients alone."
     if not module.automatic_optimization:
         if trainer.gradient_clip_val:
@@ -251,7 +272,7 @@ def unfit_optimizers(module: Any, trainer: Any) -> Iterator[str]:
         yield f"lightning_module's optimisers or schedule cannot be made: {error}."
         return
     optimizers = made[0] if isinstance(made, tuple) else []
-    clipped = getattr(module, "gradient_clip_norm", None) is not None
+    clipped = said(module, "gradient_clip_norm") is not None
     if clipped and trainer.precision == "16-mixed" and any(it.defaults.get("fused") for it in optimizers):
         yield (
             "A fused optimizer unscales 16-bit gradients inside its step, after they would be clipped: set "

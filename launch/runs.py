@@ -11,6 +11,7 @@ from typing import Any
 import hydra
 import torch
 from hydra.errors import InstantiationException
+from hydra.utils import get_object
 from lightning import Callback, Fabric, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
@@ -29,7 +30,8 @@ from foundation.checkpoints import (
     read_checkpoint,
 )
 from foundation.errors import UserError
-from foundation.protocols import Classifies, DetectsObjects, serves
+from foundation.former_names import name_of_today
+from foundation.protocols import Classifies, DetectsObjects, said, serves
 from foundation.randomness import seeded_for_a_while
 from launch.config_check import OWN_PACKAGES
 from launch.inputs import inputs_of, no_such_part, origin_of_metric, trained_run
@@ -37,9 +39,6 @@ from launch.machine import hush, keep_freed_memory, resolve_precision, spare_dri
 from launch.parts_check import check_run
 from launch.saved_config import saved_config
 
-# Callbacks that make a run, not a measurement.
-NOT_FOR_MEASURING = {"checkpoint", "best_checkpoint", "run_record", "throughput", "learning_rates", "nan_guard",
-                     "early_stopping", "averaged_weights"}  # fmt: skip
 LOADING: ContextVar[tuple[Path, ...]] = ContextVar("LOADING", default=())  # inputs that are being loaded, outer first
 
 
@@ -80,7 +79,7 @@ def build_trainer(node: dict[str, Any], module: Any, callbacks: list[Callback], 
     node = node | {"precision": resolve_precision(node["precision"], node["accelerator"])}
     strategy = node["strategy"]
     if isinstance(strategy, dict) and strategy.get("find_unused_parameters", False) is None:
-        needed = getattr(module, "needs_find_unused_parameters", False)
+        needed = said(module, "needs_find_unused_parameters")
         node["strategy"] = strategy | {"find_unused_parameters": needed}
     callbacks = [*callbacks, SharedStatistics()]  # last: after averaged weights have taken their place
     return instantiate(node, callbacks=callbacks, logger=loggers or False, plugins=[WholeCheckpoints()])
@@ -97,6 +96,11 @@ def instantiate(node: dict[str, Any], **arguments: Any) -> Any:
         if foreign and isinstance(error.__cause__, MisconfigurationException | ValueError | TypeError):
             raise UserError(f"{node['_target_']}: {error.__cause__}") from None  # such as trainer=gpu without a GPU
         raise
+
+
+def for_training_only(callback: dict[str, Any]) -> bool:
+    """Whether a callback's node is of one that makes a run and measures nothing, which its class says."""
+    return said(get_object(name_of_today(callback["_target_"])), "for_training_only")
 
 
 def load_checkpoint(

@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from foundation.errors import UserError
 from foundation.logged_iterations import is_logged
+from foundation.metrics import Directions
 from foundation.protocols import ClassifiesImages
 from lightning_modules.networks.precision import at_least_single
 
@@ -65,9 +66,8 @@ class Classifier(LightningModule):
     def capabilities(self) -> set[type]:
         return {ClassifiesImages}
 
-    def metrics(self, stage: str) -> set[str]:
-        """The keys that this module logs in a stage: train, val or test."""
-        return {"train/loss"} if stage == "train" else set()
+    def metrics(self, stage: str) -> Directions:
+        return {"train/loss": "min"} if stage == "train" else {}
 
     def class_logits(self, images: Tensor) -> Tensor:
         """images: [B, C, H, W] in [0, 1] -> [B, num_classes] float32 (or double)."""

@@ -24,6 +24,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from foundation.errors import UserError
 from foundation.logged_iterations import is_logged
+from foundation.metrics import Directions, in_stage
 from foundation.protocols import BoundsLikelihoodOfImages, Drawing, DrawsStepwise, SamplesImages
 from foundation.randomness import keyed_generator
 from lightning_modules.across_ranks import share
@@ -188,9 +189,9 @@ class Draw(LightningModule):
     def capabilities(self) -> set[type]:
         return {SamplesImages, BoundsLikelihoodOfImages, DrawsStepwise}
 
-    def metrics(self, stage: str) -> set[str]:
-        """The keys that this module logs in a stage: train, val or test."""
-        return {"train/loss", "train/reconstruction_nats", "train/kl_nats"} if stage == "train" else set()
+    def metrics(self, stage: str) -> Directions:
+        names: Directions = {"loss": "min", "reconstruction_nats": "min", "kl_nats": None}
+        return in_stage(stage, names) if stage == "train" else {}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Batch:
         """The bound of each example, with one sample of the latents that its index decides."""

@@ -22,6 +22,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from foundation.errors import UserError
 from foundation.logged_iterations import is_logged
+from foundation.metrics import Directions, in_stage
 from foundation.protocols import AnnotatesObjects, DetectsObjects
 from foundation.randomness import keyed_generator
 from lightning_modules.across_ranks import mean_without_gradient
@@ -175,11 +176,10 @@ class FasterRCNN(LightningModule):
     def capabilities(self) -> set[type]:
         return {DetectsObjects}
 
-    def metrics(self, stage: str) -> set[str]:
-        """The keys that this module logs in a stage: train, val or test."""
-        names = {"loss", "loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg"}
-        names |= {"loss_mask"} if self.network.roi_heads.has_mask() else set()
-        return {f"train/{name}" for name in names} if stage == "train" else set()
+    def metrics(self, stage: str) -> Directions:
+        names = ["loss", "loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg"]
+        names += ["loss_mask"] if self.network.roi_heads.has_mask() else []
+        return in_stage(stage, dict.fromkeys(names, "min")) if stage == "train" else {}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Batch:
         found = self.detect_objects(batch["image"])

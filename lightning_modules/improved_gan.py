@@ -19,6 +19,7 @@ from torch.nn.functional import cross_entropy, softplus
 from torch.optim import Adam
 
 from foundation.errors import UserError
+from foundation.metrics import Direction, Directions, in_stage
 from foundation.protocols import ClassifiesImages, MapsLatents, SamplesImages
 from foundation.randomness import keyed_generator
 from lightning_modules.networks.improved_gan import Discriminator, Generator
@@ -266,12 +267,12 @@ class ImprovedGAN(TwoPlayer):
         classifies = {ClassifiesImages} if self.labelled_weight else set()
         return classifies | ({SamplesImages, MapsLatents} if self.unlabelled_weight else set())
 
-    def metrics(self, stage: str) -> set[str]:
+    def metrics(self, stage: str) -> Directions:
         if stage != "train":
-            return set()
-        names = {"loss_labelled_nats"} if self.labelled_weight else set()
-        names |= {"real_probability", "fake_probability"} if self.unlabelled_weight else set()
-        return super().metrics(stage) | {f"train/{name}" for name in names}
+            return {}
+        names: dict[str, Direction] = {"loss_labelled_nats": "min"} if self.labelled_weight else {}
+        names |= {"real_probability": None, "fake_probability": None} if self.unlabelled_weight else {}
+        return {**super().metrics(stage), **in_stage(stage, names)}
 
     @torch.no_grad()
     def sample(self, indices: Tensor) -> Tensor:

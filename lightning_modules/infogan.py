@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import log_softmax, one_hot, softplus
 
 from foundation.errors import UserError
+from foundation.metrics import Direction, Directions, in_stage
 from foundation.protocols import (
     ChoosesCodes,
     MapsLatents,
@@ -256,14 +257,14 @@ class InfoGAN(TwoPlayer):
         of_categories = {WeighsClustersOfImages} if self.num_clusters else set()
         return {SamplesImages, TraversesLatents, ChoosesCodes, MapsLatents} | of_categories
 
-    def metrics(self, stage: str) -> set[str]:
+    def metrics(self, stage: str) -> Directions:
         if stage != "train":
-            return set()
-        extra = {"real_image_bonus_nats"} if self.real_images else set()
-        names = {f"{name}_{code.kind}_nats" for code in self.codes for name in ("mutual_information", "cross_entropy")}
-        return super().metrics(stage) | {
-            f"train/{name}" for name in names | extra | {"real_probability", "fake_probability"}
-        }
+            return {}
+        names: dict[str, Direction] = {"real_probability": None, "fake_probability": None}
+        for code in self.codes:
+            names |= {f"mutual_information_{code.kind}_nats": "max", f"cross_entropy_{code.kind}_nats": "min"}
+        names |= {"real_image_bonus_nats": "max"} if self.real_images else {}
+        return {**super().metrics(stage), **in_stage(stage, names)}
 
     def sample(self, indices: Tensor) -> Tensor:
         return self.sample_with_codes(indices, {})

@@ -17,6 +17,7 @@ from torch.nn.functional import log_softmax
 from torch.optim import Optimizer
 
 from foundation.logged_iterations import is_logged
+from foundation.metrics import Directions
 from foundation.protocols import WeighsClustersOfImages
 from foundation.randomness import keyed_generator
 from lightning_modules import across_ranks
@@ -126,8 +127,8 @@ class InformationMaximization(LightningModule):
     def capabilities(self) -> set[type]:
         return {WeighsClustersOfImages}
 
-    def metrics(self, stage: str) -> set[str]:
-        return {"train/real_image_bonus_nats"} if stage == "train" else set()
+    def metrics(self, stage: str) -> Directions:
+        return {"train/real_image_bonus_nats": "max"} if stage == "train" else {}
 
     @torch.no_grad()
     def assign_clusters(self, images: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from foundation.logged_iterations import is_logged
+from foundation.metrics import Directions
 from foundation.randomness import keyed_generator
 from lightning_modules import across_ranks
 
@@ -84,9 +85,9 @@ class TwoPlayer(LightningModule):
     def optimizer_names(self) -> list[str]:
         return list(self.players())
 
-    def metrics(self, stage: str) -> set[str]:
-        """The keys that this module logs in a stage: train, val or test."""
-        return {f"train/loss_{name}" for name in self.players()} if stage == "train" else set()
+    def metrics(self, stage: str) -> Directions:
+        """Of two losses against one another neither is good when it is small."""
+        return {f"train/loss_{name}": None for name in self.players()} if stage == "train" else {}
 
     def configure_optimizers(self) -> Any:
         self.turns = self.players()

@@ -38,7 +38,7 @@ class Inception(Judge):
         self.weights, self.download = Path(weights), download
         self.sha256 = ""
 
-    def lack(self) -> str | None:
+    def unavailable_because(self) -> str | None:
         if self.weights.exists() or self.download:
             return None
         return f"its weights are not at {self.weights}"
@@ -74,7 +74,7 @@ class Inception(Judge):
             return None
         return f"it looks at grey or colour images, and the module makes {image_shape[0]} channels"
 
-    def account(self) -> dict[str, Any]:
+    def describe_for_record(self) -> dict[str, Any]:
         return {"network": type(self).__name__, "weights": self.weights.name, "weights_sha256": self.sha256}
 
 
@@ -89,10 +89,10 @@ class Inception2015(Inception):
     classes, features = 1008, 2048
     url = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 
-    def lack(self) -> str | None:
+    def unavailable_because(self) -> str | None:
         if find_spec("torch_fidelity") is None:
             return "torch-fidelity is not installed: pip install '.[fidelity]'"
-        return super().lack()
+        return super().unavailable_because()
 
     def build(self, state: dict[str, Tensor]) -> None:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from foundation.checkpoints import fingerprint
 from foundation.errors import UserError
-from foundation.protocols import ClassifiesImages, serves
+from foundation.metrics import Directions, in_stage
+from foundation.protocols import ClassifiesImages, said, serves
 
 
 class Judge(nn.Module):
@@ -30,7 +31,7 @@ class Judge(nn.Module):
     classes: int
     features: int | None = None
 
-    def lack(self) -> str | None:
+    def unavailable_because(self) -> str | None:
         """Why it cannot judge here, as far as can be known without a network; None where it may be able to."""
         return None
 
@@ -46,7 +47,7 @@ class Judge(nn.Module):
         """Why it cannot look at images of this shape (channels, height, width); None where it can."""
 
     @abstractmethod
-    def account(self) -> dict[str, Any]:
+    def describe_for_record(self) -> dict[str, Any]:
         """What a record says of it, once it is loaded."""
 
 
@@ -77,7 +78,7 @@ class ClassifierJudge(Judge):
             f"module makes {tuple(image_shape)}"
         )
 
-    def account(self) -> dict[str, Any]:
+    def describe_for_record(self) -> dict[str, Any]:
         return {"network": type(self.module).__name__, "weights_sha256": fingerprint(self.module.state_dict())}
 
     def forward(self, images: Tensor) -> tuple[Tensor, None]:
@@ -93,54 +94,54 @@ class Judged(Callback):
 
     def __init__(self, judge: Judge | nn.Module) -> None:
         self.judge = judge if isinstance(judge, Judge) else ClassifierJudge(judge)
-        self.lack = self.judge.lack()
-        self.is_ready = self.lack_is_told = False
+        self.unavailable_because = self.judge.unavailable_because()
+        self.is_ready = self.is_told = False
 
     @abstractmethod
-    def names(self, stage: str) -> set[str]:
+    def names(self, stage: str) -> Directions:
         """What it logs in a stage, without ``<stage>/``, given its judge."""
 
     @abstractmethod
     def how(self) -> dict[str, Any]:
         """What a record says beside the judge."""
 
-    def metrics(self, stage: str) -> set[str]:
-        return set() if self.lack else {f"{stage}/{name}" for name in self.names(stage)}
+    def metrics(self, module: Any, stage: str) -> Directions:
+        return {} if self.unavailable_because else in_stage(stage, self.names(stage))
 
-    def left_out(self, stage: str) -> set[str]:
+    def unavailable_metrics(self, module: Any, stage: str) -> Directions:
         """The keys that are not logged for want of the judge's weights."""
-        return {f"{stage}/{name}" for name in self.names(stage)} if self.lack else set()
+        return in_stage(stage, self.names(stage)) if self.unavailable_because else {}
 
     def refusal(self, module: Any) -> str | None:
         """Why this module's images cannot be judged, before anything starts."""
-        shape = getattr(module, "image_shape", None)
+        shape = said(module, "image_shape")
         return self.judge.refusal(shape) if shape else None
 
-    def account(self) -> dict[str, Any]:
-        """For the record: by whom, and of what."""
+    def describe_for_record(self) -> dict[str, Any]:
         if self.is_ready:
-            return {self.judge.score: {"judge": self.judge.account(), **self.how()}}
-        return {self.judge.score: {"left_out": self.lack}} if self.lack else {}
+            return {self.judge.score: {"judge": self.judge.describe_for_record(), **self.how()}}
+        return {self.judge.score: {"left_out": reason}} if (reason := self.unavailable_because) else {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if not self.lack and not self.is_ready:
-            self.lack = fetched(self.judge, trainer)
-        if self.lack:
-            self._leave_out(trainer)
+        if not self.unavailable_because and not self.is_ready:
+            self.unavailable_because = fetched(self.judge, trainer)
+        if self.unavailable_because:
+            self._leave_out(trainer, pl_module)
             return
         if not self.is_ready:
             self.judge.load()
             self.is_ready = True
         self.judge.to(trainer.strategy.root_device)
 
-    def _leave_out(self, trainer: Any) -> None:
+    def _leave_out(self, trainer: Any, module: Any) -> None:
         """Say once that nothing will be measured; what would go by it cannot go on."""
-        if trainer.is_global_zero and not self.lack_is_told:
-            print(f"{self.judge.score} is left out: {self.lack}.", flush=True)
-        self.lack_is_told = True
+        reason = self.unavailable_because
+        if trainer.is_global_zero and not self.is_told:
+            print(f"{self.judge.score} is left out: {reason}.", flush=True)
+        self.is_told = True
         for callback in trainer.callbacks:
-            if (monitor := getattr(callback, "monitor", None)) in self.left_out("val"):
-                raise UserError(f"{type(callback).__name__} goes by {monitor}, which is left out: {self.lack}.")
+            if (monitor := said(callback, "monitor")) in self.unavailable_metrics(module, "val"):
+                raise UserError(f"{type(callback).__name__} goes by {monitor}, which is left out: {reason}.")
 
 
 def fetched(judge: Judge, trainer: Trainer) -> str | None:

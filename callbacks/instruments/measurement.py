@@ -6,6 +6,8 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from torchmetrics import Metric
 
+from foundation.metrics import Directions
+
 
 class Measurement(Callback):
     """Empties its metric, shows it every batch, computes it once and logs it under ``<stage>/``; not in sanity checks.
@@ -17,8 +19,8 @@ class Measurement(Callback):
     metric: Metric
 
     @abstractmethod
-    def metrics(self, stage: str) -> set[str]:
-        """The keys that are logged in a stage: train, val or test."""
+    def metrics(self, module: Any, stage: str) -> Directions:
+        """The keys that are logged in a stage, each with the direction that is better."""
 
     @abstractmethod
     def update(self, trainer: Trainer, module: Any, outputs: Any, batch: Any) -> None:
@@ -54,4 +56,4 @@ class Measurement(Callback):
 
     def _log(self, module: LightningModule, stage: str) -> None:
         values = {f"{stage}/{name}": value for name, value in self.figures().items()}
-        module.log_dict({key: value for key, value in values.items() if key in self.metrics(stage)})
+        module.log_dict({key: value for key, value in values.items() if key in self.metrics(module, stage)})

@@ -1,7 +1,7 @@
 """PNG and GIF files in the run folder, and the same pictures in the logger."""
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import torch
 from lightning import Trainer
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
@@ -17,6 +18,7 @@ from torchvision.utils import make_grid, save_image
 
 from foundation.errors import UserError
 
+FIGURES_UP_TO = 20  # rows or columns of counts; beyond, there is no room
 READABLE_SIDE = 48  # pixels; smaller images are magnified so that a person can see them
 
 
@@ -57,6 +59,32 @@ def save_figure(path: Path, width: float, height: float) -> Iterator[Any]:
     yield figure.add_subplot()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
+
+
+def draw_counts(
+    counts: Tensor, path: Path, *, rows: Sequence[str], columns: Sequence[str], title: str, of_rows: str,
+    of_columns: str, framed: Iterable[tuple[int, int]] = (),
+) -> None:  # fmt: skip
+    """Write counts, int64 [R, C], as a picture: the darker, the larger a cell's share of its row; figures where there
+    is room. Cells (row, column) may be framed."""
+    shares = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
+    with save_figure(path, width=7.5, height=6.5) as axes:
+        # Mistakes are what one looks for; on a scale to 1 they would all be white.
+        axes.imshow(shares.numpy() ** 0.5, cmap="Blues", vmin=0, vmax=1)
+        axes.set(xlabel=of_columns, ylabel=of_rows, title=title)
+        for row, column in framed:
+            axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False))
+        if max(counts.shape) > FIGURES_UP_TO:
+            return
+        for row, line in enumerate(counts.tolist()):
+            for column, count in enumerate(line):
+                color = "white" if shares[row, column] > 0.25 else "black"
+                axes.text(column, row, str(count), ha="center", va="center", color=color, fontsize=8)
+        # What a person called a class may look like mathematics to matplotlib.
+        axes.set_xticks(
+            range(len(columns)), columns, rotation=45 if max(map(len, columns)) > 2 else 0, parse_math=False
+        )
+        axes.set_yticks(range(len(rows)), rows, parse_math=False)
 
 
 def save_captioned(images: Tensor, captions: Sequence[str], names: Sequence[str], path: Path) -> None:

@@ -36,7 +36,7 @@ class Glance(Judge):
         self.seeing = torch.randn(25, FEATURES, generator=generator)
         self.telling = torch.randn(FEATURES, CLASSES, generator=generator)
 
-    def lack(self) -> str | None:
+    def unavailable_because(self) -> str | None:
         return self.lacking
 
     def fetch(self) -> str | None:
@@ -45,7 +45,7 @@ class Glance(Judge):
     def refusal(self, image_shape: Any) -> str | None:
         return None if tuple(image_shape) == SHAPE else f"it looks at {SHAPE}"
 
-    def account(self) -> dict[str, Any]:
+    def describe_for_record(self) -> dict[str, Any]:
         return {"network": "Glance"}
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:

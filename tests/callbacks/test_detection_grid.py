@@ -8,6 +8,7 @@ from PIL import Image
 
 from callbacks.detection_grid import COLORS, MOST_BOXES, DetectionGrid, annotated, likeliest, save_detections
 from foundation.errors import UserError
+from foundation.protocols import declared_metrics
 from tests.callbacks.detections_on_ranks import Parrot, Scenes, scenes, trainer_with
 
 NAMES = {3: "car", 90: "toothbrush of a long name"}
@@ -65,7 +66,7 @@ def test_pictures_of_the_first_images_at_validation_and_test(tmp_path):
     trainer.test(Parrot(detections), Scenes(truth), verbose=False)
     assert [image for image, _, _ in callback.seen] == [it["id"] for it in truth["images"][:2]]
     assert sorted(it.name for it in tmp_path.iterdir()) == ["test_detections.png", "val_detections-000000.png"]
-    assert callback.metrics("test") == set()
+    assert declared_metrics(Parrot([]), [callback]) == {}
 
 
 def test_wrong_values_are_refused(tmp_path):

@@ -179,7 +179,7 @@ def test_uneven_ranks_agree_to_the_last_digits(ranks):
 
 def test_a_test_under_ddp_logs_the_same_and_draws_the_same(ranks):
     alone = json.loads((ranks / "ddp1.json").read_text())
-    assert alone.keys() == score_by(Glance(), ranks).metrics("test")
+    assert alone.keys() == score_by(Glance(), ranks).metrics(None, "test").keys()
     assert alone["test/glance_score"] > 1.1
     for world_size in (2, 3):
         # Logged values are float32.
@@ -200,19 +200,19 @@ def test_it_logs_what_it_declares_and_leaves_the_module_as_it_was(tmp_path):
     trainer = trainer_with(callback)
     statistics = {name: it.clone() for name, it in module.named_buffers()}
     trainer.validate(module, Squares(), verbose=False)
-    assert logged(trainer).keys() == callback.metrics("val")
-    assert callback.metrics("val") == {
+    assert logged(trainer).keys() == callback.metrics(None, "val").keys()
+    assert callback.metrics(None, "val").keys() == {
         "val/glance_score", "val/glance_score_std", "val/glance_score_all", "val/glance_distance"}  # fmt: skip
     module.normalization.eval()
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
     trainer.test(module, Squares(), verbose=False)
-    assert logged(trainer).keys() == callback.metrics("test")
+    assert logged(trainer).keys() == callback.metrics(None, "test").keys()
     assert torch.equal(torch.rand(1), expected)
     assert not module.normalization.training
     assert all(torch.equal(it, statistics[name]) for name, it in module.named_buffers())
-    assert callback.metrics("train") == set()
+    assert callback.metrics(None, "train").keys() == set()
 
 
 def test_figures_are_those_of_the_samples_and_of_the_data(tmp_path):
@@ -229,7 +229,7 @@ def test_figures_are_those_of_the_samples_and_of_the_data(tmp_path):
     expected |= {f"test/real_glance_score{end}": value for end, value in scored(real[0], 3).items()}
     expected["test/glance_distance"] = frechet_distance(*(it.compute() for it in gaussians))
     assert logged(trainer) == pytest.approx(expected, rel=1e-5)
-    assert callback.account() == {
+    assert callback.describe_for_record() == {
         "glance_score": {"judge": {"network": "Glance"}, "images": {"test": 31, "real test": 23}, "splits": 3,
                          "distance_to": "37 images of train"}}  # fmt: skip
 
@@ -251,8 +251,8 @@ def test_without_a_reference_there_is_no_distance(tmp_path):
     callback = score_by(Glance(), tmp_path, reference=None, real_images=False)
     trainer = trainer_with(callback)
     trainer.test(Sampler(), Squares(), verbose=False)
-    assert logged(trainer).keys() == callback.metrics("test")
-    assert "test/glance_distance" not in callback.metrics("test")
+    assert logged(trainer).keys() == callback.metrics(None, "test").keys()
+    assert "test/glance_distance" not in callback.metrics(None, "test")
 
 
 @pytest.mark.parametrize(("limit", "seen"), [(2, 8), (0.5, 15), (1.0, 31)])
@@ -273,7 +273,7 @@ def test_the_sanity_check_generates_nothing(tmp_path):
 
 
 def test_no_images_of_a_stage_mean_no_metrics(tmp_path):
-    assert score_by(Glance(), tmp_path, val_images=0).metrics("val") == set()
+    assert score_by(Glance(), tmp_path, val_images=0).metrics(None, "val").keys() == set()
     with pytest.raises(UserError, match=r"callbacks.glance_score.test_images is 2: give 3 or more, or 0 for none"):
         score_by(Glance(), tmp_path, test_images=2)
     with pytest.raises(UserError, match="batch_size is 0"):
@@ -287,14 +287,14 @@ def test_no_images_of_a_stage_mean_no_metrics(tmp_path):
 def test_without_weights_one_line_says_so_and_the_run_goes_on(tmp_path, capsys, reason):
     callback = score_by(Glance(**{reason: "there is no network"}), tmp_path)
     known_before = reason == "lacking"
-    assert bool(callback.metrics("val")) is not known_before
+    assert bool(callback.metrics(None, "val").keys()) is not known_before
     trainer = trainer_with(callback)
     trainer.validate(Sampler(), Squares(), verbose=False)
     trainer.test(Sampler(), Squares(), verbose=False)
     assert capsys.readouterr().out.count("glance_score is left out: there is no network.\n") == 1
-    assert callback.metrics("val") == callback.metrics("test") == set()
+    assert callback.metrics(None, "val").keys() == callback.metrics(None, "test").keys() == set()
     assert logged(trainer) == {}
-    assert callback.account() == {"glance_score": {"left_out": "there is no network"}}
+    assert callback.describe_for_record() == {"glance_score": {"left_out": "there is no network"}}
 
 
 def test_what_goes_by_a_score_that_is_left_out_cannot_go_on(tmp_path):

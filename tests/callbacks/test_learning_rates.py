@@ -42,8 +42,8 @@ def test_the_rate_is_the_one_an_iteration_was_made_with(tmp_path):
     module = Scheduled()
     trainer.fit(module, DataLoader(torch.zeros(4, 1)))
     assert [(row["step"], float(row["train/lr"])) for row in rows(tmp_path)] == [("1", 0.4000000059604645), ("3", 0.10000000149011612)]  # fmt: skip
-    assert set(trainer.callback_metrics) == callback.metrics_of(module, "train") == {"train/lr"}
-    assert callback.metrics_of(module, "val") == set()
+    assert set(trainer.callback_metrics) == callback.metrics(module, "train").keys() == {"train/lr"}
+    assert callback.metrics(module, "val") == {}
 
 
 def test_each_player_has_its_rate(tmp_path):

@@ -5,6 +5,7 @@ data set's real format are made by ``write_tiny`` beside its DataModule's test.
 """
 
 import importlib
+from collections import ChainMap
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ from lightning import LightningModule
 from omegaconf import OmegaConf
 
 from finished.tables import load_experiments
+from foundation.metrics import STAGES
+from foundation.protocols import said
 from foundation.published import chosen
 from launch.command_line import CONF, check_command_line, compose_job
 from launch.config_check import TrainConfig, check_config
-from launch.parts_check import STAGES, declared_metrics
+from launch.parts_check import metrics_of_run
 from launch.runs import build, instantiate
 
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
@@ -91,12 +94,21 @@ class TestExperiment:
         run.trainer.test(run.module, datamodule=run.datamodule, verbose=False)
         logged |= set(run.trainer.callback_metrics)
         assert run.trainer.global_step == 2
-        assert logged == declared_metrics(run.module, run.datamodule, run.callbacks)
+        assert logged == metrics_of_run(run.module, run.datamodule, run.callbacks).keys()
         assert {key.partition("/")[0] for key in logged} <= set(STAGES)
+        assert_told_apart(config, run)
 
         checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
         assert checkpoint["global_step"] == 2
         assert checkpoint["state_dict"].keys() == run.module.state_dict().keys()
+
+
+def assert_told_apart(config: dict[str, Any], run: Any) -> None:
+    """Of what a sweep or a page calls the best, one of two values is the better one."""
+    unavailable = [said(it, "unavailable_metrics")(run.module, stage) for it in run.callbacks for stage in STAGES]
+    directions = ChainMap(metrics_of_run(run.module, run.datamodule, run.callbacks), *unavailable)
+    for metric in (config["optimized_metric"], config["paper"]["metric"]):
+        assert metric is None or directions[metric] in ("max", "min")
 
 
 def tiny_overrides(experiment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:

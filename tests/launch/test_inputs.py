@@ -53,9 +53,6 @@ class Asks(Callback):
     def __init__(self, given: Any, folder: str = "") -> None:
         self.given = given
 
-    def metrics(self, stage: str) -> set[str]:
-        return set()
-
 
 class DigitsBeside(DigitsDataModule):
     """A DataModule that is given another."""

@@ -272,7 +272,7 @@ def test_without_unlabelled_images_the_generator_rests():
     module, streams = improved_gan(unlabelled_weight=0.0), batch()
     assert set(module.players()) == {"d"}
     assert module.capabilities() == {ClassifiesImages}
-    assert module.metrics("train") == {"train/loss_d", "train/loss_labelled_nats"}
+    assert module.metrics("train").keys() == {"train/loss_d", "train/loss_labelled_nats"}
     expected = labelled_loss(module.discriminator(streams["labelled"]["image"]), streams["labelled"]["label"])
     torch.testing.assert_close(module.discriminator_loss(streams), expected)
 

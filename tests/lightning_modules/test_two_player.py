@@ -148,7 +148,7 @@ def test_schedules_step_once_an_iteration(tmp_path):
 def test_losses_are_logged_under_declared_keys(tmp_path):
     module = Scalars()
     trainer = fit(module, 1, tmp_path, enable_checkpointing=False)
-    assert set(trainer.callback_metrics) == module.metrics("train") == {"train/loss_d", "train/loss_g"}
+    assert set(trainer.callback_metrics) == module.metrics("train").keys() == {"train/loss_d", "train/loss_g"}
     assert float(trainer.callback_metrics["train/loss_d"]) == 1
 
 

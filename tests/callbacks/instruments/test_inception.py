@@ -11,11 +11,12 @@ from torch_fidelity import calculate_metrics
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torchvision.models import inception_v3
 
+from callbacks.inception_score import InceptionScore
 from callbacks.instruments import inception
 from callbacks.instruments.inception import Inception2015, TorchvisionInception
 from foundation.errors import UserError
 from launch.command_line import compose_job
-from launch.parts_check import declared_metrics
+from launch.parts_check import metrics_of_run
 from launch.runs import build
 from tests.callbacks.test_inception_score import Images, scored
 from tests.lightning_modules.test_infogan import TINY
@@ -50,7 +51,7 @@ def photographs(count: int) -> torch.Tensor:
 def test_the_score_is_torch_fidelity_s_with_the_same_weights(weights):
     images = photographs(6)
     judge = Inception2015(str(weights))
-    assert judge.lack() is None
+    assert judge.unavailable_because() is None
     judge.load()
     logits, features = (torch.cat(them) for them in zip(*map(judge, images.split(4)), strict=True))
     assert logits.shape == (6, judge.classes)
@@ -66,7 +67,7 @@ def test_the_score_is_torch_fidelity_s_with_the_same_weights(weights):
     )  # fmt: skip
     assert ours[""] == pytest.approx(theirs["inception_score_mean"], rel=1e-5)
     assert ours[""] > 1.05
-    assert judge.account()["weights_sha256"] != ""
+    assert judge.describe_for_record()["weights_sha256"] != ""
     assert not any(it.requires_grad for it in judge.parameters())
 
 
@@ -127,7 +128,7 @@ def test_a_download_that_fails_leaves_the_score_out(judge, tmp_path, capsys, mon
     assert len(said) == 1
     assert said[0].startswith(f"{judge} is left out: its weights are not at {tmp_path}/data/inception/")
     assert said[0].endswith("could not be downloaded (<urlopen error no route to host>).")
-    assert not any(judge in key for key in declared_metrics(run.module, run.datamodule, run.callbacks))
+    assert not any(judge in key for key in metrics_of_run(run.module, run.datamodule, run.callbacks))
     assert "test/cluster_accuracy" in run.trainer.callback_metrics
     assert not any(judge in key for key in run.trainer.callback_metrics)
 
@@ -135,11 +136,13 @@ def test_a_download_that_fails_leaves_the_score_out(judge, tmp_path, capsys, mon
 def test_what_is_known_before_is_said_before(tmp_path, monkeypatch):
     missing = tmp_path / "data" / "inception" / "weights-inception-2015-12-05-6726825d.pth"
     run = run_with("inception_score", tmp_path, "callbacks.inception_score.judge.download=false")
-    (callback,) = (it for it in run.callbacks if hasattr(it, "lack"))
-    assert callback.lack == f"its weights are not at {missing}"
+    (callback,) = (it for it in run.callbacks if isinstance(it, InceptionScore))
+    assert callback.unavailable_because == f"its weights are not at {missing}"
     monkeypatch.setattr(inception, "find_spec", lambda name: None)
-    assert Inception2015("anywhere").lack() == "torch-fidelity is not installed: pip install '.[fidelity]'"
-    assert TorchvisionInception("anywhere").lack() is None
+    assert (
+        Inception2015("anywhere").unavailable_because() == "torch-fidelity is not installed: pip install '.[fidelity]'"
+    )
+    assert TorchvisionInception("anywhere").unavailable_because() is None
     with pytest.raises(UserError, match=r"optimized_metric is val/inception_score, which is left out here: torch-fid"):
         run_with("inception_score", tmp_path, "optimized_metric=val/inception_score", "datamodule.val_size=9")
 

@@ -19,7 +19,7 @@ from foundation.source_tree import git, source_tree
 from launch.command_line import compose_job
 from launch.config_check import TrainConfig, check_config
 from launch.inputs import origin_of_module
-from launch.parts_check import declared_metrics
+from launch.parts_check import metrics_of_run
 from launch.runs import build, load_module, load_run
 from tests.callbacks.test_inception_score import scored
 from tests.finished_runs import finished_run
@@ -59,7 +59,7 @@ def test_a_run_is_judged_while_it_trains_and_says_by_whom(classifier, tmp_path):
     logged = set(run.trainer.callback_metrics)
     run.trainer.test(run.module, datamodule=run.datamodule, verbose=False)
     logged |= set(run.trainer.callback_metrics)
-    assert logged == declared_metrics(run.module, run.datamodule, run.callbacks)
+    assert logged == metrics_of_run(run.module, run.datamodule, run.callbacks).keys()
     assert KEYS | {"val/classifier_score"} < logged
     told = json.loads((tmp_path / "record.json").read_text())
     (judges,) = told["judges"].values()

@@ -1,0 +1,33 @@
+"""The best checkpoint by a validation metric, whichever direction of it is better."""
+
+from typing import Any, Literal
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from callbacks.instruments.monitored import direction_of
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Lightning's, which keeps the best by the direction that the metric declares.
+
+    Args:
+        monitor: the metric, measured in validation.
+        mode: max or min, which must be the metric's own direction; None follows it.
+        lightning: what Lightning's takes.
+    """
+
+    for_training_only = True
+
+    def __init__(self, monitor: str, mode: Literal["max", "min"] | None = None, **lightning: Any) -> None:
+        self.lightning = {"monitor": monitor, **lightning}
+        super().__init__(**self.lightning, mode=mode or "min")
+        self.mode = mode  # pyright: ignore[reportAttributeAccessIssue]
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self.mode is None:  # Lightning decides by it as it is made
+            super().__init__(**self.lightning, mode=direction_of(self.lightning["monitor"], trainer, pl_module))
+        super().setup(trainer, pl_module, stage)
+
+    def _generate_state_key(self, **of: Any) -> str:
+        return f"{ModelCheckpoint.__qualname__}{of!r}"  # under which the checkpoints of before have its state

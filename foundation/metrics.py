@@ -1,0 +1,30 @@
+"""The keys under which figures are logged: ``<stage>/<name>``, and which of two values is the better one.
+
+Who logs a metric declares it, with its direction, and nobody else does: see ``metrics`` in ``foundation.protocols``.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+STAGES = ("train", "val", "test")
+
+Direction = Literal["max", "min"] | None
+"""Which of two values is the better one: the larger, the smaller, or neither, as of a learning rate."""
+Directions = Mapping[str, Direction]
+"""For each key its direction."""
+
+IN_WORDS = {"max": "larger is better", "min": "smaller is better"}
+
+
+def in_stage(stage: str, directions: Directions) -> dict[str, Direction]:
+    """Names, as of one stage, made keys."""
+    return {f"{stage}/{name}": direction for name, direction in directions.items()}
+
+
+def best(values: Iterable[float], direction: Direction) -> float | None:
+    """The best of those that are numbers; None where there is none, or no better."""
+    numbers = [it for it in values if not math.isnan(it)]
+    if direction is None or not numbers:
+        return None
+    return max(numbers) if direction == "max" else min(numbers)

@@ -1,0 +1,18 @@
+import math
+
+import pytest
+
+from foundation.metrics import best, in_stage
+
+
+def test_a_stage_s_names_become_keys():
+    assert in_stage("val", {"error": "min", "lr": None}) == {"val/error": "min", "val/lr": None}
+
+
+@pytest.mark.parametrize(
+    ("values", "direction", "expected"),
+    [([0.5, 0.2, 0.9], "min", 0.2), ([0.5, 0.2, 0.9], "max", 0.9), ([0.5], None, None), ([], "max", None),
+     ([math.nan, 0.5, math.nan], "min", 0.5), ([math.nan], "max", None)],
+)  # fmt: skip
+def test_the_best_is_a_number_and_of_nothing_there_is_none(values, direction, expected):
+    assert best(values, direction) == expected
