@@ -119,6 +119,13 @@ def test_a_file_beside_the_rooms_counts_once_it_is_imported(root, tmp_path, monk
     assert patched(root, tmp_path)["mine/net.py"] == "WIDTH = 3\n"
 
 
+def test_a_module_that_names_a_file_which_is_nowhere_does_not_count(root, monkeypatch):
+    """As torch.ops and torch.classes do, by a name without a folder."""
+    monkeypatch.chdir(root)
+    monkeypatch.setitem(under_test.sys.modules, "torch.classes", type("Module", (), {"__file__": "_classes.py"}))
+    assert source_tree(root=root).clean is True
+
+
 def test_configs_from_other_folders_count_as_those_of_conf(root, tmp_path):
     write(root, {"my_conf/experiment/mine.yaml": "name: mine\n", "my_conf/notes.txt": ""})
     tree = source_tree([root / "conf", root / "my_conf", tmp_path / "far"], root)
