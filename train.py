@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from foundation.errors import told_as_sentences
-from foundation.published import published
+from foundation.published import TESTED, published
 from launch.command_line import check_command_line, split_arguments
 from launch.config_check import TrainConfig, check_config, plain
 from launch.processes import folder_of_rank_zero_alone, guard, wait_for_ranks
@@ -81,7 +81,7 @@ def summary(config: dict[str, Any], metrics: dict[str, float], folder: Path, wei
     """What a person wants to know at the end: the figures, the paper's beside its own, and where to look."""
     lines = [f"{config['name']}, seed {config['seed']}" + (f", weights {weights}:" if weights != "trained" else ":")]
     for key, value in sorted(metrics.items()):
-        if key.startswith("test/"):
+        if key.startswith(TESTED):
             of_paper = published(config["paper"], key, data, config)
             lines.append(f"  {key:<32}{value:.4f}" + ("" if of_paper is None else f"   (paper: {of_paper})"))
     places = {

@@ -17,6 +17,7 @@ from callbacks.instruments.pictures import draw_counts, log_picture, log_table
 from foundation.errors import UserError
 from foundation.metrics import Direction, Directions, in_stage
 from foundation.protocols import AssignsClusters, HoldsImages
+from foundation.published import key_for
 
 
 class ClusterAccuracyMetric(Metric):
@@ -94,7 +95,7 @@ class ClusterAccuracy(Measurement):
     def write(self, trainer: Trainer, module: Any) -> None:
         if self.kmeans:
             baseline = kmeans_accuracy(datamodule_of(trainer), self.metric.confusion.shape[0])
-            module.log("test/kmeans_cluster_accuracy", baseline)
+            module.log(key_for("test/kmeans_cluster_accuracy", datamodule_of(trainer)), baseline)
         with self.metric.sync_context():
             self._write_table(trainer)
 

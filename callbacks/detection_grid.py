@@ -16,6 +16,7 @@ from torch import Tensor
 from callbacks.instruments.pictures import log_picture, shortened
 from foundation.errors import UserError
 from foundation.protocols import AnnotatesObjects, DetectsObjects
+from foundation.published import stage_name
 
 # Okabe and Ito's, which the colour-blind tell apart; without black, which dark images swallow.
 COLORS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
@@ -78,18 +79,20 @@ class DetectionGrid(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
-            self._draw(trainer, "val", f"val_detections-{trainer.global_step:06d}.png")
+            self._draw(trainer, "val", f"detections-{trainer.global_step:06d}.png")
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._draw(trainer, "test", "test_detections.png")
+        self._draw(trainer, "test", "detections.png")
 
     @rank_zero_only
     def _draw(self, trainer: Trainer, stage: str, name: str) -> None:
         if not self.seen:
             return
         datamodule: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-        save_detections(self.seen, datamodule.coco_ground_truth(stage), self.min_score, self.folder / name)
-        log_picture(trainer, f"images/{stage}_detections", self.folder / name)
+        truth, stage = datamodule.coco_ground_truth(stage), stage_name(stage, datamodule)
+        path = self.folder / f"{stage}_{name}"
+        save_detections(self.seen, truth, self.min_score, path)
+        log_picture(trainer, f"images/{stage}_detections", path)
 
 
 def save_detections(

@@ -18,6 +18,7 @@ from callbacks.progress import counted
 from foundation.errors import UserError
 from foundation.metrics import Direction, Directions
 from foundation.protocols import HoldsImages, SamplesImages, evaluating
+from foundation.published import stage_name
 from foundation.randomness import keyed_generator
 
 
@@ -164,6 +165,7 @@ class InceptionScore(Judged):
                 path = self.folder / f"confident_samples-{self.judge.score}.png"
                 draw_confident(trainer, module, surest, path)
         self.measured[stage] = count
+        stage = stage_name(stage, trainer.datamodule)
         module.log_dict({f"{stage}/{name}": value for name, value in figures.items()})
 
     def _made_for(self, trainer: Any, count: int) -> tuple[Any, Any, Any]:

@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from callbacks.averaged_weights import weights_of
 from foundation.metrics import Direction
 from foundation.protocols import declared_metrics, said
+from foundation.published import TESTED, key_for
 from foundation.records import latest_of_each_key
 from foundation.source_tree import source_tree, warning, write_patch
 
@@ -152,7 +153,8 @@ def final_metrics(trainer: Trainer) -> dict[str, float]:
 
 def directions_of(trainer: Any, module: Any) -> dict[str, Direction]:
     """Of each metric which of two values is the better one, for whoever reads the record without the code."""
-    return declared_metrics(module, trainer.callbacks)
+    declared = declared_metrics(module, trainer.callbacks)
+    return {key_for(key, getattr(trainer, "datamodule", None)): direction for key, direction in declared.items()}
 
 
 def judges_of(trainer: Trainer) -> dict[str, Any]:
@@ -178,7 +180,7 @@ def measured_again(
     """
     record = json.loads((run / "record.json").read_text())
     asked = [it.lstrip("+") for it in now["overrides"] if not it.startswith(("run=", "trainer", "paths.", "hydra."))]
-    training = {key: value for key, value in record["metrics"].items() if not key.startswith("test/")}
+    training = {key: value for key, value in record["metrics"].items() if not key.startswith(TESTED)}
     evaluation = {"commit": now["commit"], "started_at": now["started_at"], "world_size": trainer.world_size,
                   "hardware": describe_hardware(trainer), "versions": now["versions"]} | how  # fmt: skip
     record.pop("judges", None)

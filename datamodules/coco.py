@@ -48,6 +48,7 @@ class CocoDataModule(DetectionDataModule):
             raise UserError(f"datamodule.test_split is {test_split}: give train or val.")
         self.folder, self.name, self.test_split = Path(folder), name, test_split
         self.test_name, self.whole_test = FOLDERS[test_split], WHOLE[test_split]
+        self.tests_on_training_data = test_split == "train"
         self.truths: dict[str, dict[str, Any]] = {}
         self.counts: dict[str, int] = {}
 

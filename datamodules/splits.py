@@ -86,6 +86,8 @@ class SplitDataModule(LightningDataModule):
     """What is tested on, as papers call it."""
     whole_test: int | None = None
     """How many examples that has; None where every copy has all."""
+    tests_on_training_data: bool = False
+    """What a test measures is then called ``train_set/...``."""
 
     def __init__(
         self,

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from foundation.published import TESTED
+
 WIDTH, HEIGHT = 420.0, 220.0
 LEFT, RIGHT, TOP, BOTTOM = 52.0, 12.0, 10.0, 26.0
 MOST_POINTS = 400  # a curve; the eye sees no more on this width
@@ -30,7 +32,7 @@ def read_curves(path: Path, name: str) -> dict[str, Curve]:
             if key in (None, "step", "epoch") or not str(row.get("step")).isdigit() or as_number(value) is None:
                 continue
             curve = curves.setdefault(key, Curve(name, [], []))
-            curve.iterations.append(int(row["step"]) + (not key.startswith("test/")))
+            curve.iterations.append(int(row["step"]) + (not key.startswith(TESTED)))
             curve.values.append(float(value))
     return {key: curve for key, curve in sorted(curves.items()) if curve.values}
 

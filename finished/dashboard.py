@@ -71,7 +71,10 @@ def what_is_logged(experiment: str) -> Logged:
     with torch.device("meta"):
         module = instantiate(config["lightning_module"])
     callbacks = [instantiate(node) for node in config["callbacks"].values()]
-    datamodule = SimpleNamespace(val_size=config["datamodule"].get("val_size", 1))
+    on_training_data = config["datamodule"].get("test_split") == "train"
+    datamodule = SimpleNamespace(
+        val_size=config["datamodule"].get("val_size", 1), tests_on_training_data=on_training_data
+    )
     pictures: set[str] = set().union(*(said(it, "pictures")(module) for it in callbacks))
     method = config["lightning_module"]["_target_"].split(".")[-2]
     metrics = set(metrics_of_run(module, datamodule, callbacks))

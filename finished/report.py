@@ -21,11 +21,11 @@ import yaml
 from finished.charts import Curve, line_chart, read_curves
 from finished.curves import names_of
 from foundation.errors import UserError, told_as_sentences
-from foundation.published import published, split_of
+from foundation.published import TESTED, TRAIN_SET, key_in, metrics_of, published, split_of
 from launch.sweep_table import job_order
 
 STYLE = Path(__file__).with_name("report.css")
-STAGES = {"train": "Training", "val": "Validation", "test": "Test"}
+STAGES = {"train": "Training", "val": "Validation", "test": "Test", TRAIN_SET: "On the training images"}
 MOST_PICTURES = 12  # a run
 
 
@@ -45,7 +45,7 @@ class RunFiles:
 
     @property
     def metrics(self) -> dict[str, float]:
-        return self.record.get("metrics", {})
+        return metrics_of(self.record)
 
     @property
     def paper(self) -> dict[str, Any]:
@@ -138,8 +138,8 @@ def error_of(run: RunFiles) -> str:
 
 def figures_of(run: RunFiles) -> str:
     """The test's metrics, else the validation's; the one that the paper reports first, with the paper's figure."""
-    stage = next((it for it in ("test/", "val/") if any(key.startswith(it) for key in run.metrics)), None)
-    reported = run.paper.get("metric")
+    stage = next((it for it in (*TESTED, "val/") if any(key.startswith(it) for key in run.metrics)), None)
+    reported = reported_by(run)
     keys = sorted((key for key in run.metrics if stage and key.startswith(stage)), key=lambda it: (it != reported, it))
     if not keys:
         return ""
@@ -152,9 +152,15 @@ def figures_of(run: RunFiles) -> str:
     return f'<div class="figures">{"".join(cards)}</div>'
 
 
+def reported_by(run: RunFiles) -> str | None:
+    """The paper's metric, by the key under which this run has it."""
+    metric = run.paper.get("metric")
+    return metric and key_in(run.metrics, metric)
+
+
 def beside(run: RunFiles) -> str:
     """What stands beside the metric that the paper reports."""
-    figure = published(run.paper, run.paper["metric"], run.record.get("data"), run.config)
+    figure = published(run.paper, str(reported_by(run)), run.record.get("data"), run.config)
     if figure is not None:
         return f"paper: {figure}"
     return "the paper gives no figure" if run.paper.get("value") is None else "the paper's figure is of something else"
@@ -162,12 +168,12 @@ def beside(run: RunFiles) -> str:
 
 def table_of(runs: list[RunFiles]) -> str:
     """A line a run: what sets it apart, its end, and its final metrics, the paper's first."""
-    reported = runs[0].paper.get("metric")
+    reported = reported_by(runs[0])
     measured = [it for it in runs if reported in it.metrics]
     of_paper = {published(it.paper, str(reported), it.record.get("data"), it.config) for it in measured}
     shown = of_paper.pop() if len(of_paper) == 1 else None  # of every run in the column
-    keys = {key for it in runs for key in it.metrics if key.startswith(("test/", "val/"))}
-    columns = sorted(keys, key=lambda it: (it != reported, not it.startswith("test/"), it))
+    keys = {key for it in runs for key in it.metrics if key.startswith((*TESTED, "val/"))}
+    columns = sorted(keys, key=lambda it: (it != reported, not it.startswith(TESTED), it))
     heads = [f"{key} (paper: {shown})" if key == reported and shown is not None else key for key in columns]
     lines = ["".join(f"<th>{escape(head)}</th>" for head in ("run", "", *heads, "time"))]
     for it in runs:

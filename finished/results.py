@@ -14,7 +14,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from foundation.published import published, split_of
+from foundation.published import key_in, metrics_of, published, split_of
 
 SAME = ("experiment=", "seed=", "trainer=", "trainer.devices=", "logger=", "sweep=", "launcher=")
 DRAWS = ("datamodule.label_seed=",)  # of a paper's mean over subsets, as a seed is
@@ -34,7 +34,8 @@ def load_results(results: Path) -> Results:
     """All results by experiment, in the order of their seeds."""
     found: Results = {}
     for path in sorted(results.glob("*.json")):
-        result = json.loads(path.read_text()) | {"file": path.name}
+        result = json.loads(path.read_text())
+        result |= {"file": path.name, "metrics": metrics_of(result)}
         found.setdefault(result["experiment"], []).append(result)
     return {name: sorted(them, key=lambda it: (it["seed"], it["file"])) for name, them in found.items()}
 
@@ -85,8 +86,7 @@ def watches(override: str, callbacks: Iterable[str]) -> bool:
 
 def figure(result: Mapping[str, Any], metric: str) -> float | None:
     """A metric of a result. What a test on training images found is asked for by the test's name, too."""
-    metrics = result["metrics"]
-    return metrics.get(metric, metrics.get(re.sub("^test/", "train_set/", metric)))
+    return result["metrics"].get(key_in(result["metrics"], metric))
 
 
 def measured_on(result: Mapping[str, Any]) -> str:

@@ -34,6 +34,7 @@ from finished.results import (
     told_share,
 )
 from foundation.errors import UserError, told_as_sentences
+from foundation.published import TESTED
 from foundation.records import latest_of_each_key
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -99,8 +100,7 @@ def methods_table(experiments: list[dict[str, Any]], results: Results, pages_of:
 
 def runs_table(experiment: dict[str, Any], results: list[dict[str, Any]]) -> str:
     """Every recorded run of one experiment with its test metrics."""
-    stages = ("test/", "train_set/")
-    metrics = sorted({shown(key) for it in results for key in it["metrics"] if key.startswith(stages)})
+    metrics = sorted({shown(key) for it in results for key in it["metrics"] if key.startswith(TESTED)})
     heads = ["seed", "overrides", "measured on", "length", *(f"`{it}`" for it in metrics), "fit", "on", "record"]
     rows = []
     for it in results:
@@ -135,7 +135,7 @@ def variants_table(results: list[dict[str, Any]], metrics: list[str]) -> str:
 
 def shown(metric: str) -> str:
     """A column's name. What a test has measured stands under its bare name: the row says on what."""
-    return re.sub("^(test|train_set)/", "", metric)
+    return metric.partition("/")[2] if metric.startswith(TESTED) else metric
 
 
 def table_of(heads: list[str], rows: list[list[str]]) -> str:

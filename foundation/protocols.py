@@ -254,6 +254,8 @@ class Says:
     """Why its data have no labels, where that is known."""
     test_name: str = "test"
     """What is tested on, as papers call it."""
+    tests_on_training_data: bool = False
+    """What a test measures is then called ``train_set/...`` (``foundation.published``)."""
     pixels: Any = None
     """How anybody's image file becomes an image that it gives (``datamodules.decoding.Pixels``)."""
     bits: int | None = None

@@ -1,11 +1,14 @@
-"""Which of a paper's figures may stand beside one of ours: of the same data, split and metric, and no other.
+"""What a figure may be called, and which of a paper's may stand beside it: of the same data, split and metric alone.
 
-Everything that shows a figure asks here. ``paper`` is an experiment's, ``data`` what a record says of its data.
+Everything that shows a figure asks here. ``paper`` is an experiment's, ``data`` what a record says of its data. What a
+test has measured is called ``test/...``, and ``train_set/...`` where a DataModule says ``tests_on_training_data``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
+TRAIN_SET = "train_set"
+TESTED = ("test/", f"{TRAIN_SET}/")  # how the keys begin of what a test has measured
 COCO_SPLITS = {"train": ("train2017", 118_287), "val": ("val2017", 5_000)}  # of records that name no split
 
 
@@ -48,3 +51,35 @@ def chosen(config: Mapping[str, Any], key: str) -> Any:
     for name in key.split("."):
         value = value.get(name) if isinstance(value, Mapping) else None
     return value
+
+
+# --- tests on training data -------------------------------------------------------------------------------------------
+
+
+def stage_name(stage: str, datamodule: Any) -> str:
+    """How the keys of a stage begin: a test on training data is none."""
+    on_training_data = stage == "test" and getattr(datamodule, "tests_on_training_data", False)
+    return TRAIN_SET if on_training_data else stage
+
+
+def key_for(key: str, datamodule: Any) -> str:
+    """``test/map`` as it is called with this DataModule."""
+    stage, slash, name = key.partition("/")
+    return stage_name(stage, datamodule) + slash + name
+
+
+def key_in(metrics: Container[str], metric: str) -> str:
+    """Under which key a run has the metric that is asked for: that of a test, or of one on training data."""
+    name = metric.partition("/")[2]
+    if metric in metrics or not metric.startswith(TESTED):
+        return metric
+    return next((key for stage in TESTED if (key := stage + name) in metrics), metric)
+
+
+def metrics_of(record: Mapping[str, Any]) -> dict[str, float]:
+    """A record's metrics by today's keys: before there were those of training data, they were called a test's."""
+    metrics, data = record.get("metrics", {}), record.get("data", {})
+    if "split" not in data and data.get("test_split") == "train":
+        return {TRAIN_SET + key.removeprefix("test") if key.startswith("test/") else key: value
+                for key, value in metrics.items()}  # fmt: skip
+    return metrics

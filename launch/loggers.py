@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
 from foundation.protocols import said
+from foundation.published import TESTED
 from foundation.source_tree import git
 
 START_S = 20.0  # for wandb to answer
@@ -42,7 +43,7 @@ class MetricsFile(CSVLogger):
             complete = None not in row.values() and row["step"].isdigit()  # a kill may leave half a line
             if not complete:
                 continue
-            tested = any(value for key, value in row.items() if key.startswith("test/"))
+            tested = any(value for key, value in row.items() if key.startswith(TESTED))
             if int(row["step"]) < iteration + tested:
                 known = {key: float(value) for key, value in row.items() if value and key not in ("step", "epoch")}
                 self.experiment.log_metrics({"epoch": int(row["epoch"]), **known}, int(row["step"]))
@@ -161,7 +162,7 @@ class WandbRun(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
         # Lightning counts steps from 0, but a test's from 1: it is logged when the last iteration is counted.
-        tested = any(key.startswith("test/") for key in metrics)
+        tested = any(key.startswith(TESTED) for key in metrics)
         iteration = step if tested or step is None else step + 1
         self._do(lambda run: run.log(dict(metrics) | at(iteration)))
 

@@ -6,6 +6,7 @@ from typing import Any
 from foundation.errors import UserError, did_you_mean
 from foundation.metrics import IN_WORDS, STAGES, Direction
 from foundation.protocols import capabilities_of, declared_metrics, members_of, said, serves
+from foundation.published import key_for, key_in
 
 NAMED = 10  # classes in a sentence
 
@@ -199,8 +200,8 @@ def unfit_metrics(config: Mapping[str, Any], module: Any, datamodule: Any, callb
         for metric in said(it, "unavailable_metrics")(module, stage)
     }
     for key, metric in (goes_by | told).items():
-        if metric is None or (key in told and metric in missing):
-            continue
+        if metric is None or (key in told and (metric in missing or key_in(declared, metric) in declared)):
+            continue  # of what is told: left out, or measured on other examples
         if metric not in declared:
             yield unlogged(key, metric, declared, missing, datamodule)
         elif key in goes_by and declared[metric] is None:
@@ -214,7 +215,8 @@ def unfit_metrics(config: Mapping[str, Any], module: Any, datamodule: Any, callb
 def metrics_of_run(module: Any, datamodule: Any, callbacks: Sequence[Any]) -> dict[str, Direction]:
     """Every key that a run will log; none of ``val/`` where no validation data is set aside."""
     stages = [stage for stage in STAGES if stage != "val" or said(datamodule, "val_size") > 0]
-    return declared_metrics(module, callbacks, stages)
+    declared = declared_metrics(module, callbacks, stages)
+    return {key_for(key, datamodule): direction for key, direction in declared.items()}
 
 
 def unlogged(key: str, metric: str, declared: Mapping[str, Any], missing: Mapping[str, str], datamodule: Any) -> str:

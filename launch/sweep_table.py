@@ -16,6 +16,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from foundation.errors import UserError, told_as_sentences
+from foundation.published import key_in
 from foundation.records import is_training, read_record
 
 COLUMNS: Sequence[str] = ("job", "overrides", "metric", "value", "folder", "status", "error")
@@ -59,6 +60,7 @@ def read_job(folder: Path) -> Job:
     if status in ("running", "fitted") and not is_training(record | {"status": "running"}):
         status = "interrupted"  # killed without a chance to say so
     metric = metric_of(record.get("config") or {})
+    metric = metric and key_in(record.get("metrics", {}), metric)
     value = record.get("metrics", {}).get(metric, math.nan) if status == "finished" else math.nan
     return Job(folder, {key: it for key, _, it in pairs}, metric, value, status, record.get("error") or "")
 

@@ -26,6 +26,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from foundation.errors import UserError, told_as_sentences
+from foundation.published import key_in
 from foundation.records import read_record
 from launch.processes import ASKED_TO_STOP, SWEEP
 from launch.sweep_table import jobs_in, metric_of, tell
@@ -105,6 +106,7 @@ def final_metric(folder: Path, metric: str | None) -> float | None:
     for key, value in metrics.items():
         if math.isnan(value) and (key == metric or key.startswith("train/")):
             raise ArithmeticError(f"{key} is not a number at the end of the job")
+    metric = metric and key_in(metrics, metric)
     if metric is not None and metric not in metrics:
         if any("left_out" in it for it in judges.values()):
             return None

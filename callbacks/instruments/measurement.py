@@ -7,6 +7,7 @@ from lightning import Callback, LightningModule, Trainer
 from torchmetrics import Metric
 
 from foundation.metrics import Directions
+from foundation.published import key_for
 
 
 class Measurement(Callback):
@@ -48,12 +49,13 @@ class Measurement(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
-            self._log(pl_module, "val")
+            self._log(trainer, pl_module, "val")
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._log(pl_module, "test")
+        self._log(trainer, pl_module, "test")
         self.write(trainer, pl_module)
 
-    def _log(self, module: LightningModule, stage: str) -> None:
+    def _log(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         values = {f"{stage}/{name}": value for name, value in self.figures().items()}
-        module.log_dict({key: value for key, value in values.items() if key in self.metrics(module, stage)})
+        datamodule, declared = getattr(trainer, "datamodule", None), self.metrics(module, stage)
+        module.log_dict({key_for(key, datamodule): value for key, value in values.items() if key in declared})

@@ -17,6 +17,7 @@ from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid, save_image
 
 from foundation.errors import UserError
+from foundation.published import key_for
 
 FIGURES_UP_TO = 20  # rows or columns of counts; beyond, there is no room
 READABLE_SIDE = 48  # pixels; smaller images are magnified so that a person can see them
@@ -116,6 +117,7 @@ def shortened(text: str, length: int) -> str:
 
 def log_picture(trainer: Trainer, key: str, path: Path) -> None:
     """Show a picture in every logger that takes pictures (wandb)."""
+    key = key_for(key, getattr(trainer, "datamodule", None))
     for logger in trainer.loggers:
         if hasattr(logger, "log_image"):
             logger.log_image(key=key, images=[str(path)], step=trainer.global_step)  # pyright: ignore
@@ -130,6 +132,7 @@ def log_animation(trainer: Trainer, key: str, path: Path) -> None:
 
 def log_table(trainer: Trainer, key: str, path: Path) -> None:
     """Show a CSV file with a heading in every logger that takes tables (wandb)."""
+    key = key_for(key, getattr(trainer, "datamodule", None))
     with path.open(newline="") as file:
         columns, *rows = csv.reader(file)
     for logger in trainer.loggers:

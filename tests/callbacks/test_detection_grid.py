@@ -69,6 +69,14 @@ def test_pictures_of_the_first_images_at_validation_and_test(tmp_path):
     assert declared_metrics(Parrot([]), [callback]) == {}
 
 
+def test_a_picture_of_training_images_is_called_no_test(tmp_path):
+    truth, detections = scenes(3)
+    trainer, datamodule = trainer_with(DetectionGrid(str(tmp_path), images=2)), Scenes(truth)
+    datamodule.tests_on_training_data = True  # type: ignore
+    trainer.test(Parrot(detections), datamodule, verbose=False)
+    assert [it.name for it in tmp_path.iterdir()] == ["train_set_detections.png"]
+
+
 def test_wrong_values_are_refused(tmp_path):
     with pytest.raises(UserError, match="detection_grid.images is 0: give 1 or more"):
         DetectionGrid(str(tmp_path), images=0)

@@ -269,6 +269,17 @@ def test_with_limited_batches_the_images_that_were_seen_are_measured(tmp_path):
     assert [it.name for it in tmp_path.iterdir()] == ["average_precision.csv"]
 
 
+def test_figures_of_training_images_are_called_no_test(tmp_path):
+    truth, detections = scenes(4)
+    trainer, datamodule = trainer_with(MeanAveragePrecision(str(tmp_path))), Scenes(truth)
+    datamodule.tests_on_training_data = True  # type: ignore
+    trainer.test(Parrot(detections), datamodule, verbose=False)
+    assert float(trainer.callback_metrics["train_set/map"]) == pytest.approx(
+        measure(truth, detections)["map"], abs=1e-6
+    )
+    assert not [key for key in trainer.callback_metrics if key.startswith("test/")]
+
+
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")

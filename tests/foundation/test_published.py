@@ -1,8 +1,10 @@
 """A paper's figure stands beside figures of its own data, split, metric and settings, and beside no other."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from foundation.published import published, split_of
+from foundation.published import key_for, key_in, metrics_of, published, split_of
 
 PAPER = {"id": "arXiv:1", "metric": "test/error", "value": 0.0875, "data": "cifar10", "split": "test",
          "where": {"lightning_module.network.depth": 20, "lightning_module.extra": None}}  # fmt: skip
@@ -52,3 +54,33 @@ def test_what_records_from_before_splits_had_names_were_tested_on():
     assert split_of({"name": "coco", "test": 5_000, "test_split": "val"}) == "val2017"
     assert split_of({"name": "coco", "test": 64, "test_split": "val"}) == "val2017, 64 examples"
     assert split_of({"name": "coco", "test": 64, "test_split": "train"}) == "train2017, 64 examples"
+
+
+# --- tests on training data -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [("test/map", "train_set/map"), ("val/map", "val/map"), ("train/loss", "train/loss"), ("images/x", "images/x")],
+)
+def test_what_is_measured_on_training_data_is_called_no_test(key, expected):
+    assert key_for(key, SimpleNamespace(tests_on_training_data=True)) == expected
+    assert key_for(key, SimpleNamespace(tests_on_training_data=False)) == key
+    assert key_for(key, SimpleNamespace()) == key_for(key, None) == key
+
+
+def test_who_asks_for_a_metric_gets_it_by_the_key_that_a_run_has():
+    assert key_in({"train_set/map"}, "test/map") == "train_set/map"
+    assert key_in({"test/map"}, "train_set/map") == "test/map"
+    assert key_in({"test/map", "train_set/map"}, "test/map") == "test/map"
+    assert key_in({"train_set/map"}, "val/map") == "val/map"
+    assert key_in({}, "test/map") == "test/map"
+
+
+def test_records_from_before_there_was_a_name_for_it_are_read_by_the_name_of_today():
+    metrics = {"test/map": 0.7, "train/loss": 0.1}
+    assert metrics_of({"metrics": metrics, "data": {"name": "coco", "test_split": "train"}}) == {
+        "train_set/map": 0.7, "train/loss": 0.1}  # fmt: skip
+    assert metrics_of({"metrics": metrics, "data": {"name": "coco", "test_split": "val"}}) == metrics
+    assert metrics_of({"metrics": metrics}) == metrics
+    assert metrics_of({}) == {}

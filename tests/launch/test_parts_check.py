@@ -10,9 +10,11 @@ from foundation.errors import UserError
 from foundation.protocols import AnnotatesObjects, Classifies, ClassifiesImages, ClassifiesText
 from launch.command_line import compose_job
 from launch.parts_check import (
+    metrics_of_run,
     unfit_callbacks,
     unfit_data,
     unfit_inputs,
+    unfit_metrics,
     unfit_optimizers,
     unfit_shapes,
     unfit_tokens,
@@ -176,3 +178,17 @@ def test_images_of_any_size_for_a_module_of_one():
 def test_tokens_that_a_module_has_no_rows_for(sizes, refused):
     problems = list(unfit_tokens(Reader(), SimpleNamespace(name="reviews", **sizes)))
     assert [problem[: len(told)] for problem, told in zip(problems, refused, strict=True)] == refused
+
+
+def test_a_paper_s_metric_may_be_measured_on_training_data_and_is_declared_as_such():
+    """With ``datamodule.test_split=train`` as without."""
+    module = SimpleNamespace(metrics=lambda stage: {f"{stage}/map": "max"} if stage == "test" else {})
+    config = {"callbacks": {}, "optimized_metric": None}
+    for on_training_data, key in {True: "train_set/map", False: "test/map"}.items():
+        datamodule = SimpleNamespace(tests_on_training_data=on_training_data, val_size=0)
+        assert metrics_of_run(module, datamodule, []) == {key: "max"}
+        for metric in ("test/map", "train_set/map"):
+            assert [*unfit_metrics(config | {"paper": {"metric": metric}}, module, datamodule, [])] == []
+        other = {"test/map", "train_set/map"} - {key}
+        (problem,) = unfit_metrics(config | {"optimized_metric": other.pop()}, module, datamodule, [])
+        assert "which nothing in this run logs" in problem
