@@ -102,13 +102,18 @@ def could_be_used(path: str) -> bool:
 
 
 def imported_files(root: Path) -> set[str]:
-    """The project's own files among the modules of this process, the entry point included."""
+    """The project's own files among the modules of this process, the entry point included.
+
+    Some modules, torch's among them, name files that are none.
+    """
     files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
     named = {Path(it).absolute() for it in files if it and "site-packages" not in it}
     own = {it for it in named if it.is_file()}  # torch gives modules of its own names of files that are nowhere
     installed = Path(sys.prefix).absolute()
     return {
-        it.relative_to(root).as_posix() for it in own if it.is_relative_to(root) and not it.is_relative_to(installed)
+        it.relative_to(root).as_posix()
+        for it in own
+        if it.is_relative_to(root) and not it.is_relative_to(installed) and it.is_file()
     }
 
 

@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from finished.tables import load_experiments
 from foundation.metrics import STAGES
 from foundation.protocols import said
-from foundation.published import chosen
+from foundation.published import TRAIN_SET, chosen
 from launch.command_line import CONF, check_command_line, compose_job
 from launch.config_check import TrainConfig, check_config
 from launch.parts_check import metrics_of_run
@@ -95,7 +95,7 @@ class TestExperiment:
         logged |= set(run.trainer.callback_metrics)
         assert run.trainer.global_step == 2
         assert logged == metrics_of_run(run.module, run.datamodule, run.callbacks).keys()
-        assert {key.partition("/")[0] for key in logged} <= set(STAGES)
+        assert {key.partition("/")[0] for key in logged} <= {*STAGES, TRAIN_SET}
         assert_told_apart(config, run)
 
         checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)

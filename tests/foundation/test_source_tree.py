@@ -111,6 +111,8 @@ def test_a_file_beside_the_rooms_counts_once_it_is_imported(root, tmp_path, monk
     write(root, {"mine/__init__.py": "", "mine/net.py": "WIDTH = 3\n", "mine/unused.py": "", "hidden/deep.py": ""})
     (root / ".git" / "info" / "exclude").write_text("hidden/\n")
     modules = {name: type("Module", (), {"__file__": str(root / name)}) for name in ("mine/net.py", "hidden/deep.py")}
+    modules["torch.ops"] = type("Module", (), {"__file__": "_ops.py"})  # as torch has it
+    monkeypatch.chdir(root)
     for name, module in modules.items():
         monkeypatch.setitem(under_test.sys.modules, name, module)
     tree = source_tree(root=root)
