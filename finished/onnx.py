@@ -3,14 +3,16 @@
     make export RUN=outputs/resnet_mnist/<folder>
     python -m finished.onnx outputs/infogan_digits/<folder> --checkpoint best --out generator.onnx
 
-A classifier maps ``images`` [batch, C, H, W] in [0, 1] to ``logits`` [batch, classes], its normalisation included; a
-generator maps ``latents`` [batch, size] to ``images`` in [0, 1]. Any batch size will do. The file says in its metadata
-what it is. It gets its name only once onnxruntime has computed with it what the module computes.
+A classifier maps ``images`` [batch, C, H, W] in [0, 1], or ``input_ids`` [batch, length] and ``lengths`` [batch], to
+``logits`` [batch, classes], its normalisation included; a generator maps ``latents`` [batch, size] to ``images`` in
+[0, 1]. Any batch size and length will do. The file says in its metadata what it is. It gets its name only once
+onnxruntime has computed with it what the module computes.
 """
 
 import argparse
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +25,7 @@ from torch import Tensor, nn
 
 from foundation.checkpoints import read_checkpoint, weights_in
 from foundation.errors import UserError, told_as_sentences
-from foundation.protocols import ClassifiesImages, MapsLatents, serves
+from foundation.protocols import ClassifiesImages, ClassifiesText, MapsLatents, serves
 from launch.command_line import check_writable
 from launch.runs import load_on_device
 
@@ -36,30 +38,31 @@ CHECKED_BATCHES = (1, 5)
 class Network(nn.Module):
     """One of a module's functions, which torch exports only as a forward."""
 
-    def __init__(self, module: nn.Module, function: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, module: nn.Module, function: Callable[..., Tensor]) -> None:
         super().__init__()
         self.module, self.function = module, function
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.function(inputs)
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.function(*inputs)
 
 
 @dataclass
 class Exportable:
-    """What becomes a file. input_shape: of one example; lowest, highest: of the values to check it with."""
+    """What becomes a file.
+
+    inputs: their names, each with those of its axes that may have any size. draw: as many examples of them, in that
+    order. metadata: what the file says of itself beside where it comes from.
+    """
 
     network: Network
-    input: str
+    inputs: dict[str, dict[int, str]]
     output: str
-    input_shape: tuple[int, ...]
-    lowest: float
-    highest: float
+    draw: Callable[[int, torch.Generator], tuple[Tensor, ...]]
     metadata: dict[str, Any]
 
-    def inputs(self, batch_size: int) -> Tensor:
+    def drawn(self, batch_size: int) -> tuple[Tensor, ...]:
         """The same in every call."""
-        drawn = torch.rand(batch_size, *self.input_shape, generator=torch.Generator().manual_seed(0))
-        return self.lowest + (self.highest - self.lowest) * drawn
+        return self.draw(batch_size, torch.Generator().manual_seed(0))
 
 
 def export(run: Path, checkpoint: str = "last", out: Path | None = None) -> tuple[Path, float]:
@@ -95,25 +98,67 @@ def check_packages() -> None:
 
 
 def exportable_of(module: Any, run: Path) -> Exportable:
-    """The classifier of images or the generator of a module, as its capabilities have it."""
+    """What a module's capabilities have to give; a UserError where that is nothing."""
     if serves(module, ClassifiesImages):
-        names = module.class_names or [str(number) for number in range(module.num_classes)]
-        return Exportable(
-            Network(module, module.class_logits), "images", "logits", tuple(module.image_shape), 0.0, 1.0,
-            {"input": "images [batch, channels, height, width] in [0, 1]",
-             "output": "logits [batch, classes]; their softmax gives probabilities", "classes": names},
-        )  # fmt: skip
+        return of_images(module)
+    if serves(module, ClassifiesText):
+        return of_texts(module)
     if serves(module, MapsLatents):
-        layout = module.latent_layout()
-        size = sum(part["size"] for part in layout)
-        return Exportable(
-            Network(module.generator, module.generator), "latents", "images", (size,), -1.0, 1.0,
-            {"input": f"latents [batch, {size}], the parts of latent_layout one after the other",
-             "output": "images [batch, channels, height, width] in [0, 1]", "latent_layout": layout},
-        )  # fmt: skip
+        return of_latents(module)
     raise UserError(
-        f"{run} is a run of {type(module).__name__}, which neither classifies images nor makes them of latents, so it "
-        "cannot be exported."
+        f"{run} is a run of {type(module).__name__}, which neither classifies images or texts nor makes images of "
+        "latents, so it cannot be exported."
+    )
+
+
+def of_images(module: Any) -> Exportable:
+    return Exportable(
+        Network(module, module.class_logits),
+        {"images": {0: "batch"}},
+        "logits",
+        lambda size, generator: (torch.rand(size, *module.image_shape, generator=generator),),
+        {"input": "images [batch, channels, height, width] in [0, 1]", **logits_of(module)},
+    )
+
+
+def of_texts(module: Any) -> Exportable:
+    longest = module.max_length or 16
+
+    def draw(size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Longer texts in larger batches, so that several lengths are checked."""
+        lengths = torch.randint(1, min(size + 5, longest) + 1, (size,), generator=generator)
+        ids = torch.randint(module.vocabulary_size, (size, int(lengths.max())), generator=generator)
+        return ids, lengths
+
+    told = f"token ids below {module.vocabulary_size}, input_ids [batch, length] and lengths [batch], both int64"
+    told += f"; a text has {module.max_length} tokens at most" if module.max_length else ""
+    return Exportable(
+        Network(module, module.class_logits),
+        {"input_ids": {0: "batch", 1: "length"}, "lengths": {0: "batch"}},
+        "logits",
+        draw,
+        {"input": told, **logits_of(module)},
+    )
+
+
+def logits_of(module: Any) -> dict[str, Any]:
+    names = module.class_names or [str(number) for number in range(module.num_classes)]
+    return {"output": "logits [batch, classes]; their softmax gives probabilities", "classes": names}
+
+
+def of_latents(module: Any) -> Exportable:
+    layout = module.latent_layout()
+    size = sum(part["size"] for part in layout)
+    return Exportable(
+        Network(module.generator, module.generator),
+        {"latents": {0: "batch"}},
+        "images",
+        lambda count, generator: (2 * torch.rand(count, size, generator=generator) - 1,),
+        {
+            "input": f"latents [batch, {size}], the parts of latent_layout one after the other",
+            "output": "images [batch, channels, height, width] in [0, 1]",
+            "latent_layout": layout,
+        },
     )
 
 
@@ -130,15 +175,20 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 def write(exportable: Exportable, metadata: Mapping[str, Any], path: Path) -> None:
     """Weights and graph in one file. Metadata that are no texts are JSON."""
-    program = torch.onnx.export(
-        exportable.network.eval(),
-        (exportable.inputs(2),),
-        input_names=[exportable.input],
-        output_names=[exportable.output],
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-        dynamo=True,
-        verbose=False,
-    )
+    named = sorted({name for axes in exportable.inputs.values() for name in axes.values()})
+    sizes = {name: torch.export.Dim(name) for name in named}
+    axes = tuple({axis: sizes[name] for axis, name in it.items()} for it in exportable.inputs.values())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "# The axis name: .* shares the same shape")  # inputs have one batch size
+        program = torch.onnx.export(
+            exportable.network.eval(),
+            exportable.drawn(2),
+            input_names=list(exportable.inputs),
+            output_names=[exportable.output],
+            dynamic_shapes=(axes,),  # of *inputs
+            dynamo=True,
+            verbose=False,
+        )
     assert program is not None
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # it would tell where the source lies on this machine
@@ -154,10 +204,11 @@ def largest_difference(exportable: Exportable, path: Path) -> float:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     differences = []
     for batch_size in CHECKED_BATCHES:
-        inputs = exportable.inputs(batch_size)
+        inputs = exportable.drawn(batch_size)
         with torch.no_grad():
-            expected = exportable.network(inputs)
-        (found,) = session.run([exportable.output], {exportable.input: inputs.numpy()})
+            expected = exportable.network(*inputs)
+        named = {name: values.numpy() for name, values in zip(exportable.inputs, inputs, strict=True)}
+        (found,) = session.run([exportable.output], named)
         differences.append((torch.from_numpy(found) - expected).abs().max())
     return float(torch.stack(differences).max())  # Python's own max would lose what is not a number
 

@@ -1,4 +1,4 @@
-"""What a run says of image files, by what its module can do: labels of a classifier, boxes of a detector."""
+"""What a run says of a person's own files, by what its module can do; of images labels or boxes, of texts labels."""
 
 import json
 import os
@@ -17,14 +17,15 @@ from callbacks.checkpoint import weights_are_finite
 from callbacks.detection_grid import likeliest, save_framed
 from callbacks.instruments.coco_evaluation import encode
 from callbacks.instruments.pictures import save_captioned
-from datamodules.decoding import Pixels, attempt, whole_image
+from datamodules.decoding import ENDINGS, Pixels, attempt, whole_image
+from datamodules.folder_layout import images_below
 from datamodules.image_files import shown, unreadable
+from finished.predictions import Likeliest, Predictions
+from finished.texts import classify_texts, read_texts
 from foundation.errors import UserError
-from foundation.protocols import ClassifiesImages, DetectsObjects, evaluating, said, serves
+from foundation.protocols import ClassifiesImages, ClassifiesText, DetectsObjects, evaluating, said, serves
 from launch.runs import Finished
 
-ALL_UP_TO = 20  # classes; beyond, a row holds the likeliest
-LIKELIEST = 5
 SHOWN = 36  # images of the picture
 
 
@@ -36,30 +37,41 @@ class Images:
     names: list[str]
 
 
-@dataclass
-class Predictions:
-    """What a run says of images, whatever kind of module it is.
+@dataclass(frozen=True)
+class Predictor:
+    """What serves a kind of module. unit: of what it is asked about."""
 
-    rows: of the table, the heading first. captions: what is said of an image in a few words. record: how these
-    predictions were made. write: puts pictures and other files into a folder.
-    """
-
-    rows: list[list[str]]
-    captions: list[str]
-    record: dict[str, Any]
-    write: Callable[[Path], None]
+    unit: str
+    read: Callable[[str], Any]
+    """What ``input=`` names -> what is asked about; has ``names``."""
+    predict: Callable[[Finished, Any, Mapping[str, Any]], Predictions]
 
 
-def predictor_of(module: Any, run: str) -> Callable[[Finished, Images, Mapping[str, Any]], Predictions]:
+def predictor_of(module: Any, run: str) -> Predictor:
     """What predicts with a module, by what the module can do."""
-    predictors = {ClassifiesImages: classify, DetectsObjects: detect}
+    predictors = {
+        ClassifiesImages: Predictor("image", find_images, classify),
+        DetectsObjects: Predictor("image", find_images, detect),
+        ClassifiesText: Predictor("text", read_texts, classify_texts),
+    }
     for protocol, predictor in predictors.items():
         if serves(module, protocol):
             return predictor
     raise UserError(
-        f"{run} is a run of {type(module).__name__}, which does not tell what is in an image: give a classifier's or a "
-        "detector's run, such as one of experiment=resnet_digits or faster_rcnn_shapes."
+        f"{run} is a run of {type(module).__name__}, which does not tell what is in an image or a text: give a "
+        "classifier's or a detector's run, such as one of experiment=resnet_digits or faster_rcnn_shapes."
     )
+
+
+def find_images(source: str) -> Images:
+    """The image itself, or all below a folder in the order of their names."""
+    path = Path(source).expanduser()
+    if not path.is_dir():
+        return Images(path.parent, [path.name])
+    names = sorted(images_below(path))
+    if not names:
+        raise UserError(f"input={source} holds no image: looked for {', '.join(ENDINGS)} at every depth.")
+    return Images(path, names)
 
 
 # --- classifiers ---------------------------------------------------------------------------------------------
@@ -68,9 +80,7 @@ def predictor_of(module: Any, run: str) -> Callable[[Finished, Images, Mapping[s
 def classify(finished: Finished, images: Images, config: Mapping[str, Any]) -> Predictions:
     """The likeliest classes of each image: with few classes all of them."""
     module: Any = finished.module
-    pixels = pixels_of(finished)
-    kept = module.num_classes if module.num_classes <= ALL_UP_TO else LIKELIEST
-    classes, probabilities, first = [], [], []
+    pixels, likeliest, first = pixels_of(finished), Likeliest(module), []
     bad: dict[str, str] = {}
 
     def batches(threads: ThreadPoolExecutor) -> Iterator[int]:
@@ -79,9 +89,8 @@ def classify(finished: Finished, images: Images, config: Mapping[str, Any]) -> P
             batch = decode(images.folder, names, pixels, config["invert"], bad, threads)
             if not bad:  # from the first bad file on, only the others are looked for, so that all are named
                 first.append(batch[: max(SHOWN - start, 0)])
-                ordered = class_probabilities(module, batch).sort(dim=1, descending=True, stable=True)
-                classes.append(ordered.indices[:, :kept])
-                probabilities.append(ordered.values[:, :kept])
+                with evaluating(module):
+                    likeliest.add(module.class_logits(batch.to(module.device, module.dtype) / 255))
             yield len(names)
 
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 32)) as threads:
@@ -89,20 +98,14 @@ def classify(finished: Finished, images: Images, config: Mapping[str, Any]) -> P
             pass
     if bad:
         raise unreadable(bad, len(images.names), images.folder)
-    paths = [(images.folder / name).as_posix() for name in images.names]
-    labels = module.class_names or [str(number) for number in range(module.num_classes)]
-    rows = class_table(paths, torch.cat(classes).tolist(), torch.cat(probabilities).tolist(), labels)
-    counts = torch.cat(classes)[:, 0].bincount(minlength=len(labels)).tolist()
-    record = {
-        "pixels": asdict(pixels) | {"invert": config["invert"]},
-        "predicted": {label: count for label, count in zip(labels, counts, strict=True) if count},
-    }
-    captions = [f"{row[1]}  {float(row[2]):.1%}" for row in rows[1:]]
+    record = {"pixels": asdict(pixels) | {"invert": config["invert"]}, "predicted": likeliest.counts()}
+    captions = likeliest.captions()
 
     def write(folder: Path) -> None:
         save_captioned(torch.cat(first), captions, images.names, folder / "predictions.png")
 
-    return Predictions(rows, captions, record, write)
+    paths = [(images.folder / name).as_posix() for name in images.names]
+    return Predictions(likeliest.rows("path", paths), captions, record, write)
 
 
 def pixels_of(finished: Finished) -> Pixels:
@@ -129,39 +132,6 @@ def decode(
     arrays = [it for it in read if not isinstance(it, str)]
     batch = torch.from_numpy(np.stack(arrays) if arrays else np.empty((0, *pixels.shape), dtype=np.uint8))
     return 255 - batch if invert else batch
-
-
-def class_probabilities(module: Any, batch: Tensor) -> Tensor:
-    """batch: uint8 [B, C, H, W] -> [B, num_classes] on the CPU, rows that sum to one."""
-    with evaluating(module):
-        probabilities = module.class_logits(batch.to(module.device, module.dtype) / 255).softmax(dim=1).cpu()
-    if not probabilities.isfinite().all():
-        raise UserError("The run's weights give probabilities that are not finite: name another with checkpoint=.")
-    return probabilities
-
-
-def class_table(
-    paths: list[str], classes: list[list[int]], probabilities: list[list[float]], labels: list[str]
-) -> list[list[str]]:
-    """A heading and a row an image. classes, probabilities: of each image the likeliest, in falling order.
-
-    Where they are all classes, a row goes on with the probability of each in the classes' own order, else with the
-    next likeliest labels and their probabilities.
-    """
-    heading, rows = ["path", "label", "probability"], []
-    if whole := len(classes[0]) == len(labels):
-        heading += [f"probability_{label}" for label in labels]
-    else:
-        heading += [f"{what}_{place}" for place in range(2, len(classes[0]) + 1) for what in ("label", "probability")]
-    for path, numbers, values in zip(paths, classes, probabilities, strict=True):
-        told = [f"{value:.6g}" for value in values]
-        row = [path, labels[numbers[0]], told[0]]
-        if whole:
-            row += [value for _, value in sorted(zip(numbers, told, strict=True))]
-        else:
-            row += [it for number, value in zip(numbers[1:], told[1:], strict=True) for it in (labels[number], value)]
-        rows.append(row)
-    return [heading, *rows]
 
 
 # --- detectors -----------------------------------------------------------------------------------------------

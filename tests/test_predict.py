@@ -189,7 +189,7 @@ def test_bad_files_are_all_named_and_nothing_is_written(run, images, tmp_path):
 
 MISTAKES = {
     "batch_size=0": "batch_size is 0: give 1 or more",
-    "input=nowhere": "input=nowhere: there is no such file or folder. Give an image, or a folder of images",
+    "input=nowhere": "input=nowhere: there is no such file or folder. Give an image, a folder of images",
     "input=launch": "input=launch holds no image: looked for .jpg, .jpeg",
     "run=tests": "tests is not a run: it has no .hydra/config.yaml",
     "checkpoint=lst": "has no checkpoint 'lst'; did you mean 'last'",
@@ -216,13 +216,13 @@ def test_a_wrong_or_missing_key_is_named():
 
 def test_a_run_of_a_generator_is_refused(tmp_path, images):
     run = finished_run(tmp_path / "run", *TINY["infogan_digits"])
-    with pytest.raises(UserError, match="is a run of InfoGAN, which does not tell what is in an image: give a classif"):
+    with pytest.raises(UserError, match="is a run of InfoGAN, which does not tell what is in an image or a text: give"):
         predicted(run, images)
 
 
 def test_a_module_of_another_kind_is_not_taken_for_a_classifier(run, images, monkeypatch):
     monkeypatch.setattr(ResNet, "capabilities", lambda self: {ClassifiesText})
-    with pytest.raises(UserError, match="is a run of ResNet, which does not tell"):
+    with pytest.raises(UserError, match="input=.*: this run reads texts. Give a file of them, one a line."):
         predicted(run, images)
     monkeypatch.setattr(ResNet, "capabilities", lambda self: {ClassifiesImages})
     assert len(table(predicted(run, images))) == 7
@@ -369,5 +369,5 @@ def test_a_detector_is_measured_again_and_refused_where_images_or_onnx_are_asked
     assert (folder / "images" / "test_detections.png").exists()
     with pytest.raises(UserError, match="is a run of FasterRCNN, which makes no images"):
         sample(compose_job("sample", [f"run={detector}", "accelerator=cpu"]))
-    with pytest.raises(UserError, match="is a run of FasterRCNN, which neither classifies images nor makes them"):
+    with pytest.raises(UserError, match="is a run of FasterRCNN, which neither classifies images or texts nor makes"):
         exportable_of(load_run(detector)[0], detector)

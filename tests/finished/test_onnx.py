@@ -13,7 +13,6 @@ import torch
 
 from finished import onnx as onnx_export
 from foundation.errors import UserError
-from foundation.protocols import ClassifiesText
 from launch.runs import load_run
 from lightning_modules.infogan import InfoGAN
 from lightning_modules.resnet import ResNet
@@ -151,9 +150,9 @@ def test_mistakes_get_their_sentence(classifier, tmp_path, monkeypatch):
         onnx_export.export(classifier, "best", tmp_path / "it.onnx")
     with pytest.raises(UserError, match="--out=README.md cannot be written"):
         onnx_export.export(classifier, out=Path("README.md/it.onnx"))
-    monkeypatch.setattr(ResNet, "capabilities", lambda self: {ClassifiesText})
+    monkeypatch.setattr(ResNet, "capabilities", lambda self: set())
     with pytest.raises(
-        UserError, match="is a run of ResNet, which neither classifies images nor makes them of latents"
+        UserError, match="is a run of ResNet, which neither classifies images or texts nor makes images of latents"
     ):
         onnx_export.export(classifier, out=tmp_path / "it.onnx")
     monkeypatch.setattr(onnx_export, "find_spec", lambda name: None)
