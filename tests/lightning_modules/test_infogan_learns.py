@@ -9,24 +9,26 @@ from foundation.protocols import evaluating
 from launch.command_line import compose_job
 from launch.runs import build
 
+# Small nets that learn fast: with each of three seeds 300 iterations are enough.
+NETS = ["lightning_module.generator.hidden=[128]", "lightning_module.discriminator.channels=[16,32]",
+        "lightning_module.discriminator.hidden=[64]", "lightning_module.optimizer_g.lr=2e-3",
+        "lightning_module.optimizer_d.lr=5e-4", "datamodule.batch_size=64"]  # fmt: skip
+
 
 def trained(folder, weight, steps):
     """InfoGAN of the paper (no terms on real images), and its last logged bound."""
     codes = f"lightning_module.codes=[{{kind:categorical,size:10,mutual_information_weight:{weight}}}]"
     sizes = ["lightning_module.generator.input_size=26", "lightning_module.discriminator.posterior_size=10"]
     settings = ["trainer=cpu", "logger=none", f"trainer.max_steps={steps}", "lightning_module.real_images=null"]
-    run = build(
-        compose_job(
-            "train", [codes, *sizes, *settings, "~callbacks.cluster_accuracy", "paper.metric=null"], str(folder)
-        )
-    )
+    settings += ["~callbacks.cluster_accuracy", "paper.metric=null"]
+    run = build(compose_job("train", [codes, *sizes, *NETS, *settings], str(folder)))
     run.trainer.fit(run.module, datamodule=run.datamodule)
     return run, float(run.trainer.callback_metrics["train/mutual_information_categorical_nats"])
 
 
 @pytest.fixture(scope="module")
 def with_bound(tmp_path_factory):
-    return trained(tmp_path_factory.mktemp("with"), weight=1.0, steps=800)
+    return trained(tmp_path_factory.mktemp("with"), weight=1.0, steps=400)
 
 
 def test_the_bound_rises_towards_log_10(with_bound):
