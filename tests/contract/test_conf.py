@@ -13,10 +13,9 @@ from typing import Any
 import pytest
 import torch
 from hydra.utils import get_object
-from lightning import LightningModule
 from omegaconf import OmegaConf
 
-from finished.tables import load_experiments
+from finished.results import load_experiments
 from foundation.metrics import STAGES
 from foundation.protocols import said
 from foundation.published import TRAIN_SET, chosen
@@ -24,6 +23,7 @@ from launch.command_line import CONF, check_command_line, compose_job
 from launch.config_check import TrainConfig, check_config
 from launch.parts_check import metrics_of_run
 from launch.runs import build, instantiate
+from tests.contract.missing import experiment_of_sweep
 
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
@@ -141,34 +141,8 @@ def test_every_option_composes_with_every_experiment(group, option):
 
 
 @pytest.mark.parametrize("launcher", options("launcher"))
-def test_every_launcher_composes_with_every_sweep(launcher):
-    """A sweep's name begins with the method that it is for."""
-    on_digits = [it for it in EXPERIMENTS if it.endswith("_digits")]
-    for sweep in options("sweep"):
-        (experiment,) = (it for it in on_digits if sweep.startswith(it.removesuffix("digits")))
-        choices = [f"experiment={experiment}", f"sweep={sweep}", f"launcher={launcher}"]
-        assert len(check_command_line("train", [*choices, "trainer=cpu"])) > 1
-
-
-def has_method(file: str) -> bool:
-    own = [it for it in vars(importlib.import_module(file)).values() if getattr(it, "__module__", None) == file]
-    return any(isinstance(it, type) and issubclass(it, LightningModule) for it in own)
-
-
-def test_every_option_is_used_or_offered():
-    """A module that no experiment trains is dead, and so is a data set that the page of data sets does not offer."""
-    page = Path("docs/data.md").read_text()
-    assert {load["data"] for load in load_experiments(CONF)} <= set(options("datamodule"))
-    assert all(f"| `{option}` |" in page for option in options("datamodule"))
-    targets = {composed(experiment)["lightning_module"]["_target_"] for experiment in EXPERIMENTS}
-    methods = {
-        name for path in Path("lightning_modules").glob("*.py") if has_method(name := f"lightning_modules.{path.stem}")
-    }
-    sources = "".join(path.read_text() for path in Path("lightning_modules").glob("*.py"))
-    bases = {method for method in methods if f"from {method} import" in sources}
-    assert methods - bases <= {target.rpartition(".")[0] for target in targets} <= methods
-    for stem in methods - bases:
-        stem = stem.partition(".")[2]
-        assert (CONF / "lightning_module" / f"{stem}.yaml").exists()
-        assert Path(f"tests/lightning_modules/test_{stem}.py").exists()
-        assert Path(f"docs/methods/{stem}.md").exists()
+@pytest.mark.parametrize("sweep", options("sweep"))
+def test_every_launcher_composes_with_every_sweep(sweep, launcher):
+    experiment = experiment_of_sweep(sweep, CONF.parent, load_experiments(CONF))
+    choices = [f"experiment={experiment}", f"sweep={sweep}", f"launcher={launcher}"]
+    assert len(check_command_line("train", [*choices, "trainer=cpu"])) > 1
