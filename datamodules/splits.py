@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.batches import GlobalBatches, consumed_in_epoch
+from datamodules.overlap import trained_on
 from datamodules.replacement import differs_between_ranks, is_trained_on, read_anew, reader_of
 from foundation.errors import UserError, did_you_mean
 from foundation.published import part_of
@@ -139,7 +140,13 @@ class SplitDataModule(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         if self.tables:
             return
-        self.tables = self.cut(self.load())
+        loaded = self.load()
+        if not self.tests_on_training_data and (found := trained_on(loaded["train"], loaded["test"])):
+            raise UserError(
+                f"{len(found):,} of the {len(loaded['test']):,} test examples of {self.name} are training examples, "
+                f"the first {found[0]}, so their figures would be no test's: take them out of one of the two."
+            )
+        self.tables = self.cut(loaded)
         if self._awaited is not None:
             state, self._awaited = self._awaited, None
             self.load_state_dict(state)

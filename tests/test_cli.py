@@ -68,7 +68,14 @@ def test_a_record_answers_which_command_gave_this_number(sweep):
     assert (record["experiment"], record["seed"], record["iterations"]) == ("infogan_digits", 1, 12)
     assert "seed=1" in record["overrides"]
     assert "trainer.max_steps=12" in record["overrides"]
-    assert record["data"] | {"sha256": ""} == {"name": "digits", "train": 1437, "val": 0, "test": 360, "sha256": ""}
+    assert record["data"] | {"sha256": ""} == {
+        "name": "digits",
+        "train": 1437,
+        "val": 0,
+        "test": 360,
+        "split": "test",
+        "sha256": "",
+    }
     assert record["precision"] == record["config"]["trainer"]["precision"] == "32-true"
     assert record["config"]["lightning_module"]["seed"] == 1
     assert record["versions"]["torch"] == torch.__version__.partition("+")[0]
