@@ -39,8 +39,7 @@ def evaluate(config: dict[str, Any], folder: Path) -> dict[str, float]:
     if unfit := sorted(name for name, node in added.items() if for_training_only(node)):
         raise UserError(f"callbacks={unfit} make a run and measure nothing: leave them out.")
     callbacks = {name: node for name, node in saved["callbacks"].items() if not for_training_only(node)} | added
-    # How long to train is moot here, but a trainer that names no end is refused.
-    trainer = config["trainer"] | {"precision": precision, "max_steps": saved["trainer"]["max_steps"]}
+    trainer = config["trainer"] | {"precision": precision}
     trainer |= {} if "progress" in callbacks else {"enable_progress_bar": False}  # Lightning's own floods a log
     measured = saved | {"trainer": trainer, "callbacks": callbacks, "logger": None, "optimized_metric": None}
     run = build(measured, trains=False)

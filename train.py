@@ -16,6 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from foundation.errors import told_as_sentences
+from foundation.length import Length
 from foundation.published import TESTED, published
 from launch.command_line import check_command_line, split_arguments
 from launch.config_check import TrainConfig, check_config, plain
@@ -33,14 +34,13 @@ def train(config: dict[str, Any], checkpoint: Path | None = None) -> float | Non
 
     run = build(config)
     folder = Path(config["paths"]["run_dir"])
-    if run.trainer.is_global_zero:
-        folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
     if checkpoint is not None:
         from launch.resume import take_up
 
         take_up(run, checkpoint)
     if run.trainer.is_global_zero:
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
         print(heading(config, run), flush=True)
 
     def note_failure(reason: str) -> None:
@@ -72,9 +72,9 @@ def fit_and_test(run: Any, checkpoint: Path | None) -> dict[str, float]:
 
 def heading(config: dict[str, Any], run: Any) -> str:
     trainer = run.trainer
-    length = f"{trainer.max_steps} iterations" if trainer.max_steps > 0 else f"{trainer.max_epochs} epochs"
     devices = f"{trainer.world_size} x {trainer.strategy.root_device.type}, {trainer.precision}"
-    return f"{config['name']}, seed {config['seed']}: {length} on {devices}, into {config['paths']['run_dir']}"
+    length, folder = Length.of(config["trainer"]), config["paths"]["run_dir"]
+    return f"{config['name']}, seed {config['seed']}: {length} on {devices}, into {folder}"
 
 
 def summary(config: dict[str, Any], metrics: dict[str, float], folder: Path, weights: str, data: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from callbacks.instruments.run_clock import gradient_is_unfinished, was_the_last
 from foundation.errors import UserError
 
 RANKS_ASK_EVERY = 10  # iterations between two times that ranks tell one another of a signal
@@ -27,10 +28,11 @@ class Interrupted(SystemExit):
 class Checkpoint(ModelCheckpoint):
     """Keeps ``last.ckpt``: every ``every_n_train_steps`` iterations, at the end, and when asked to stop.
 
-    Ctrl-C and SIGTERM are answered after the iteration in progress, so what is saved is between two iterations;
-    a second signal ends the run at once. Beside what Lightning saves, a checkpoint holds the state of the global
-    random generators of every rank. Weights that are not finite are not saved: the former checkpoint stays. For the
-    best checkpoint by a validation metric, add ``best_checkpoint`` to the experiment's callbacks.
+    Ctrl-C and SIGTERM are answered after the iteration in progress, so what is saved is between two iterations (where
+    batches accumulate, after the last of them); a second signal ends the run at once. Beside what Lightning saves, a
+    checkpoint holds the state of the global random generators of every rank. Weights that are not finite are not
+    saved: the former checkpoint stays. For the best checkpoint by a validation metric, add ``best_checkpoint`` to the
+    experiment's callbacks.
     """
 
     for_training_only = True
@@ -46,6 +48,7 @@ class Checkpoint(ModelCheckpoint):
             enable_version_counter=False,
         )
         self.path = Path(folder) / "last.ckpt"
+        self.saved_at: int | None = None  # the iteration of the checkpoint that is there
         self.signal: int | None = None
         self.asked_to_stop = 0  # the signal, once it is answered with a checkpoint
         self.handlers: dict[int, Any] = {}
@@ -56,13 +59,13 @@ class Checkpoint(ModelCheckpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step % self._every_n_train_steps == 0 and self._is_good(trainer, pl_module):
-            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        signum = self._signal_on_any_rank(trainer)
+        if gradient_is_unfinished(trainer):
+            return  # no checkpoint holds one
+        signum, last = self._signal_on_any_rank(trainer), was_the_last(trainer)
         # After the last iteration, but before Lightning closes the epoch: a longer run can go on inside it.
-        if signum or trainer.global_step == trainer.max_steps:
-            self._save_unless_saved(trainer, pl_module)
-        self.asked_to_stop = signum if trainer.global_step != trainer.max_steps else 0
+        if signum or last or trainer.global_step % self._every_n_train_steps == 0:
+            self._save(trainer, pl_module)
+        self.asked_to_stop = 0 if last else signum
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         self._stop_if_asked(trainer)
@@ -70,9 +73,13 @@ class Checkpoint(ModelCheckpoint):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop_if_asked(trainer)
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # What callbacks have learned of it (the best so far, that it is enough) belongs to this iteration's checkpoint.
+        if not trainer.sanity_checking and (trainer.should_stop or self.saved_at == trainer.global_step):
+            self._save(trainer, pl_module)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop_if_asked(trainer)
-        super().on_train_epoch_end(trainer, pl_module)
 
     def _stop_if_asked(self, trainer: Trainer) -> None:
         # Whichever hook is the first after an iteration: Lightning has by then logged what the iteration measured.
@@ -80,9 +87,8 @@ class Checkpoint(ModelCheckpoint):
             raise Interrupted(self.asked_to_stop, trainer.global_step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_train_end(trainer, pl_module)
-        if trainer.global_step != trainer.max_steps:
-            self._save_unless_saved(trainer, pl_module)
+        if self.saved_at != trainer.global_step:  # whatever else has ended it
+            self._save(trainer, pl_module)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         states: list[Any] = [random_state()]
@@ -94,10 +100,12 @@ class Checkpoint(ModelCheckpoint):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         states = checkpoint.get("random_states", [])
         self.restored = states[trainer.global_rank] if len(states) == trainer.world_size else None
+        self.saved_at = checkpoint["global_step"]
 
-    def _save_unless_saved(self, trainer: Trainer, module: LightningModule) -> None:
-        if trainer.global_step % self._every_n_train_steps and self._is_good(trainer, module):
+    def _save(self, trainer: Trainer, module: LightningModule) -> None:
+        if self._is_good(trainer, module):
             trainer.save_checkpoint(self.path)
+            self.saved_at = trainer.global_step
 
     def _is_good(self, trainer: Trainer, module: LightningModule) -> bool:
         if weights_are_finite(module):

@@ -20,7 +20,8 @@ class EarlyStopping(LightningEarlyStopping):
     for_training_only = True
 
     def __init__(self, monitor: str, mode: Literal["max", "min"] | None = None, **lightning: Any) -> None:
-        self.lightning = {"monitor": monitor, **lightning}
+        # Where the metric is measured, and where a checkpoint lies that a longer run can go on from.
+        self.lightning = {"monitor": monitor, "check_on_train_epoch_end": False, **lightning}
         super().__init__(**self.lightning, mode=mode or "min")
         self.mode = mode  # pyright: ignore[reportAttributeAccessIssue]
 

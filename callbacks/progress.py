@@ -1,5 +1,6 @@
 """One bar for the whole training, in iterations, and one for a test; plain lines where no terminal is there."""
 
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -10,13 +11,15 @@ from lightning.pytorch.callbacks import ProgressBar
 from torch import Tensor
 from tqdm import tqdm
 
+from callbacks.instruments.run_clock import clock_of, counted_iterations
+from foundation.length import clock
 from foundation.logged_iterations import is_logged
 
 SECONDS_A_LINE = 20
 
 
 class Progress(ProgressBar):
-    """Iterations done, iterations a second, time left and the latest logged metrics.
+    """Iterations done (of a run by wall time: seconds), iterations a second, time left and the latest logged metrics.
 
     Lightning's own bars start anew with every epoch, of which small data sets have hundreds, and write control
     characters into log files. In a terminal this is one bar; elsewhere it is one line every tenth of the way.
@@ -38,21 +41,27 @@ class Progress(ProgressBar):
         self.enabled = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.total = total_iterations(trainer)
         self.first, self.started = trainer.global_step, time.monotonic()
+        done, total, unit = way(trainer)
+        self.tenth = tenths(done, total)
         if self.enabled and sys.stderr.isatty():
-            self.bar = tqdm(total=self.total, initial=self.first, desc="training", unit="it", dynamic_ncols=True)
+            self.bar = tqdm(total=total, initial=done, desc="training", unit=unit, dynamic_ncols=True)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        done, total, unit = way(trainer)
         if self.bar is not None:
-            self.bar.update(trainer.global_step - self.bar.n)
+            self.bar.update(done - self.bar.n)
             if is_logged(trainer, trainer.global_step):
                 self.bar.set_postfix_str(self._shown(trainer), refresh=False)
-        elif self.enabled and self.total and trainer.global_step % max(self.total // 10, 1) == 0:
+        elif self.enabled and tenths(done, total) > self.tenth:
+            self.tenth = tenths(done, total)
             rate = (trainer.global_step - self.first) / max(time.monotonic() - self.started, 1e-9)
-            print(f"{trainer.global_step}/{self.total} iterations, {rate:.1f}/s  {self._shown(trainer)}", flush=True)
+            far = f"{done}/{total} iterations"
+            if unit == "s":
+                far = f"{clock(done)} of {clock(total)}, {trainer.global_step} iterations"
+            print(f"{far}, {rate:.1f}/s  {self._shown(trainer)}", flush=True)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.enabled and sys.stderr.isatty():
@@ -84,12 +93,19 @@ class Progress(ProgressBar):
         return "  ".join(f"{key.partition('/')[2]} {float(value):.3f}" for key, value in sorted(values.items()))
 
 
-def total_iterations(trainer: Trainer) -> int:
-    """Iterations that the trainer is set to make, 0 where it is not known."""
-    if trainer.max_steps > 0:
-        return trainer.max_steps
-    epochs, batches = trainer.max_epochs or 0, trainer.num_training_batches
-    return int(epochs * batches) if epochs > 0 and batches != float("inf") else 0
+def way(trainer: Trainer) -> tuple[int, int, str]:
+    """How far a training is, of how much (0: not known), and whether in iterations (it) or seconds (s)."""
+    run_clock, total = clock_of(trainer), counted_iterations(trainer)
+    if not math.isinf(total):
+        return trainer.global_step, int(total), "it"
+    if run_clock and run_clock.length.seconds:
+        budget = int(run_clock.length.seconds)
+        return min(int(run_clock.seconds()), budget), budget, "s"
+    return trainer.global_step, 0, "it"
+
+
+def tenths(done: int, total: int) -> int:
+    return 10 * done // total if total else 0
 
 
 def counted(trainer: Trainer, batches: Sequence[Tensor], doing: str) -> Iterator[Tensor]:

@@ -16,6 +16,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
 from callbacks.averaged_weights import weights_of
+from callbacks.instruments.run_clock import epochs_done
+from foundation.length import Length
 from foundation.metrics import Direction
 from foundation.protocols import declared_metrics, said
 from foundation.published import TESTED, key_for
@@ -32,9 +34,10 @@ class RunRecord(Callback):
     It holds the experiment, seed, overrides, resolved config, commit and whether it stands for the code that ran (where
     not, ``changes`` names what differs and ``diff.patch`` beside the record holds it), data with sizes and fingerprint
     (as it is now, and as ``data_at_start`` where training has changed it), hardware, versions, precision, wall times,
-    resumes, which weights were tested (``trained`` or averaged), the runs that it was given (``inputs``, by the
-    config's keys), who judged (``judges``: weights and numbers of images) and all final metrics under the keys they
-    were logged with, and which direction of each is better (``directions``). ``make record`` makes a result of it.
+    how long training was asked for (``asked``: iterations, epochs or seconds) and how long it was, resumes, which
+    weights were tested (``trained`` or averaged), the runs that it was given (``inputs``, by the config's keys), who
+    judged (``judges``: weights and numbers of images) and all final metrics under the keys they were logged with, and
+    which direction of each is better (``directions``). ``make record`` makes a result of it.
 
     Args:
         folder: the run folder.
@@ -105,6 +108,7 @@ class RunRecord(Callback):
         before["overrides"] = latest_of_each_key([*before.get("overrides", []), *newest_resume(self.folder)])
         before |= {"status": "running", "config": now["config"], "pid": now["pid"], "host": now["host"]}
         before["directions"] = directions_of(trainer, module)
+        before["asked"] = now["asked"]
         before.pop("error", None)
         self._note_data(trainer)
         self._write()
@@ -124,7 +128,8 @@ class RunRecord(Callback):
 
     def _finish(self, trainer: Trainer, status: str) -> None:
         self.record["status"] = status
-        self.record["iterations"] = trainer.global_step
+        if self.stage == "fit":
+            self.record |= {"iterations": trainer.global_step, "epochs": epochs_done(trainer)}
         before = self.record["wall_time_s"].get(self.stage, 0) if self.stage == "fit" else 0  # of a run resumed
         self.record["wall_time_s"][self.stage] = round(before + time.monotonic() - self.started, 2)
         self.record["metrics"] |= final_metrics(trainer)
@@ -219,7 +224,8 @@ def describe_run(folder: Path, patch: str = "diff.patch") -> dict[str, Any]:
 
     Where the commit does not stand for the code that runs, that is printed and ``patch`` is written.
     """
-    overrides, config = folder / ".hydra" / "overrides.yaml", folder / "config.yaml"
+    overrides, saved = folder / ".hydra" / "overrides.yaml", folder / "config.yaml"
+    config: Any = OmegaConf.to_container(OmegaConf.load(saved)) if saved.exists() else {}
     tree = source_tree(config_folders(folder))
     left_out = write_patch(tree, folder / patch) if tree.changes else {}
     if told := warning(tree, left_out, folder / patch):
@@ -229,7 +235,8 @@ def describe_run(folder: Path, patch: str = "diff.patch") -> dict[str, Any]:
         "host": platform.node(),
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "overrides": OmegaConf.to_container(OmegaConf.load(overrides), resolve=False) if overrides.exists() else [],
-        "config": OmegaConf.to_container(OmegaConf.load(config)) if config.exists() else {},
+        "config": config,
+        "asked": Length.of(config.get("trainer", {})).given(),
         "commit": tree.commit,
         "clean": tree.clean,
         "changes": tree.names(),

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from foundation.errors import UserError, did_you_mean
+from foundation.length import Length
 from foundation.metrics import IN_WORDS, STAGES, Direction
 from foundation.protocols import capabilities_of, declared_metrics, members_of, said, serves
 from foundation.published import key_for, key_in
@@ -28,10 +29,15 @@ def check_run(
         *unlabelled(config, module, datamodule, callbacks),
         *unfit_streams(module, datamodule),
         *unfit_metrics(config, module, datamodule, callbacks),
-        *(uncut_batches(datamodule, trainer) if trains else []),
         *unfit_trainer(config, module, trainer),
-        *unfit_optimizers(module, trainer),
     ]
+    if trains:
+        problems += [
+            *Length.of(config["trainer"]).problems(),
+            *untrained(trainer),
+            *uncut_batches(datamodule, trainer),
+            *unfit_optimizers(module, trainer),
+        ]
     if problems:
         raise UserError("\n".join(problems))
 
@@ -250,9 +256,15 @@ def uncut_batches(datamodule: Any, trainer: Any) -> Iterator[str]:
         )
 
 
+def untrained(trainer: Any) -> Iterator[str]:
+    """Settings by which a run would end as finished without having learned, or without a record of it."""
+    if trainer.fast_dev_run:
+        yield "trainer.fast_dev_run saves and logs nothing: use debug=steps, which does, for a few iterations."
+    elif trainer.limit_train_batches == 0:
+        yield "trainer.limit_train_batches=0 trains nothing: give a number of batches or a share above 0."
+
+
 def unfit_trainer(config: Mapping[str, Any], module: Any, trainer: Any) -> Iterator[str]:
-    if trainer.max_steps == -1 and trainer.max_epochs in (None, -1) and not config["trainer"].get("max_time"):
-        yield "Nothing says how long to train: set trainer.max_steps."
     if trainer.log_every_n_steps < 1:
         yield f"trainer.log_every_n_steps is {trainer.log_every_n_steps}: give 1 or more."
     if trainer.overfit_batches:

@@ -15,12 +15,14 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from callbacks.averaged_weights import check_averaging
+from callbacks.instruments.run_clock import done_in, has_had_enough
 from callbacks.run_record import RunRecord
 from foundation.checkpoints import check_fits, checkpoint_path, read_checkpoint
 from foundation.errors import UserError
-from foundation.records import is_training, read_record
+from foundation.length import Length
+from foundation.records import is_training, latest_of_each_key, read_record
 from foundation.security import check_foreign
-from launch.command_line import compose_job
+from launch.command_line import compose_job, split_arguments
 from launch.config_check import TrainConfig, check_config, plain
 from launch.inputs import refuse_changes
 from launch.loggers import MetricsFile
@@ -37,20 +39,27 @@ def prepare(asked: str, overrides: list[str]) -> tuple[dict[str, Any], Path]:
         overrides = [it for it in overrides if not it.startswith("experiment=")]
     if fixed := [it for it in overrides if it.startswith(("seed=", "experiment="))]:
         raise UserError(f"{fixed[0]}: a resumed run keeps its seed and experiment; start a new run for another.")
-    saved = run_config(folder)
-    config = plain(with_overrides(saved, first_overrides(folder), overrides, folder))
+    earlier = earlier_overrides(folder)
+    so_far = with_overrides(run_config(folder), first_overrides(folder), earlier, folder)
+    now = so_far
+    if overrides:
+        holding = latest_of_each_key([*earlier, *overrides])
+        now = with_overrides(run_config(folder), first_overrides(folder), holding, folder)
+    before, config = plain(so_far), plain(now)
     check_foreign(config, f"{folder} with its first command")  # that command comes from the folder, too
     check_config(config, TrainConfig)
     path = checkpoint_path(folder)
-    refuse_what_cannot_go_on(folder, read_checkpoint(path)["global_step"], config)
+    refuse_what_cannot_go_on(folder, read_checkpoint(path), before, config)
     if is_first_process():
-        note_command(folder, overrides)
         sys.argv = [sys.argv[0], f"resume={folder}", *overrides]  # what Lightning starts the other ranks with
     return config, path
 
 
 def take_up(run: Any, path: Path) -> None:
-    """What a resumed run keeps of itself, once its built parts are seen to fit its checkpoint."""
+    """What a resumed run keeps of itself, once its built parts are seen to fit its checkpoint.
+
+    Only then its command is noted, so that what was refused never holds in a later resume.
+    """
     saved = read_checkpoint(path)
     check_averaging(run.callbacks, saved, path)
     check_fits(run.module, saved["state_dict"], path)
@@ -60,6 +69,8 @@ def take_up(run: Any, path: Path) -> None:
             part.go_on_from(saved["global_step"])
         elif isinstance(part, RunRecord):
             part.take_up_former()
+    if run.trainer.is_global_zero:
+        note_command(Path(run.config["paths"]["run_dir"]), split_arguments(sys.argv[1:])[1])
     warn_of_other_ranks(run.trainer, len(saved.get("random_states", [])))
 
 
@@ -96,12 +107,32 @@ def apply_difference(target: Any, before: Mapping[str, Any], after: Mapping[str,
             target[key] = new
 
 
-def refuse_what_cannot_go_on(folder: Path, iteration: int, config: dict[str, Any]) -> None:
+def refuse_what_cannot_go_on(
+    folder: Path, checkpoint: dict[str, Any], before: dict[str, Any], config: dict[str, Any]
+) -> None:
+    """Args: the run's config as it was so far, and as it is asked to be."""
     record = read_record(folder)
     if is_training(record):
         raise UserError(f"{folder} is being trained by process {record['pid']}: stop it first, or wait for its end.")
-    if record.get("status") == "finished" and iteration >= config["trainer"]["max_steps"] > 0:
-        raise UserError(f"{folder} is finished after {iteration} iterations: set trainer.max_steps above {iteration}.")
+    length, done = Length.of(config["trainer"]), done_in(checkpoint)
+    finished, shortened = record.get("status") == "finished", length != Length.of(before["trainer"])
+    if (finished or shortened) and (reason := length.at_an_end(done)):
+        raise UserError(f"{folder} {'is finished' if finished else 'has come so far'} {reason}")
+    if finished and (stopped := stopped_early(checkpoint, config)):
+        raise UserError(f"{folder} is finished after {done.iterations} iterations: {stopped}")
+
+
+def stopped_early(checkpoint: dict[str, Any], config: dict[str, Any]) -> str | None:
+    """Which early stopping has ended the run, and would again; in a sentence that says what to do."""
+    nodes = {name: it for name, it in config["callbacks"].items() if it["_target_"].endswith(".EarlyStopping")}
+    for key, state in checkpoint.get("callbacks", {}).items():
+        for name, node in nodes.items() if key.startswith("EarlyStopping") else ():
+            if has_had_enough(state, node.get("patience", 3)):
+                return (
+                    f"callbacks.{name} has stopped it. Set callbacks.{name}.patience above {state['wait_count']}, or "
+                    f"remove it with ~callbacks.{name}"
+                )
+    return None
 
 
 def first_overrides(folder: Path) -> list[str]:
@@ -123,6 +154,15 @@ def newest_unfinished(overrides: list[str]) -> Path:
     if not unfinished:
         raise UserError(f"{folder} holds no unfinished run of {config['name']} with a checkpoint: name a folder.")
     return max(unfinished)[1]
+
+
+def earlier_overrides(folder: Path) -> list[str]:
+    """What earlier resumes of a run were given and still holds, such as a later end."""
+    notes: list[Any] = [
+        OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        for path in sorted((folder / "resumes").glob("*.yaml"))
+    ]
+    return latest_of_each_key([override for note in notes for override in note["overrides"]])
 
 
 def note_command(folder: Path, overrides: list[str]) -> None:

@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import OmegaConf
 from torch import nn
 
+from callbacks.instruments.run_clock import RunClock
 from callbacks.instruments.shared_statistics import SharedStatistics
 from callbacks.run_record import RunRecord
 from datamodules.splits import SplitDataModule
@@ -31,9 +32,11 @@ from foundation.checkpoints import (
 )
 from foundation.errors import UserError
 from foundation.former_names import name_of_today
+from foundation.length import NO_LIMIT, Length
 from foundation.protocols import Classifies, DetectsObjects, said, serves
 from foundation.randomness import seeded_for_a_while
 from launch.config_check import OWN_PACKAGES
+from launch.fit_loop import go_on_exactly
 from launch.inputs import inputs_of, no_such_part, origin_of_metric, trained_run
 from launch.machine import hush, keep_freed_memory, resolve_precision, spare_driver_queries
 from launch.parts_check import check_run
@@ -81,8 +84,14 @@ def build_trainer(node: dict[str, Any], module: Any, callbacks: list[Callback], 
     if isinstance(strategy, dict) and strategy.get("find_unused_parameters", False) is None:
         needed = said(module, "needs_find_unused_parameters")
         node["strategy"] = strategy | {"find_unused_parameters": needed}
-    callbacks = [*callbacks, SharedStatistics()]  # last: after averaged weights have taken their place
-    return instantiate(node, callbacks=callbacks, logger=loggers or False, plugins=[WholeCheckpoints()])
+    length = Length.of(node)
+    # Lightning has its own clock, and takes an unsaid number of epochs for 1,000.
+    node |= {"max_epochs": NO_LIMIT if length.epochs is None else length.epochs, "max_time": None}
+    # The clock first, since others ask it; the statistics last, after averaged weights have taken their place.
+    callbacks = [RunClock(length), *callbacks, SharedStatistics()]
+    trainer = instantiate(node, callbacks=callbacks, logger=loggers or False, plugins=[WholeCheckpoints()])
+    go_on_exactly(trainer)
+    return trainer
 
 
 def instantiate(node: dict[str, Any], **arguments: Any) -> Any:

@@ -5,11 +5,64 @@ The public implementations of warm-ups set the rate by hand and leave it to torc
 which since torch 1.4 they do not.
 """
 
-from collections.abc import Sequence
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+
+
+class Schedule(LRScheduler):
+    """Multiplies the optimiser's rate by a factor that the iteration and the schedule's length decide.
+
+    A checkpoint holds the iteration and nothing else, so a resumed run has the schedule that it is asked for now. The
+    length is ``iterations``, or the run's where that is None: ``callbacks/instruments/run_clock.py`` says it when
+    training starts, in whatever unit it was given. Of a run by wall time it is a guess that its pace makes better.
+
+    Args:
+        iterations: of the schedule; None: the run's.
+    """
+
+    def __init__(self, optimizer: Optimizer, iterations: int | None = None) -> None:
+        if iterations is not None and iterations < 1:
+            raise ValueError(f"iterations is {iterations}: give 1 or more, or null for the run's own length")
+        self.iterations = iterations
+        self.iterations_of_run: Callable[[], float] = lambda: math.inf
+        super().__init__(optimizer)
+
+    @abstractmethod
+    def factor(self, iteration: int, iterations: float) -> float:
+        """Of an iteration counted from 0, of so many; infinitely many where the end is not known yet."""
+
+    def get_lr(self) -> list[float | Tensor]:
+        iterations = self.iterations_of_run() if self.iterations is None else self.iterations
+        factor = self.factor(self.last_epoch, iterations)
+        return [base * factor for base in self.base_lrs]
+
+    def follow(self, iterations_of_run: Callable[[], float]) -> None:
+        """Learn how long the run is, and have the rate of this iteration by it."""
+        self.iterations_of_run = iterations_of_run
+        self.go_to(self.last_epoch)
+
+    def go_to(self, iteration: int) -> None:
+        """Have the rate of an iteration, whatever came before."""
+        self.last_epoch, self._step_count = iteration, iteration + 1
+        for group, rate in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"last_epoch": self.last_epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Checkpoints of before hold more, which is not taken."""
+        self.go_to(state_dict["last_epoch"])
 
 
 def learning_rate_factor(
@@ -31,7 +84,7 @@ def learning_rate_factor(
     return warmup_factor if iteration < warmup else dropped
 
 
-class Drops(LRScheduler):
+class Drops(Schedule):
     """The base rate times ``drop`` at each of ``drops``; ``warmup_factor`` of it in the first ``warmup`` iterations."""
 
     rises = False
@@ -50,11 +103,8 @@ class Drops(LRScheduler):
         self.drops, self.drop, self.warmup, self.warmup_factor = list(drops), drop, warmup, warmup_factor
         super().__init__(optimizer)
 
-    def get_lr(self) -> list[float | Tensor]:
-        factor = learning_rate_factor(
-            self.last_epoch, self.drops, self.drop, self.warmup, self.warmup_factor, self.rises
-        )
-        return [base * factor for base in self.base_lrs]
+    def factor(self, iteration: int, iterations: float) -> float:
+        return learning_rate_factor(iteration, self.drops, self.drop, self.warmup, self.warmup_factor, self.rises)
 
 
 class WarmUpAndDrops(Drops):
@@ -68,35 +118,38 @@ class WarmUpAndDrops(Drops):
         super().__init__(optimizer, drops, drop, warmup, warmup_factor)
 
 
-class Triangle(LRScheduler):
-    """From 0 up to the base rate in the first ``warmup`` of ``iterations``, then down to 0; linear both ways.
+class Triangle(Schedule):
+    """From 0 up to the base rate in the first ``warmup`` iterations, then down to 0 at the end; linear both ways.
 
-    A run that is too short for the warm-up (``debug=steps``) rises until its last iteration.
+    A run that is too short for the warm-up (``debug=steps``) rises until its last iteration, where that is known.
     """
 
-    def __init__(self, optimizer: Optimizer, iterations: int, warmup: int) -> None:
+    def __init__(self, optimizer: Optimizer, warmup: int, iterations: int | None = None) -> None:
         check_warmup(warmup)
-        self.iterations, self.warmup = iterations, min(warmup, iterations - 1)
-        super().__init__(optimizer)
+        self.warmup = warmup
+        super().__init__(optimizer, iterations)
 
-    def get_lr(self) -> list[float | Tensor]:
-        done = self.last_epoch
-        up, down = (done + 1) / (self.warmup + 1), (self.iterations - done) / (self.iterations - self.warmup)
-        return [base * max(min(up, down), 0.0) for base in self.base_lrs]
+    def factor(self, iteration: int, iterations: float) -> float:
+        if iteration >= iterations:
+            return 0.0
+        warmup = min(self.warmup, iterations - 1) if isinstance(iterations, int) else self.warmup
+        up = (iteration + 1) / (warmup + 1)
+        if math.isinf(iterations):
+            return min(up, 1.0)
+        return min(up, (iterations - iteration) / (iterations - min(warmup, iteration)))
 
 
-class ConstantThenLinear(LRScheduler):
+class ConstantThenLinear(Schedule):
     """The base rate, which falls linearly to 0 from iteration ``constant`` to ``iterations``."""
 
     def __init__(self, optimizer: Optimizer, constant: int, iterations: int) -> None:
         if not 0 <= constant < iterations:
             raise ValueError(f"constant is {constant}: give iterations from 0 to below {iterations}")
-        self.constant, self.iterations = constant, iterations
-        super().__init__(optimizer)
+        self.constant = constant
+        super().__init__(optimizer, iterations)
 
-    def get_lr(self) -> list[float | Tensor]:
-        left = (self.iterations - self.last_epoch) / (self.iterations - self.constant)
-        return [base * min(max(left, 0.0), 1.0) for base in self.base_lrs]
+    def factor(self, iteration: int, iterations: float) -> float:
+        return min(max((iterations - iteration) / (iterations - self.constant), 0.0), 1.0)
 
 
 def check_warmup(warmup: int) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning import Trainer
 from omegaconf import OmegaConf
 
 from callbacks import run_record
@@ -49,7 +50,8 @@ def test_data_that_training_changes_is_told_as_it_began_and_as_it_is(tmp_path, t
     trainer: Any = SimpleNamespace(
         global_step=0, world_size=1, datamodule=SimpleNamespace(describe=lambda: dict(told)), is_global_zero=True,
         precision="32-true", strategy=SimpleNamespace(root_device=torch.device("cpu")), callbacks=[],
-        callback_metrics={},
+        callback_metrics={}, fit_loop=Trainer(accelerator="cpu", logger=False, enable_checkpointing=False).fit_loop,
+        num_training_batches=2,
     )  # fmt: skip
     tree |= {"commit": "abc", "changes": {}}
 

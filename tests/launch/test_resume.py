@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from foundation.errors import UserError
 from launch.command_line import compose_job, split_arguments
-from launch.resume import newest_unfinished, prepare
+from launch.resume import newest_unfinished, note_command, prepare
 
 
 def write_run(folder, status="interrupted", started_at="2026-01-01", checkpoint=True, overrides=(), alive=False):
@@ -63,13 +63,23 @@ def test_the_run_s_own_config_has_its_way_but_for_what_is_overridden_now(tmp_pat
     assert config["trainer"]["strategy"]["process_group_backend"] == "gloo"
     assert config["trainer"]["devices"] == 2
     assert config["paths"]["run_dir"] == str(run)
-    assert "trainer=ddp_cpu" in (run / "resumes" / "001.yaml").read_text()
 
 
 def test_a_key_overridden_before_can_be_overridden_again(tmp_path):
     run = write_run(tmp_path / "run", overrides=["trainer.max_steps=50"])
     assert prepare(str(run), [])[0]["trainer"]["max_steps"] == 50
     assert prepare(str(run), ["trainer.max_steps=70"])[0]["trainer"]["max_steps"] == 70
+
+
+def test_what_earlier_resumes_were_given_still_holds(tmp_path):
+    run = write_run(tmp_path / "run", overrides=["trainer.max_steps=50"])
+    note_command(run, ["trainer.max_steps=90", "datamodule.eval_batch_size=7"])
+    note_command(run, ["trainer.max_steps=80"])
+    config = prepare(str(run), [])[0]
+    assert (config["trainer"]["max_steps"], config["datamodule"]["eval_batch_size"]) == (80, 7)
+    config = prepare(str(run), ["datamodule.eval_batch_size=9"])[0]
+    assert (config["trainer"]["max_steps"], config["datamodule"]["eval_batch_size"]) == (80, 9)
+    assert len(list((run / "resumes").iterdir())) == 2  # a command is noted when its run is taken up
 
 
 def test_latest_is_the_newest_that_did_not_finish(tmp_path):
@@ -95,6 +105,9 @@ def test_what_cannot_go_on_is_told(tmp_path):
     with pytest.raises(UserError, match="is finished after 50 iterations: set trainer.max_steps above 50"):
         prepare(str(finished), [])
     assert prepare(str(finished), ["trainer.max_steps=60"])[0]["trainer"]["max_steps"] == 60
+    begun = write_run(tmp_path / "begun", overrides=["trainer.max_steps=70"])
+    with pytest.raises(UserError, match="has come so far after 50 iterations: set trainer.max_steps above 50"):
+        prepare(str(begun), ["trainer.max_steps=40"])
     running = write_run(tmp_path / "running", status="running", alive=True)
     with pytest.raises(UserError, match=f"is being trained by process {os.getpid()}"):
         prepare(str(running), [])

@@ -1,5 +1,7 @@
 """Rates by hand, what torch's optimisers are left with, and schedules that are refused."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -7,7 +9,14 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from foundation.former_names import FORMER_NAMES
 from foundation.security import is_allowed
-from lightning_modules.schedules import ConstantThenLinear, Drops, Triangle, WarmUpAndDrops, learning_rate_factor
+from lightning_modules.schedules import (
+    ConstantThenLinear,
+    Drops,
+    Schedule,
+    Triangle,
+    WarmUpAndDrops,
+    learning_rate_factor,
+)
 
 
 def sgd(rate: float = 1.0) -> torch.optim.Optimizer:
@@ -43,7 +52,52 @@ def test_the_triangle_ends_next_to_nothing():
     schedule = Triangle(sgd(2.0), iterations=10, warmup=3)
     assert rates(schedule, 10) == pytest.approx([0.5, 1, 1.5, 2, 12 / 7, 10 / 7, 8 / 7, 6 / 7, 4 / 7, 2 / 7])
     assert schedule.get_last_lr() == [0.0]
-    assert Triangle(sgd(), iterations=4, warmup=50).warmup == 3
+    assert rates(Triangle(sgd(), iterations=4, warmup=50), 5) == [0.25, 0.5, 0.75, 1.0, 0.0]
+
+
+def test_a_triangle_by_wall_time_follows_the_budget():
+    """The number of iterations is a guess then, which changes with the pace."""
+    schedule = Triangle(sgd(), warmup=9)
+    assert schedule.factor(0, math.inf) == 0.1
+    assert schedule.factor(20, math.inf) == 1.0  # nobody knows yet
+    assert schedule.factor(4, 20.0) == 0.5  # still in the warm-up
+    assert schedule.factor(10, 50.0) == pytest.approx(40 / 41)
+    assert schedule.factor(49, 50.0) == pytest.approx(1 / 41)
+    assert schedule.factor(50, 49.9) == 0.0  # the budget is spent
+
+
+class Falling(Schedule):
+    def factor(self, iteration: int, iterations: float) -> float:
+        return 1 - iteration / iterations
+
+
+def test_the_run_says_how_long_it_is():
+    schedule = Falling(sgd(8.0))
+    schedule.follow(lambda: 16)
+    assert rates(schedule, 5) == [8.0, 7.5, 7.0, 6.5, 6.0]
+    schedule.follow(lambda: 10)
+    assert schedule.optimizer.param_groups[0]["lr"] == schedule.get_last_lr()[0] == 4.0
+    assert rates(Falling(sgd(8.0), iterations=4), 2) == [8.0, 6.0]
+
+
+def test_a_resume_has_the_schedule_and_rate_that_it_is_asked_for():
+    """A checkpoint of before held all that the schedule was made with."""
+    former = Falling(sgd(8.0), iterations=4)
+    rates(former, 2)
+    assert former.state_dict() == {"last_epoch": 2}
+    for state in (former.state_dict(), {"last_epoch": 2, "_step_count": 3, "iterations": 4, "base_lrs": [8.0]}):
+        longer = Falling(sgd(1.0), iterations=8)
+        longer.load_state_dict(state)
+        assert longer.optimizer.param_groups[0]["lr"] == 0.75
+        assert rates(longer, 2) == [0.75, 0.625]
+
+
+def test_a_rate_on_the_device_is_changed_in_place():
+    rate = torch.tensor(8.0)
+    optimizer = torch.optim.Adam([nn.Parameter(torch.zeros(()))], lr=rate, foreach=False)
+    Falling(optimizer, iterations=4).go_to(1)
+    assert optimizer.param_groups[0]["lr"] is rate
+    assert float(rate) == 6.0
 
 
 def test_the_rate_is_constant_and_then_falls_to_0():
@@ -59,6 +113,7 @@ def test_the_rate_is_constant_and_then_falls_to_0():
         (lambda: Drops(sgd(), drops=[], warmup=-1), "warmup is -1: give a number of iterations, 0 or more"),
         (lambda: WarmUpAndDrops(sgd(), drops=[], warmup=-1), "warmup is -1"),
         (lambda: Triangle(sgd(), iterations=10, warmup=-1), "warmup is -1"),
+        (lambda: Triangle(sgd(), iterations=-1, warmup=1), "iterations is -1: give 1 or more, or null for the run's own"),
         (lambda: ConstantThenLinear(sgd(), constant=8, iterations=8), "constant is 8: give iterations from 0 to below 8"),
     ],
 )  # fmt: skip

@@ -1,0 +1,170 @@
+"""A run's life as train.py leads it, in this process: how long it is, made longer, killed, gone on with."""
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from lightning import Trainer
+from omegaconf import OmegaConf
+
+from callbacks.checkpoint import Checkpoint, Interrupted
+from callbacks.instruments import run_clock
+from foundation.errors import UserError
+from foundation.records import latest_of_each_key
+from launch.command_line import compose_job
+from launch.resume import prepare
+from lightning_modules.resnet import ResNet
+from tests.lightning_modules.test_resnet import TINY
+from train import train
+
+BEGIN = ["experiment=resnet_digits", "trainer=cpu", "logger=csv", "callbacks=[checkpoint,run_record]", "trainer.log_every_n_steps=1",
+         "optimized_metric=null", "paper=null", *TINY["resnet_digits"], "datamodule.batch_size=512"]  # fmt: skip
+EPOCHS = ["trainer.max_steps=-1", "trainer.max_epochs=2"]
+
+
+@pytest.fixture(autouse=True)
+def command_line(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+
+
+def begin(folder: Path, *words: str) -> dict:
+    """Two iterations are an epoch. As Hydra leaves a folder; returns the record."""
+    overrides = [*BEGIN, *words]
+    config = compose_job("train", overrides, str(folder))
+    for name, content in {"config": config, "overrides": overrides}.items():
+        (folder / ".hydra").mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(OmegaConf.create(content), folder / ".hydra" / f"{name}.yaml")
+    train(config)
+    return record(folder)
+
+
+def resume(folder: Path, *words: str) -> dict:
+    train(*prepare(str(folder), list(words)))
+    return record(folder)
+
+
+def record(folder: Path) -> dict:
+    return json.loads((folder / "record.json").read_text())
+
+
+def checkpoint(folder: Path) -> dict:
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def assert_same_end(folder: Path, other: Path) -> None:
+    found, expected = checkpoint(folder), checkpoint(other)
+    for name, value in expected["state_dict"].items():
+        assert torch.equal(found["state_dict"][name], value), name
+    torch.testing.assert_close(found["optimizer_states"], expected["optimizer_states"], rtol=0, atol=0)
+    for key in ("status", "iterations", "epochs", "asked"):
+        assert record(folder)[key] == record(other)[key]
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """Have the runs that follow stop after an iteration as if by Ctrl-C; None: no more."""
+
+    def ask(iteration: int | None) -> None:
+        monkeypatch.setattr(
+            Checkpoint, "_signal_on_any_rank", lambda self, trainer: 2 * (trainer.global_step == iteration)
+        )
+
+    return ask
+
+
+@pytest.fixture
+def slow_clock(monkeypatch):
+    """A clock by which an iteration takes a second, and nothing else takes time."""
+    iterations, step = [], ResNet.training_step
+    monkeypatch.setattr(ResNet, "training_step", lambda *given: iterations.append(1) or step(*given))
+    monkeypatch.setattr(run_clock, "time", SimpleNamespace(monotonic=lambda: len(iterations)))
+
+
+@pytest.mark.parametrize(
+    ("words", "said", "asked"),
+    [
+        (["trainer.max_steps=3"], "3 iterations", "after 3 iterations: set trainer.max_steps above 3."),
+        (EPOCHS, "2 epochs", "after 2 epochs (4 iterations): set trainer.max_epochs above 2."),
+        (["trainer.max_steps=3", "trainer.max_epochs=2"], "3 iterations or 2 epochs, whichever ends first",
+         "after 3 iterations: set trainer.max_steps above 3."),
+        (["trainer.max_steps=9", "trainer.max_epochs=1"], "9 iterations or 1 epoch, whichever ends first",
+         "after 1 epoch (2 iterations): set trainer.max_epochs above 1."),
+        (["trainer.max_steps=-1", "trainer.max_time=00:00:00:03"], "00:00:00:03 of training",
+         "after 00:00:00:03 of training (3 iterations): set trainer.max_time above 00:00:00:03."),
+    ],
+)  # fmt: skip
+def test_a_run_is_told_its_length_ends_by_it_and_is_refused_after(tmp_path, capsys, slow_clock, words, said, asked):
+    found = begin(tmp_path, *words)
+    assert f"resnet_digits, seed 0: {said} on 1 x cpu" in capsys.readouterr().out
+    assert found["status"] == "finished"
+    assert f"({found['iterations']} iterations)" in asked or f"after {found['iterations']} iterations" in asked
+    assert found["epochs"] == found["iterations"] / 2
+    with pytest.raises(UserError) as refused:
+        resume(tmp_path)
+    assert str(refused.value) == f"{tmp_path} is finished {asked}"
+    assert record(tmp_path) == found
+
+
+@pytest.mark.parametrize(
+    ("words", "longer"),
+    [
+        (EPOCHS, ["trainer.max_epochs=4"]),
+        (EPOCHS, ["trainer.max_epochs=-1", "trainer.max_steps=7"]),
+        (["trainer.max_steps=3"], ["trainer.max_epochs=4", "trainer.max_steps=-1"]),
+    ],
+)
+def test_made_longer_killed_and_gone_on_with_it_ends_as_one_run(tmp_path, stop_after, words, longer):
+    steady = "lightning_module.scheduler=null"
+    begin(tmp_path / "run", steady, *words)
+    for stop, given in ((5, longer), (6, [])):
+        stop_after(stop)
+        with pytest.raises(Interrupted):
+            resume(tmp_path / "run", *given)
+    stop_after(None)
+    resume(tmp_path / "run")
+    begin(tmp_path / "whole", steady, *latest_of_each_key([*words, *longer]))
+    assert_same_end(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("stop", [2, 3])  # at the end of an epoch, before its validation; inside one
+def test_no_validation_is_lost(tmp_path, stop_after, stop):
+    """What was validated, and what was the best by it, are those of a run that nobody stopped."""
+    words = ["datamodule.val_size=413", "callbacks=[checkpoint,run_record,classification,best_checkpoint]",
+             "optimized_metric=val/error", "trainer.max_steps=6", "callbacks.checkpoint.every_n_train_steps=4"]  # fmt: skip
+    begin(tmp_path / "whole", *words)
+    stop_after(stop)
+    with pytest.raises(Interrupted):
+        begin(tmp_path / "run", *words)
+    stop_after(None)
+    resume(tmp_path / "run")
+    assert_same_end(tmp_path / "run", tmp_path / "whole")
+    assert (tmp_path / "run" / "metrics.csv").read_text() == (tmp_path / "whole" / "metrics.csv").read_text()
+    best = [torch.load(tmp_path / it / "checkpoints" / "best.ckpt", weights_only=True) for it in ("run", "whole")]
+    assert best[0]["global_step"] == best[1]["global_step"]
+
+
+def test_stopped_in_its_test_it_measures_the_averaged_weights_after_all(tmp_path, monkeypatch):
+    words = ["trainer.max_steps=3", "callbacks=[checkpoint,run_record,classification,averaged_weights]",
+             "callbacks.averaged_weights.decay=0.5"]  # fmt: skip
+    whole = begin(tmp_path / "whole", *words)
+    with monkeypatch.context() as patched, pytest.raises(Interrupted):
+        patched.setattr(Trainer, "test", lambda *_, **__: (_ for _ in ()).throw(Interrupted(15, 3)))
+        begin(tmp_path / "run", *words)
+    assert record(tmp_path / "run")["status"] == "fitted"
+    found = resume(tmp_path / "run")
+    assert_same_end(tmp_path / "run", tmp_path / "whole")
+    assert found["weights"] == "averaged (decay 0.5)"
+    assert found["metrics"] == whole["metrics"]
+
+
+def test_a_run_by_time_has_what_is_left_of_its_budget(tmp_path, stop_after, slow_clock):
+    stop_after(2)
+    with pytest.raises(Interrupted):
+        begin(tmp_path, "trainer.max_steps=-1", "trainer.max_time=00:00:00:05")
+    stop_after(None)
+    found = resume(tmp_path)
+    assert (found["status"], found["iterations"], found["asked"]) == ("finished", 5, {"seconds": 5.0})
+    assert resume(tmp_path, "trainer.max_time=00:00:00:08")["iterations"] == 8
