@@ -210,8 +210,3 @@ def test_help_lists_groups_and_experiments():
     (experiments,) = [line for line in done.stdout.splitlines() if line.startswith("experiment: ")]
     assert {"infogan_digits", "infogan_mnist"} <= set(experiments.partition(": ")[2].split(", "))
     assert "trainer: auto, cpu, ddp, ddp_cpu, default, gpu" in done.stdout
-
-
-def test_a_mistyped_command_is_told_without_waiting_for_torch():
-    done = command("-c", "import sys, train; print(sorted({'torch', 'lightning'} & set(sys.modules)))")
-    assert done.stdout == "[]\n", done.stderr
