@@ -13,6 +13,7 @@ import torch
 from tests.forks import run_in_fork
 from tests.launch.test_loggers import of_kind, records
 from tests.lightning_modules.test_infogan import TINY
+from train import summary
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZE = [
@@ -210,3 +211,15 @@ def test_help_lists_groups_and_experiments():
     (experiments,) = [line for line in done.stdout.splitlines() if line.startswith("experiment: ")]
     assert {"infogan_digits", "infogan_mnist"} <= set(experiments.partition(": ")[2].split(", "))
     assert "trainer: auto, cpu, ddp, ddp_cpu, default, gpu" in done.stdout
+
+
+def test_the_paper_s_figure_stands_beside_its_own_data_at_the_end(tmp_path):
+    paper = {"metric": "test/cluster_accuracy", "value": 0.95, "data": "mnist", "split": "test"}
+    config = {"name": "infogan_mnist", "seed": 0, "paper": paper}
+    metrics = {"test/cluster_accuracy": 0.9, "val/cluster_accuracy": 0.8, "train/loss_g": 1.0}
+    told = summary(config, metrics, tmp_path, "trained", {"name": "mnist", "split": "test"}).splitlines()
+    assert told[1:] == ["infogan_mnist, seed 0:", f"  {'test/cluster_accuracy':<32}0.9000   (paper: 0.95)"]
+    for data in ({"name": "image_folder", "split": "test"}, {"name": "mnist", "split": "test, 300 examples"}, {}):
+        assert "paper" not in summary(config, metrics, tmp_path, "trained", data)
+    on_training_data = summary(config, {"train_set/map": 0.7}, tmp_path, "averaged", {"name": "coco"}).splitlines()
+    assert on_training_data[1:] == ["infogan_mnist, seed 0, weights averaged:", f"  {'train_set/map':<32}0.7000"]
