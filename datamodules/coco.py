@@ -3,8 +3,7 @@
 import gc
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +11,10 @@ from typing import Any, Literal
 
 import torch
 
-from datamodules.coco_files import CocoTable, by_id, tabulate, truth_of
+from datamodules.coco_annotations import AnnotationFile, Rows, worded
+from datamodules.coco_files import CocoTable, LeftOut, counted, tabulate
+from datamodules.coco_images import Listed, by_id, listed_in
+from datamodules.decoding import check_bits
 from datamodules.detection import DetectionDataModule
 from datamodules.image_files import say
 from foundation.errors import UserError
@@ -35,27 +37,34 @@ class CocoDataModule(DetectionDataModule):
         folder: COCO, or another set laid out so.
         name: what a record calls the data.
         test_split: ``train`` measures on the images that are trained on, to see whether they can be learnt at all.
+        bits: see ``datamodules.decoding.read``.
     """
 
     tables: dict[str, CocoTable]  # type: ignore
     test_name = "val2017"
 
     def __init__(
-        self, folder: str, name: str = "coco", test_split: Literal["train", "val"] = "val", **loading: Any
+        self,
+        folder: str,
+        name: str = "coco",
+        test_split: Literal["train", "val"] = "val",
+        bits: int | None = None,
+        **loading: Any,
     ) -> None:
         super().__init__(**loading)
         if test_split not in FOLDERS:
             raise UserError(f"datamodule.test_split is {test_split}: give train or val.")
-        self.folder, self.name, self.test_split = Path(folder), name, test_split
+        check_bits(bits)
+        self.folder, self.name, self.test_split, self.bits = Path(folder), name, test_split, bits
         self.test_name, self.whole_test = FOLDERS[test_split], WHOLE[test_split]
         self.tests_on_training_data = test_split == "train"
         self.truths: dict[str, dict[str, Any]] = {}
         self.counts: dict[str, int] = {}
 
     @cached_property
-    def categories(self) -> list[dict[str, Any]]:
-        """In the order of their labels, which is that of their ids."""
-        return by_id(self._val_file["categories"])
+    def categories(self) -> Rows:
+        """Those of train2017, in the order of their labels, which is that of their ids."""
+        return by_id(self._listed["train"].file.categories)
 
     @property
     def category_ids(self) -> list[int]:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -73,13 +82,10 @@ class CocoDataModule(DetectionDataModule):
             return self._load()
 
     def _load(self) -> dict[str, CocoTable]:
-        train, val = self._read("train"), self._val_file
-        if by_id(train["categories"]) != self.categories:
-            raise UserError(f"The two files of {self.folder}/annotations have different categories: fetch them again.")
-        present = {"train": self._present("train", train), "val": self._present("val", val)}
+        train, val = self._listed["train"], self._listed["val"]
         self._say_what_is_missing()
-        images = present["train"]
-        if self.val_size >= max(len(images), 1):
+        images = train.images
+        if self.val_size >= len(images):
             raise UserError(
                 f"datamodule.val_size={self.val_size} leaves nothing to train on: {self.name} has {len(images)} "
                 "training images here. Choose 0 (no validation) or a smaller number."
@@ -90,18 +96,38 @@ class CocoDataModule(DetectionDataModule):
             "train": (train, [it for place, it in enumerate(images) if place not in aside]),
             "val": (train, [it for place, it in enumerate(images) if place in aside]),
         }
-        parts["test"] = parts["train"] if self.test_split == "train" else (val, present["val"])
+        parts["test"] = parts["train"] if self.test_split == "train" else (val, val.images)
         # Copies: one object that stays keeps the memory around it, in all some 0.9 GB of the whole of COCO.
-        self.truths = {split: json.loads(json.dumps(truth_of(*parts[split]))) for split in ("val", "test")}
+        self.truths = {split: json.loads(json.dumps(self._truth(split, *parts[split]))) for split in ("val", "test")}
         tables = {}
-        for split, (content, wanted) in parts.items():
-            folder = self.folder / FOLDERS["val" if content is val else "train"]
-            tables[split], left_out = tabulate(content, wanted, folder, self.masks)
-            if split == "train" and left_out.line():
-                self._say(f"{self.name}: of {len(wanted):,} training images, not trained on as objects: "
-                          f"{left_out.line()}.")  # fmt: skip
-        del self._val_file
+        for split, (listed, wanted) in parts.items():
+            tables[split], left_out = tabulate(listed, wanted, self.category_ids, self.masks, self.bits)
+            if split == "train":
+                self._say_what_is_left_out(left_out, tables[split])
+        del self._listed
         return tables
+
+    def _truth(self, split: str, listed: Listed, images: Rows) -> dict[str, Any]:
+        truth = listed.truth(images) | {"categories": self.categories}
+        if images and all(it["iscrowd"] for it in truth["annotations"]):
+            cure = "choose another datamodule.val_size or split_seed" if split == "val" else "annotate some"
+            none = f"none of the {len(images):,} images of {split} has an object"
+            raise UserError(f"{listed.file.path}: {none}, so that nothing could be measured: {cure}.")
+        return truth
+
+    def _say_what_is_left_out(self, left_out: LeftOut, table: CocoTable) -> None:
+        boxes = len(table.objects.boxes)
+        if not boxes:
+            raise UserError(
+                f"None of the {len(table):,} training images in {table.folder} has an object to train on: "
+                f"{left_out.line()}."
+            )
+        if left_out.line():
+            self._say(f"{self.name}: of {len(table):,} training images, not trained on as objects: {left_out.line()}.")
+        if out := counted(left_out.clipped, "box", "boxes"):
+            doubt = " Is bbox [left, top, width, height]?" if 2 * len(left_out.clipped) > boxes else ""
+            how = "reaching more than a pixel out of their image and cut off there"
+            self._say(f"{self.name}: of {boxes:,} objects, {how}: {out}.{doubt}")
 
     def describe(self) -> dict[str, Any]:
         """Also how many images are listed and there, and a fingerprint of all boxes, labels and file names."""
@@ -113,31 +139,25 @@ class CocoDataModule(DetectionDataModule):
         return described | {"test_split": self.test_split, "sha256_of_annotations": sha256.hexdigest()}
 
     @cached_property
-    def _val_file(self) -> dict[str, Any]:
-        """The smaller file is read before the data is prepared, for its categories, and kept until then."""
-        return self._read("val")
+    def _listed(self) -> dict[str, Listed]:
+        """Both files, read and held against their format before the data is prepared, and kept until then."""
+        with no_garbage_collection():
+            train = self._read("train")
+            val = self._read("val", train.file.categories)
+        check_same_categories(train.file, val.file)
+        return {"train": train, "val": val}
 
-    def _read(self, split: str) -> dict[str, Any]:
-        path = self.folder / "annotations" / f"instances_{FOLDERS[split]}.json"
-        if not path.exists():
-            raise UserError(f"{path} is missing: {self._how_to_get_it()}")
-        try:
-            content = json.loads(path.read_bytes())
-            return {key: content[key] for key in ("images", "annotations", "categories")}
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{path} is no whole file of COCO's annotations ({error}): fetch it again from {SOURCE}."
-            ) from error
-
-    def _present(self, split: str, content: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The listed images that are there, in the order of their ids."""
-        folder = self.folder / FOLDERS[split]
-        there = set(os.listdir(folder)) if folder.is_dir() else set()
-        images = by_id([it for it in content["images"] if it["file_name"] in there])
-        if not images:
-            raise UserError(f"{folder} has none of the {len(content['images'])} images: {self._how_to_get_it()}")
-        self.counts |= {f"{split}_listed": len(content["images"]), f"{split}_present": len(images)}
-        return images
+    def _read(self, split: str, others: Rows | None = None) -> Listed:
+        path, folder = self.folder / "annotations" / f"instances_{FOLDERS[split]}.json", self.folder / FOLDERS[split]
+        for it in (path, folder):
+            if not it.exists():
+                raise UserError(f"{it} is missing: {self._how_to_get_it()}")
+        listed = listed_in(path, folder, self.masks, others)
+        images = listed.file.images
+        if not listed.images:
+            raise UserError(f"{folder} has none of the {len(images):,} images: {listed.missing()}.")
+        self.counts |= {f"{split}_listed": len(images), f"{split}_present": len(listed.images)}
+        return listed
 
     def _say_what_is_missing(self) -> None:
         here = {split: self.counts[f"{split}_present"] for split in FOLDERS}
@@ -149,16 +169,33 @@ class CocoDataModule(DetectionDataModule):
                 f"{here['val']:,} of {listed['val']:,} listed validation images are here, and the whole has "
                 f"{whole['train']:,} and {whole['val']:,}."
             )
+        for it in self._listed.values():
+            if it.unused:
+                self._say(f"{self.name}: {len(it.unused):,} images are there and not listed: {it.missing()}.")
+            if it.file.unlisted:
+                self._say(
+                    f"{self.name}: {it.file.unlisted:,} annotations of {it.file.path} are of images that it does not "
+                    "list, and are left out."
+                )
 
     def _say(self, line: str) -> None:
-        say(line, quiet=self.trainer is not None and self.trainer.local_rank > 0)
+        say(line, quiet=self.trainer is not None and self.trainer.global_rank > 0)
 
     def _how_to_get_it(self) -> str:
         return (
-            f"fetch COCO by hand from {SOURCE} (2017 Train images, Val images, Train/Val annotations) and lay "
-            f"{self.folder} out as annotations/instances_{{train,val}}2017.json, train2017/*.jpg and val2017/*.jpg, or "
-            "set datamodule.folder to a folder that is."
+            f"lay {self.folder} out as annotations/instances_{{train,val}}2017.json, train2017/ and val2017/ with the "
+            f"images, or set datamodule.folder to a folder that is. COCO 2017 itself is fetched by hand from {SOURCE}."
         )
+
+
+def check_same_categories(train: AnnotationFile, val: AnnotationFile) -> None:
+    """The test may lack some; what it has is called the same."""
+    names = {it["id"]: it["name"] for it in train.categories}
+    for it in val.categories:
+        if names.get(it["id"]) != it["name"]:
+            other = f"is {worded(names[it['id']])}" if it["id"] in names else "is not there"
+            this = f"{val.path} has category {it['id']}, {worded(it['name'])}, which {other} in {train.path}"
+            raise UserError(f"{this}: the two files need the same categories.")
 
 
 @contextmanager

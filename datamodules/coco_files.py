@@ -1,27 +1,30 @@
-"""COCO's annotation files as a few flat arrays.
+"""COCO's annotations as a few flat arrays.
 
 torchvision's ``CocoDetection`` needs pycocotools and keeps every annotation as Python objects, of which each worker
 makes a copy bit by bit. Its decoder is deprecated, and Pillow gives the same pixels.
 """
 
+import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from faster_coco_eval.core import mask as rle
+from PIL import Image
 from torch import Tensor
 
-from datamodules.decoding import as_stored, attempt, read
+from datamodules.coco_annotations import Rows
+from datamodules.coco_images import Listed, sizes_of
+from datamodules.coco_masks import decode_masks, encode_mask, is_empty
+from datamodules.decoding import attempt, read, turned
 from datamodules.detection import Example, ObjectTable
+from datamodules.image_files import some
 from datamodules.photographs import unreadable_photograph
 from foundation.errors import UserError
 
-NAMED = 5  # image ids in a sentence
 THINNEST = 1e-3  # pixels; what is thinner may have no area in float32, which ends torchvision's training
 
 Target = tuple[tuple[float, float, float, float], int, bytes]  # box, label, encoded mask
@@ -51,21 +54,30 @@ class CocoTable(ObjectTable):
     Args:
         names: bytes [N], relative to the folder.
         sizes: int64 [N, 2], heights and widths.
+        bits: see ``datamodules.decoding.read``.
     """
 
-    def __init__(self, folder: Path, ids: Tensor, names: np.ndarray, sizes: np.ndarray, objects: Objects) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        ids: Tensor,
+        names: np.ndarray,
+        sizes: np.ndarray,
+        objects: Objects,
+        bits: int | None,
+    ) -> None:
         super().__init__(ids, torch.from_numpy(sizes[:, 1] > sizes[:, 0]))
-        self.folder, self.names, self.sizes, self.objects = folder, names, sizes, objects
+        self.folder, self.names, self.sizes, self.objects, self.bits = folder, names, sizes, objects, bits
 
     def example(self, position: int) -> Example:
         objects, (height, width) = self.objects, self.sizes[position].tolist()
         mine = slice(*objects.starts[position : position + 2].tolist())
-        path = self.folder / bytes(self.names[position]).decode()
-        image = read_image(path)
+        path = self.folder / os.fsdecode(bytes(self.names[position]))
+        image = read_image(path, height, width, self.bits)
         if image.shape != (3, height, width):
             raise UserError(
                 f"{path} has {image.shape[1]} x {image.shape[2]} pixels (height x width), and the annotations of image "
-                f"{self.image_ids[position]} are for {height} x {width}: fetch it again."
+                f"{self.image_ids[position]} are for {height} x {width}: they belong to another file or size."
             )
         masks = None
         if objects.mask_starts is not None and objects.mask_bytes is not None:
@@ -75,61 +87,53 @@ class CocoTable(ObjectTable):
         return Example(image, torch.from_numpy(objects.boxes[mine]), torch.from_numpy(objects.labels[mine]), masks)
 
 
-def read_image(path: Path) -> Tensor:
-    """uint8 [3, H, W], not turned as EXIF data say: boxes are of the pixels as they are stored."""
-    image = attempt(lambda it: read(it, turn=as_stored), path)
+def read_image(path: Path, height: int, width: int, bits: int | None) -> Tensor:
+    """uint8 [3, H, W]; turned as EXIF data say where that gives the size that boxes and masks are of."""
+
+    def fitting(image: Image.Image) -> Image.Image:
+        upright = turned(image)
+        return upright if upright.size == (width, height) else image
+
+    image = attempt(lambda it: read(it, turn=fitting, bits=bits), path)
     if isinstance(image, str):
         raise unreadable_photograph(path, image)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
-def encode_mask(annotation: Mapping[str, Any], height: int, width: int) -> bytes:
-    """Polygons, or a run-length encoding as COCO's crowds have it, as a compressed encoding."""
-    if not annotation.get("segmentation"):
-        raise UserError(
-            f"Annotation {annotation['id']} of image {annotation['image_id']} has no segmentation: set "
-            "datamodule.masks=false."
-        )
-    encoded = rle.frPyObjects(annotation["segmentation"], height, width)
-    return (rle.merge(encoded) if isinstance(encoded, list) else encoded)["counts"]
-
-
-def decode_masks(texts: Sequence[bytes], height: int, width: int) -> Tensor:
-    """uint8 [N, H, W]."""
-    if not texts:
-        return torch.empty(0, height, width, dtype=torch.uint8)
-    masks = rle.decode([{"size": [height, width], "counts": text} for text in texts])
-    return torch.from_numpy(masks).permute(2, 0, 1)
-
-
 @dataclass
 class LeftOut:
-    """What is not trained on: for each crowd and each box without area its image's id, and those of empty images."""
+    """What is not trained on, or not as it is given: of each such object its image's id, and those of empty images."""
 
     crowds: list[int] = field(default_factory=list)
     without_area: list[int] = field(default_factory=list)
+    without_pixels: list[int] = field(default_factory=list)
     empty: list[int] = field(default_factory=list)
+    clipped: list[int] = field(default_factory=list)
 
     def line(self) -> str:
-        """How many of each kind there are, and the first images by their ids; empty where there are none."""
-        found = []
-        for ids, one, several in (
-            (self.crowds, "crowd", "crowds"),
-            (self.without_area, "box without area", "boxes without area"),
-            (self.empty, "image without objects", "images without objects"),
-        ):
-            if ids:
-                images = sorted(set(ids))
-                named = ", ".join(map(str, images[:NAMED])) + (", ..." if len(images) > NAMED else "")
-                found.append(f"{len(ids):,} {one if len(ids) == 1 else several} (image {named})")
-        return "; ".join(found)
+        """How many of each kind are left out, and the first images by their ids; empty where there are none."""
+        found = [
+            counted(self.crowds, "crowd", "crowds"),
+            counted(self.without_area, "box without area", "boxes without area"),
+            counted(self.without_pixels, "mask without a pixel", "masks without a pixel"),
+            counted(self.empty, "image without objects", "images without objects"),
+        ]
+        return "; ".join(filter(None, found))
+
+
+def counted(images: Sequence[int], one: str, several: str) -> str:
+    if not images:
+        return ""
+    return f"{len(images):,} {one if len(images) == 1 else several} (image {some([*map(str, sorted(set(images)))])})"
 
 
 def tabulate(
-    content: Mapping[str, Any], images: Sequence[Mapping[str, Any]], folder: Path, with_masks: bool
+    listed: Listed, images: Rows, category_ids: Sequence[int], with_masks: bool, bits: int | None
 ) -> tuple[CocoTable, LeftOut]:
-    """What a COCO file says of these images, which lie in ``folder``. A UserError for an annotation without sense."""
-    kept, left_out = targets(content, {it["id"]: (it["height"], it["width"]) for it in images}, with_masks)
+    """Some of the images that are there, with their objects. category_ids: in the order of the labels 1, 2, ..."""
+    sizes = sizes_of(images)
+    labels_of = {number: label for label, number in enumerate(category_ids, start=1)}
+    kept, left_out = targets(listed.file.annotations, labels_of, sizes, with_masks)
     rows = [row for it in images for row in kept.get(it["id"], [])]
     starts = np.array([0, *(len(kept.get(it["id"], [])) for it in images)]).cumsum()
     boxes = np.array([row[0] for row in rows], dtype=np.float32).reshape(-1, 4)
@@ -138,43 +142,40 @@ def tabulate(
     if with_masks:
         mask_starts = np.array([0, *(len(row[2]) for row in rows)]).cumsum()
         mask_bytes = np.frombuffer(b"".join(row[2] for row in rows), dtype=np.uint8)
+    names = np.array([os.fsencode(listed.names[it["id"]]) for it in images], dtype=bytes)
+    shape = np.array(list(sizes.values()), dtype=np.int64).reshape(-1, 2)
+    objects = Objects(starts, boxes, labels, mask_starts, mask_bytes)
     ids = torch.tensor([it["id"] for it in images], dtype=torch.int64)
-    names = np.array([it["file_name"].encode() for it in images], dtype=np.bytes_)
-    sizes = np.array([[it["height"], it["width"]] for it in images], dtype=np.int64).reshape(-1, 2)
-    return CocoTable(folder, ids, names, sizes, Objects(starts, boxes, labels, mask_starts, mask_bytes)), left_out
+    return CocoTable(listed.folder, ids, names, shape, objects, bits), left_out
 
 
 def targets(
-    content: Mapping[str, Any], sizes: Mapping[int, tuple[int, int]], with_masks: bool
+    annotations: Rows, labels: Mapping[int, int], sizes: Mapping[int, tuple[int, int]], with_masks: bool
 ) -> tuple[dict[int, list[Target]], LeftOut]:
-    """By image id; sizes: of the images that are asked for."""
-    labels = {it["id"]: label for label, it in enumerate(by_id(content["categories"]), start=1)}
+    """By image id. labels: by category id; sizes: of the images that are asked for."""
     kept: dict[int, list[Target]] = defaultdict(list)
     left_out = LeftOut()
-    for it in content["annotations"]:
+    for it in annotations:
         image = it["image_id"]
         if image not in sizes:
             continue
-        if it["category_id"] not in labels:
-            raise UserError(
-                f"Annotation {it['id']} of image {image} is of category {it['category_id']}, which its file does not "
-                "list: fetch the annotations again."
-            )
-        left, top, right, bottom = clipped(it["bbox"], *sizes[image])
-        if it.get("iscrowd", 0):
+        height, width = sizes[image]
+        left, top, right, bottom = clipped(it["bbox"], height, width)
+        if it["iscrowd"]:
             left_out.crowds.append(image)
-        elif not (right - left > THINNEST and bottom - top > THINNEST):  # also what is no number
+            continue
+        if right - left <= THINNEST or bottom - top <= THINNEST:
             left_out.without_area.append(image)
-        else:
-            mask = encode_mask(it, *sizes[image]) if with_masks else b""
-            kept[image].append(((left, top, right, bottom), labels[it["category_id"]], mask))
+            continue
+        mask = encode_mask(it["segmentation"], height, width) if with_masks else b""
+        if with_masks and is_empty(mask):
+            left_out.without_pixels.append(image)
+            continue
+        if reaches_out(it["bbox"], height, width):
+            left_out.clipped.append(image)
+        kept[image].append(((left, top, right, bottom), labels[it["category_id"]], mask))
     left_out.empty = [it for it in sizes if it not in kept]
     return dict(kept), left_out
-
-
-def by_id(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """Categories in the order of the labels 1, 2, ..., and images in that of their split."""
-    return sorted(rows, key=lambda it: it["id"])
 
 
 def clipped(box: Sequence[float], height: int, width: int) -> tuple[float, float, float, float]:
@@ -184,11 +185,7 @@ def clipped(box: Sequence[float], height: int, width: int) -> tuple[float, float
     return max(left, 0), max(top, 0), right, bottom
 
 
-def truth_of(content: Mapping[str, Any], images: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The part of a COCO file that is about these images."""
-    ids = {it["id"] for it in images}
-    return {
-        "images": list(images),
-        "annotations": [it for it in content["annotations"] if it["image_id"] in ids],
-        "categories": content["categories"],
-    }
+def reaches_out(box: Sequence[float], height: int, width: int) -> bool:
+    """By more than a pixel."""
+    left, top, box_width, box_height = box
+    return min(left, top, width - left - box_width, height - top - box_height) < -1

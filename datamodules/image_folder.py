@@ -10,9 +10,10 @@ from torch import Tensor
 from datamodules.archives import ENDINGS as ARCHIVES
 from datamodules.archives import is_archive, unpacked
 from datamodules.decoding import ENDINGS, Pixels
-from datamodules.folder_layout import Layout, is_system, listing_of, split_of
+from datamodules.folder_layout import Layout, split_of
 from datamodules.image_files import ImageFiles, say
 from datamodules.images import ImageDataModule, ImageTable
+from datamodules.listing import is_system, listing_of
 from foundation.errors import UserError
 from foundation.randomness import keyed_generator
 

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from datamodules.decoding import ENDINGS, check_bits
-from datamodules.folder_layout import counts_in_words, is_system, listing_of, split_of
+from datamodules.folder_layout import counts_in_words, split_of
 from datamodules.image_files import say, some
 from datamodules.images import ImageDataModule
+from datamodules.listing import is_system, listing_of
 from datamodules.photographs import DrawnBatches, PhotographLoader, Photographs, Views, made_by_workers, shift_colours
 from foundation.errors import UserError
 from foundation.randomness import keyed_generator

@@ -18,8 +18,8 @@ from callbacks.detection_grid import likeliest, save_framed
 from callbacks.instruments.coco_evaluation import encode
 from callbacks.instruments.pictures import save_captioned
 from datamodules.decoding import ENDINGS, Pixels, attempt, whole_image
-from datamodules.folder_layout import images_below
-from datamodules.image_files import shown, unreadable
+from datamodules.image_files import say, shown, unreadable
+from datamodules.listing import listing_of
 from finished.predictions import Likeliest, Predictions
 from finished.texts import classify_texts, read_texts
 from foundation.errors import UserError
@@ -68,10 +68,14 @@ def find_images(source: str) -> Images:
     path = Path(source).expanduser()
     if not path.is_dir():
         return Images(path.parent, [path.name])
-    names = sorted(images_below(path))
-    if not names:
-        raise UserError(f"input={source} holds no image: looked for {', '.join(ENDINGS)} at every depth.")
-    return Images(path, names)
+    listing = listing_of(path)
+    left_out = listing.left_out()
+    if not listing.images:
+        held = f"looked for {', '.join(ENDINGS)} at every depth, and it holds {left_out or 'nothing'}"
+        raise UserError(f"input={source} holds no image: {held}.")
+    if left_out:
+        say(f"input={source}: left out: {left_out}.")
+    return Images(path, listing.images)
 
 
 # --- classifiers ---------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,12 @@ from hydra.core.override_parser.types import QuotedString
 from PIL import Image
 
 import predict
+from callbacks.instruments.coco_evaluation import encode
+from datamodules.coco import CocoDataModule
+from datamodules.decoding import whole_image
 from evaluate import evaluate
 from finished.onnx import exportable_of
+from finished.predictors import Images, as_coco
 from foundation.errors import UserError
 from foundation.protocols import ClassifiesImages, ClassifiesText
 from launch.command_line import check_command_line, compose_job, with_quoted
@@ -338,6 +343,59 @@ def test_a_detector_s_boxes_are_in_the_image_s_pixels_and_in_coco_s_format(detec
     assert Image.open(folder / "images" / "below" / "high.png.png").size == (330, 660)
     record = json.loads((folder / "predictions.json").read_text())
     assert sum(record["detected"].values()) == len(rows)
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_what_is_written_can_be_trained_on(detector, photos, tmp_path, masks):
+    """Also a photograph that its EXIF data turn by half, so that its size does not tell."""
+    (tmp_path / "train2017" / "below").mkdir(parents=True)
+    for name in ("wide.png", "below/high.png"):
+        shutil.copy(photos / name, tmp_path / "train2017" / name)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(noise(2, (30, 50, 3))).save(tmp_path / "train2017" / "turned.png", exif=exif)
+    folder = predicted(detector, tmp_path / "train2017", "min_score=0.0")
+    written = json.loads((folder / "detections.json").read_text())
+    if masks:
+        of_images = {number: [it for it in written["annotations"] if it["image_id"] == number] for number in (1, 2, 3)}
+        found = [as_found(it, of_images[it["id"]]) for it in written["images"]]
+        images = Images(tmp_path / "train2017", [it["file_name"] for it in written["images"]])
+        written = as_coco(images, found, {it["id"]: it["name"] for it in written["categories"]})
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "val2017").symlink_to("train2017")
+    for split in ("train", "val"):
+        (tmp_path / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(written))
+    datamodule = CocoDataModule(str(tmp_path), batch_size=1, masks=masks)
+    datamodule.setup()
+    truth = datamodule.coco_ground_truth("test")
+    assert [it["file_name"] for it in truth["images"]] == ["below/high.png", "turned.png", "wide.png"]
+    assert len(truth["annotations"]) == len(written["annotations"]) > 0
+    for position, name in enumerate(["below/high.png", "turned.png", "wide.png"]):
+        example = datamodule.tables["test"].example(position)
+        assert np.array_equal(example.image, whole_image(tmp_path / "train2017" / name))
+        mine = [it["bbox"] for it in written["annotations"] if it["image_id"] == position + 1]
+        left, top, right, bottom = example.boxes.T.numpy()
+        np.testing.assert_allclose(np.stack([left, top, right - left, bottom - top], 1), mine, atol=1e-4)
+        if masks:
+            assert example.masks is not None
+            expected = as_found(truth["images"][position], of_images[position + 1], encoded=False)["masks"]
+            assert torch.equal(example.masks, expected)
+
+
+def as_found(image: dict[str, Any], annotations: list[dict[str, Any]], encoded: bool = True) -> dict[str, Any]:
+    """What ``objects_in`` gives where each object fills its box, which the image has one of at least."""
+    boxes = torch.tensor([it["bbox"] for it in annotations]).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    masks = torch.zeros(len(boxes), image["height"], image["width"], dtype=torch.uint8)
+    for mask, (left, top, right, bottom) in zip(masks, boxes.round().int().tolist(), strict=True):
+        mask[min(top, len(mask) - 1) : max(bottom, top + 1), min(left, mask.shape[1] - 1) : max(right, left + 1)] = 1
+    return {
+        "boxes": boxes,
+        "scores": torch.tensor([it["score"] for it in annotations]),
+        "labels": torch.tensor([it["category_id"] for it in annotations]),
+        "masks": encode(masks) if encoded else masks,
+        "size": [image["height"], image["width"]],
+    }
 
 
 def test_what_is_unlikely_is_written_and_not_drawn(detector, photos, tmp_path):

@@ -1,6 +1,8 @@
 import json
 import os
+from dataclasses import astuple
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from PIL import Image
 from callbacks.mean_average_precision import MeanAveragePrecisionMetric
 from datamodules.coco import CocoDataModule
 from datamodules.coco_files import clipped
+from datamodules.coco_masks import encode_mask
 from foundation.errors import UserError
 from foundation.protocols import AnnotatesObjects
 from launch.command_line import compose_job
@@ -178,7 +181,8 @@ def test_crowds_empty_images_and_boxes_without_area_are_no_targets_and_named(fol
     datamodule = ready(folder, masks=True)
     assert capsys.readouterr().err.splitlines()[1:] == [
         "coco: of 12 training images, not trained on as objects: 1 crowd (image 310); 1 box without area (image 320); "
-        "2 images without objects (image 300, 310)."
+        "2 images without objects (image 300, 310).",
+        "coco: of 16 objects, reaching more than a pixel out of their image and cut off there: 1 box (image 320).",
     ]
     found = targets(datamodule, datamodule.train_dataloader())
     assert len(found) == 12
@@ -192,9 +196,7 @@ def test_crowds_empty_images_and_boxes_without_area_are_no_targets_and_named(fol
     assert int(found[320]["masks"][1].sum()) == 18 * 16
 
 
-@pytest.mark.parametrize(
-    "box", [(5, 5, 0, 3), (5, 5, 3, 1e-5), (5, 5, 3, -1), (67, 5, 3, 3), (-9, 5, 9, 3), (5, 5, float("nan"), 3)]
-)
+@pytest.mark.parametrize("box", [(5, 5, 0, 3), (5, 5, 3, 1e-5), (67, 5, 3, 3), (-9, 5, 9, 3), (-500, -500, 3, 3)])
 def test_boxes_without_area_within_the_image_are_left_out(folder, box, capsys):
     edit(folder, "train", lambda content: annotate(content, 330, 1, box, segmentation=[]))
     datamodule = ready(folder)
@@ -283,25 +285,26 @@ def test_another_set_in_that_layout_is_whole_when_all_its_images_are_there(folde
 
 
 def test_what_is_missing_or_damaged_is_told_with_where_to_get_it(folder, tmp_path):
-    how = r"fetch COCO by hand from https://cocodataset.org/#download \(2017 Train images"
-    with pytest.raises(UserError, match=rf"nowhere/annotations/instances_val2017.json is missing: {how}"):
+    how = r"lay \S+ out as .* COCO 2017 itself is fetched by hand from https://cocodataset.org/#download"
+    with pytest.raises(UserError, match=rf"nowhere/annotations/instances_train2017.json is missing: {how}"):
         _ = CocoDataModule(str(tmp_path / "nowhere"), batch_size=2).num_classes
     path = folder / "annotations" / "instances_train2017.json"
     content = path.read_text()
     path.write_text(content[:-5])
-    with pytest.raises(
-        UserError, match=r"instances_train2017.json is no whole file of COCO's annotations \(.*\): fetch it again"
-    ):
-        ready(folder)
-    path.write_text(json.dumps({"images": []}))
-    with pytest.raises(
-        UserError, match=r"instances_train2017.json is no whole file of COCO's annotations \('annotations'\)"
-    ):
+    with pytest.raises(UserError, match=r"instances_train2017.json is no whole JSON file \(.* line 1 .*\)\.$"):
         ready(folder)
     path.write_text(content)
-    for image in (folder / "val2017").iterdir():
-        image.unlink()
-    with pytest.raises(UserError, match=rf"val2017 has none of the 6 images: {how}"):
+    rmtree(folder / "val2017")
+    with pytest.raises(UserError, match=rf"val2017 is missing: {how}"):
+        ready(folder)
+    (folder / "val2017").mkdir()
+    with pytest.raises(
+        UserError,
+        match=r"val2017 has none of the 6 images: \S+val2017.json lists \"000000000950.jpg\", and \S+val2017 holds no other",
+    ):
+        ready(folder)
+    (folder / "val2017" / "950.jpg").write_bytes(b"")
+    with pytest.raises(UserError, match=r"lists \"000000000950.jpg\", and \S+val2017 holds \"950.jpg\"\.$"):
         ready(folder)
 
 
@@ -326,17 +329,146 @@ def test_an_image_that_cannot_be_read_or_does_not_fit_is_named(folder, num_worke
         list(ready(folder, num_workers=num_workers).test_dataloader())
 
 
-def test_annotations_that_make_no_sense_are_named(folder):
-    edit(folder, "train", lambda content: annotate(content, 330, 12, (1, 1, 5, 5)))
-    with pytest.raises(UserError, match=r"Annotation \d+ of image 330 is of category 12, which its file does not list"):
+def test_mistakes_are_found_when_the_classes_are_asked_for_before_anything_is_made(folder):
+    """launch.parts_check asks for them, of both files."""
+    edit(folder, "val", lambda content: annotate(content, 910, 12, (1, 1, 5, 5)))
+    with pytest.raises(
+        UserError, match=r"instances_val2017.json: annotation \d+ of image 910 has category_id 12, which"
+    ):
+        _ = CocoDataModule(str(folder), batch_size=2).num_classes
+    edit(folder, "val", lambda content: content["annotations"][-1].update(category_id=1, segmentation=[]))
+    assert CocoDataModule(str(folder), batch_size=2).num_classes == 80
+    with pytest.raises(UserError, match=r"annotation \d+ of image 910 has no segmentation: set datamodule.masks=false"):
+        _ = CocoDataModule(str(folder), batch_size=2, masks=True).num_classes
+
+
+def test_the_test_may_lack_categories_and_has_no_others(folder):
+    expected = ready(folder)
+    edit(folder, "val", lambda content: content["categories"].pop())
+    edit(folder, "val", lambda content: content["categories"][0].update(supercategory="something else"))
+    found = ready(folder)
+    assert found.class_names == expected.class_names
+    assert found.describe() == expected.describe()
+    assert found.coco_ground_truth("test")["categories"] == expected.coco_ground_truth("test")["categories"]
+    edit(folder, "val", lambda content: content["categories"][0].update(name="another"))
+    with pytest.raises(
+        UserError, match=r'has category 1, "another", which is "kind 1" in \S+: the two files need the same'
+    ):
         ready(folder)
-    edit(folder, "train", lambda content: content["annotations"][-1].update(category_id=1, segmentation=[]))
-    ready(folder)
-    with pytest.raises(UserError, match=r"Annotation \d+ of image 330 has no segmentation: set datamodule.masks=false"):
-        ready(folder, masks=True)
-    edit(folder, "train", lambda content: content["categories"].pop())
-    with pytest.raises(UserError, match=r"The two files of \S+/annotations have different categories"):
+    edit(folder, "val", lambda content: content["categories"][0].update(id=12, name="more"))
+    with pytest.raises(
+        UserError, match=r'val2017.json has category 12, "more", which is not there in \S+train2017.json'
+    ):
         ready(folder)
+
+
+def each(rows: str, change: Any) -> Any:
+    return lambda content: [it.update(change(it)) for it in content[rows]]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [each("images", lambda it: {"id": str(it["id"])}), each("annotations", lambda it: {"image_id": str(it["image_id"])})],
+        [each("categories", lambda it: {"id": str(it["id"])}), each("annotations", lambda it: {"category_id": str(it["category_id"])})],
+        [each("images", lambda it: {"file_name": f"../train2017/{it['file_name']}"})],
+        [each("images", lambda it: {"file_name": f"batch_1\\{it['file_name']}"})],
+        [each("images", lambda it: {"height": None, "width": None})],
+        [each("annotations", lambda it: {"area": None})],
+        [each("annotations", lambda it: {"segmentation": as_text(it)})],
+        [each("annotations", lambda it: {"note": "x", "score": 1.0}), lambda content: content.update(made_by="a tool")],
+    ],
+)  # fmt: skip
+def test_what_is_read_otherwise_is_the_same_data(folder, changes):
+    """In tables, pixels, masks and the ground truth that it is measured by."""
+    before = ready(folder, masks=True, test_split="train")
+    for change in changes:
+        edit(folder, "train", change)
+    after = ready(folder, masks=True, test_split="train")
+    assert after.describe() == before.describe()
+    for position in range(12):
+        for one, other in zip(
+            astuple(before.tables["test"].example(position)),
+            astuple(after.tables["test"].example(position)),
+            strict=True,
+        ):
+            assert torch.equal(one, other)
+    found = [
+        {key: it[key] for key in ("id", "image_id", "category_id", "bbox", "area", "iscrowd")}
+        for it in after.coco_ground_truth("test")["annotations"]
+    ]
+    assert found == [{key: it[key] for key in found[0]} for it in before.coco_ground_truth("test")["annotations"]]
+
+
+def as_text(annotation: dict[str, Any]) -> dict[str, Any]:
+    """Its segmentation as run lengths in a compressed text."""
+    number = annotation["image_id"] // 10 - 30
+    size = [64 + number, 48] if number % 3 == 2 else [48, 64 + number]
+    return {"size": size, "counts": encode_mask(annotation["segmentation"], *size).decode()}
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_split_without_objects_is_refused(folder, split):
+    edit(folder, split, lambda content: [it.update(iscrowd=1) for it in content["annotations"]])
+    with pytest.raises(
+        UserError,
+        match={
+            "train": r"None of the 12 training images in \S+ has an object to train on: 18 crowds",
+            "val": r"none of the 6 images of test has an object, so that nothing could be measured: annotate some",
+        }[split],
+    ):
+        ready(folder)
+
+
+def test_validation_without_objects_is_refused(folder):
+    edit(
+        folder,
+        "train",
+        lambda content: [it.update(iscrowd=int(it["image_id"] != 330)) for it in content["annotations"]],
+    )
+    with pytest.raises(UserError, match=r"none of the 1 images of val has .*: choose another datamodule.val_size or"):
+        ready(folder, val_size=1)
+
+
+def test_what_is_read_otherwise_than_it_is_given_is_said(folder, capsys):
+    """Images that nobody lists, annotations of images that are not listed, boxes beyond the border."""
+    for name in ("a.jpg", "b.JPG", "notes.txt", ".hidden.jpg"):
+        (folder / "train2017" / name).write_bytes(b"")
+    edit(folder, "val", lambda content: [annotate(content, 77, 1, (1, 1, 5, 5)) for _ in range(3)])
+    edit(folder, "train", lambda content: [it["bbox"].__setitem__(2, 100) for it in content["annotations"]])
+    datamodule = ready(folder, name="mine")
+    said = capsys.readouterr().err.splitlines()
+    assert said[:2] == [
+        f'mine: 2 images are there and not listed: {folder}/train2017 holds "a.jpg".',
+        f"mine: 3 annotations of {folder}/annotations/instances_val2017.json are of images that it does not list, and "
+        "are left out.",
+    ]
+    assert said[-1].startswith(
+        "mine: of 17 objects, reaching more than a pixel out of their image and cut off there: 17"
+    )
+    assert said[-1].endswith("Is bbox [left, top, width, height]?")
+    assert len(datamodule.coco_ground_truth("test")["annotations"]) == 9
+
+
+@pytest.mark.parametrize(("orientation", "turned"), [(1, False), (3, True), (6, True), (8, True)])
+def test_a_photograph_is_turned_where_its_annotations_are_of_the_turned_one(folder, orientation, turned):
+    """Sizes of both ways are tried for those that turn by 90 degrees."""
+    path = folder / "val2017" / "000000000910.jpg"
+    stored = np.asarray(Image.open(path))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(stored).save(path, quality=100, subsampling=0, exif=exif)
+    upright = np.rot90(stored, {1: 0, 3: 2, 6: -1, 8: 1}[orientation])
+    for height, width in {stored.shape[:2], upright.shape[:2]}:
+        edit(folder, "val", lambda content, size=(height, width): size_image(content, 910, *size))
+        expected = upright if turned and (height, width) == upright.shape[:2] else stored
+        position = ready(folder).tables["test"].image_ids.tolist().index(910)
+        found = ready(folder).tables["test"].example(position).image
+        assert float((found.float() - torch.tensor(expected.transpose(2, 0, 1).copy()).float()).abs().mean()) < 3
+
+
+def size_image(content: dict[str, Any], image: int, height: int, width: int) -> None:
+    next(it for it in content["images"] if it["id"] == image).update(height=height, width=width)
 
 
 def test_the_config_composes(folder, tmp_path):

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.folder_layout import Layout, images_below, listing_of, split_of
+from datamodules.folder_layout import Layout, split_of
+from datamodules.listing import listing_of
 from foundation.errors import UserError
 
 
@@ -155,4 +156,4 @@ def test_a_folder_that_cannot_be_listed_is_named_and_not_passed_over(tmp_path, m
 
     monkeypatch.setattr(os, "scandir", refusing)
     with pytest.raises(UserError, match=r"dog cannot be listed \(Permission denied\): give a folder that you may read"):
-        images_below(tmp_path)
+        listing_of(tmp_path)
