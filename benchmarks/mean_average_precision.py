@@ -132,12 +132,15 @@ def take_turns(rank: int, folder: str, images: int, detections: int, rounds: int
     dist.destroy_process_group()
 
 
-def measure(images: int = 2000, detections: int = 100, rounds: int = 1) -> list[Turns]:
-    """``images`` must be even: torchmetrics cannot gather from ranks with different numbers."""
+def measure(images: int = 2000, detections: int = 100, rounds: int = 1, start_method: str = "spawn") -> list[Turns]:
+    """``images`` must be even: torchmetrics cannot gather from ranks with different numbers.
+
+    ``fork`` starts the ranks at once, and fails where a GPU exists and this process has run a backward pass.
+    """
     assert images % WORLD_SIZE == 0
     with tempfile.TemporaryDirectory() as folder:
         arguments = (folder, images, detections, rounds)
-        start_processes(take_turns, arguments, WORLD_SIZE, start_method="spawn")
+        start_processes(take_turns, arguments, WORLD_SIZE, start_method=start_method)
         spent = json.loads((Path(folder) / "spent.json").read_text())
     measured = []
     for title, of in spent.items():

@@ -1,5 +1,6 @@
 """Each benchmark runs; how long anything takes is no test's matter."""
 
+import json
 import math
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from benchmarks import loader, mean_average_precision, sweep, training_step
 from benchmarks.turns import Spent, Turns, table
 from benchmarks.usual_draw import UsualDraw
+from tests.forks import run_in_fork
 from tests.lightning_modules import test_draw, test_improved_gan
 from tests.lightning_modules.test_infogan import TINY
 
@@ -70,10 +72,19 @@ def test_the_loaders_are_measured():
 
 
 def test_mean_average_precision_is_measured():
-    exchange, whole = mean_average_precision.measure(images=4, detections=3, rounds=1)
-    assert {name: len(spent) for name, spent in exchange.turns.items()} == {"platform": 2, "torchmetrics": 2}
-    assert whole.turns.keys() == {"platform", "faster_coco_eval", "torchmetrics"}
-    assert "mAP, whole" in mean_average_precision.report([exchange, whole])
+    """In a process of its own, where no backward pass has run before it forks."""
+    done = run_in_fork("-m", "tests.benchmarks.test_benchmarks")
+    assert done.returncode == 0, done.stderr
+    rounds, *report = done.stdout.splitlines()
+    assert json.loads(rounds) == [{"platform": 2, "torchmetrics": 2},
+                                  {"platform": 2, "faster_coco_eval": 2, "torchmetrics": 2}]  # fmt: skip
+    assert sum("mAP, whole" in line for line in report) == 3
+
+
+def main() -> None:
+    measured = mean_average_precision.measure(images=4, detections=3, rounds=1, start_method="fork")
+    print(json.dumps([{name: len(spent) for name, spent in turns.turns.items()} for turns in measured]))
+    print(mean_average_precision.report(measured))
 
 
 def test_ratios_are_within_a_round_and_the_first_round_warms_up():
@@ -95,3 +106,7 @@ def test_a_jobs_overhead_is_its_share_of_the_time_without_fit_and_test():
     assert (
         "2 at once, 2 jobs:    20.0 s in all, a job   5.00 s fit +  1.00 s test + 14.00 s overhead" in measured.line()
     )
+
+
+if __name__ == "__main__":
+    main()
