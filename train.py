@@ -106,13 +106,14 @@ def main(config: DictConfig) -> float | None:
 if __name__ == "__main__":
     with told_as_sentences():
         resumed, others = split_arguments(sys.argv[1:])
+        configs = []
         if resumed:
             from launch.resume import prepare
 
             train(*prepare(resumed, others))
         else:
-            check_command_line("train", others)
+            configs = check_command_line("train", others)
     if not resumed:
         sys.argv[1:] = folder_of_rank_zero_alone(others)
-        with ending_with_a_table():
+        with ending_with_a_table(configs):
             main()

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from callbacks.instruments.pictures import save_figure
 from finished.charts import read_curves
 from foundation.errors import UserError, did_you_mean, told_as_sentences
+from foundation.metrics import with_direction
 from foundation.records import latest_of_each_key, read_record
 from launch.sweep_table import job_order, shortened
 
@@ -59,7 +60,8 @@ def draw_curves(metric: str, folders: list[Path], path: Path) -> None:
         names = names_of(runs)
         for name, (steps, values) in zip(names, curves, strict=True):
             axes.plot(steps, values, label=name, linewidth=1.2)
-        axes.set(xlabel="iteration", ylabel=metric)
+        directions = {read_record(run).get("directions", {}).get(metric) for run in runs}
+        axes.set(xlabel="iteration", ylabel=with_direction(metric, directions.pop() if len(directions) == 1 else None))
         axes.grid(alpha=0.3)
         # Above, since curves may be anywhere below.
         axes.legend(

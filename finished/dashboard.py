@@ -10,10 +10,8 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Literal
 
-import torch
 from hydra.utils import get_object
 
 from callbacks.throughput import Throughput
@@ -21,9 +19,8 @@ from foundation.errors import UserError, told_as_sentences
 from foundation.protocols import said
 from foundation.published import published
 from launch.command_line import CONF, compose_job
+from launch.declared import Parts
 from launch.loggers import has_key
-from launch.parts_check import metrics_of_run
-from launch.runs import instantiate
 
 INSTALL = (
     "wandb-workspaces is not installed: add it with `uv pip install --python .venv/bin/python wandb-workspaces`, or "
@@ -68,19 +65,11 @@ def what_experiments_log() -> list[Logged]:
 def what_is_logged(experiment: str) -> Logged:
     """Its module and callbacks are built, at full size and without memory, and asked."""
     config = compose_job("train", [f"experiment={experiment}"])
-    with torch.device("meta"):
-        module = instantiate(config["lightning_module"])
-    callbacks = [instantiate(node) for node in config["callbacks"].values()]
-    on_training_data = config["datamodule"].get("test_split") == "train"
-    datamodule = SimpleNamespace(
-        val_size=config["datamodule"].get("val_size", 1), tests_on_training_data=on_training_data
-    )
-    pictures: set[str] = set().union(*(said(it, "pictures")(module) for it in callbacks))
+    parts = Parts.of(config, device="meta")
     method = config["lightning_module"]["_target_"].split(".")[-2]
-    metrics = set(metrics_of_run(module, datamodule, callbacks))
     kind = get_object(config["datamodule"]["_target_"])
     data = {"name": config["datamodule"].get("name") or kind.name, "split": said(kind, "test_name")}
-    return Logged(experiment, method, config["paper"] or {}, data, metrics, pictures)
+    return Logged(experiment, method, config["paper"] or {}, data, set(parts.metrics()), parts.pictures())
 
 
 def sections(experiments: Iterable[Logged]) -> list[Section]:

@@ -21,6 +21,7 @@ import yaml
 from finished.charts import Curve, line_chart, read_curves
 from finished.curves import names_of
 from foundation.errors import UserError, told_as_sentences
+from foundation.metrics import IN_WORDS, Direction, best
 from foundation.published import TESTED, TRAIN_SET, key_in, metrics_of, published, split_of
 from launch.sweep_table import job_order
 
@@ -46,6 +47,11 @@ class RunFiles:
     @property
     def metrics(self) -> dict[str, float]:
         return metrics_of(self.record)
+
+    @property
+    def directions(self) -> dict[str, Direction]:
+        """Of a metric which of two values is the better one; of older runs it is not known."""
+        return self.record.get("directions", {})
 
     @property
     def paper(self) -> dict[str, Any]:
@@ -147,8 +153,9 @@ def figures_of(run: RunFiles) -> str:
     for key in keys:
         paper = f'<span class="dim">{escape(beside(run))}</span>' if key == reported else ""
         first = " first" if key == reported else ""
-        value = number(run.metrics[key])
-        cards.append(f'<div class="figure{first}"><b>{value}</b><code>{escape(key)}</code> {paper}</div>')
+        better = IN_WORDS.get(run.directions.get(key) or "", "")
+        name = f'<code title="{better}">{escape(key)}</code>' if better else f"<code>{escape(key)}</code>"
+        cards.append(f'<div class="figure{first}"><b>{number(run.metrics[key])}</b>{name} {paper}</div>')
     return f'<div class="figures">{"".join(cards)}</div>'
 
 
@@ -167,7 +174,7 @@ def beside(run: RunFiles) -> str:
 
 
 def table_of(runs: list[RunFiles]) -> str:
-    """A line a run: what sets it apart, its end, and its final metrics, the paper's first."""
+    """A line a run: what sets it apart, its end, and its final metrics, the paper's first, the best of each strong."""
     reported = reported_by(runs[0])
     measured = [it for it in runs if reported in it.metrics]
     of_paper = {published(it.paper, str(reported), it.record.get("data"), it.config) for it in measured}
@@ -176,18 +183,31 @@ def table_of(runs: list[RunFiles]) -> str:
     columns = sorted(keys, key=lambda it: (it != reported, not it.startswith(TESTED), it))
     heads = [f"{key} (paper: {shown})" if key == reported and shown is not None else key for key in columns]
     lines = ["".join(f"<th>{escape(head)}</th>" for head in ("run", "", *heads, "time"))]
+    bests = {key: best_over(runs, key) for key in columns}
     for it in runs:
-        values = [number(it.metrics[key]) if key in it.metrics else "-" for key in columns]
+        values = [cell(it.metrics.get(key), bests[key]) for key in columns]
         fit = it.record.get("wall_time_s", {}).get("fit")
         cells = [*values, duration(fit) if fit is not None else "-"]
         lines.append(
             f"<td>{escape(it.name)}</td><td>{badge(it.status)}</td>"
-            + "".join(f'<td class="number">{escape(cell)}</td>' for cell in cells)
+            + "".join(f'<td class="number">{told}</td>' for told in cells)
         )
     rows = "".join(f"<tr>{line}</tr>" for line in lines)
     failed = [(it.name, it.record["error"]) for it in runs if it.record.get("error")]
     errors = "".join(f'<div class="error">{escape(name)}: {escape(error)}</div>' for name, error in failed)
     return f'<h2>Runs</h2><div class="card scroll"><table>{rows}</table></div>{errors}'
+
+
+def best_over(runs: list[RunFiles], key: str) -> float | None:
+    """Of a metric's final values; None where the runs do not agree on a direction."""
+    measured = [it for it in runs if key in it.metrics]
+    directions: set[Direction] = {it.directions.get(key) for it in measured}
+    return best((it.metrics[key] for it in measured), directions.pop()) if len(directions) == 1 else None
+
+
+def cell(value: float | None, highest: float | None) -> str:
+    told = "-" if value is None else number(value)
+    return f"<b>{told}</b>" if value is not None and value == highest else told
 
 
 def curves_of(runs: list[RunFiles]) -> list[str]:
@@ -202,9 +222,9 @@ def curves_of(runs: list[RunFiles]) -> list[str]:
 
 
 def rank(key: str) -> tuple[int, str]:
-    """Losses first, and how fast it went last."""
+    """Losses first, and last how fast it went (in seconds, or by them) and with which rates."""
     name = key.partition("/")[2]
-    speed = name in ("images_per_s", "step_s", "data_wait_s", "lr") or name.startswith("lr_")
+    speed = name.endswith("_s") or name == "lr" or name.startswith("lr_")
     return (0 if name.startswith("loss") else 2 if speed else 1), key
 
 
@@ -219,9 +239,15 @@ def legend(runs: list[RunFiles]) -> str:
 def chart(key: str, runs: list[RunFiles]) -> str:
     curves = [it.curves.get(key, Curve(it.name, [], [])) for it in runs]
     drawn = line_chart(curves, f"{key} over iterations")
-    last = f"<span>{number(curves[0].values[-1])}</span>" if len(runs) == 1 else ""
+    last = f"<span>{in_the_end(curves[0], runs[0].directions.get(key))}</span>" if len(runs) == 1 else ""
     name = escape(key.partition("/")[2] or key)
     return f'<div class="card"><h3>{name}{last}</h3>{drawn or "<p>no finite value</p>"}</div>'
+
+
+def in_the_end(curve: Curve, direction: Direction) -> str:
+    """The last value, and the best where it is another."""
+    last, highest = curve.values[-1], best(curve.values, direction)
+    return number(last) if highest in (None, last) else f"{number(last)}, best {number(highest)}"
 
 
 def pictures_of(run: RunFiles, title: str = "Pictures", most: int = MOST_PICTURES) -> str:

@@ -34,8 +34,10 @@ from finished.results import (
     told_share,
 )
 from foundation.errors import UserError, told_as_sentences
+from foundation.metrics import Direction
 from foundation.published import TESTED
 from foundation.records import latest_of_each_key
+from launch.command_line import compose_job
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = re.compile(r"(<!-- table: ([\w/ ]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
@@ -113,8 +115,9 @@ def runs_table(experiment: dict[str, Any], results: list[dict[str, Any]]) -> str
     return table_of(heads, rows)
 
 
-def variants_table(results: list[dict[str, Any]], metrics: list[str]) -> str:
-    """For each set of overrides the metrics over its seeds; the worst and best are of the first metric.
+def variants_table(results: list[dict[str, Any]], metrics: list[str], direction: Direction) -> str:
+    """For each set of overrides the metrics over its seeds; the worst and best are of the first metric, whose direction
+    is given.
 
     Runs that have not all of the metrics are left out, such as those that no judge has seen.
     """
@@ -128,9 +131,24 @@ def variants_table(results: list[dict[str, Any]], metrics: list[str]) -> str:
     rows = []
     for (overrides, data), found in sorted(variants.items()):
         values = [list(column) for column in zip(*found, strict=True)]
+        worst, best = worst_and_best(values[0], direction)
         rows.append([f"`{overrides}`" if overrides else "as the experiment's file has it", data, str(len(found)),
-                     *map(mean_and_spread, values), f"{min(values[0]):.3f}", f"{max(values[0]):.3f}"])  # fmt: skip
+                     *map(mean_and_spread, values), f"{worst:.3f}", f"{best:.3f}"])  # fmt: skip
     return table_of(heads, rows)
+
+
+def worst_and_best(values: list[float], direction: Direction) -> tuple[float, float]:
+    return (max(values), min(values)) if direction == "min" else (min(values), max(values))
+
+
+def direction_of(experiment: str, metric: str) -> Direction:
+    """As the experiment's parts declare it today."""
+    from launch.declared import Parts  # with torch, for which other tables need not wait
+
+    direction = Parts.of(compose_job("train", [f"experiment={experiment}"]), device="meta").direction(metric)
+    if direction is None:
+        raise UserError(f"{experiment} declares no direction of {metric}: a table of its variants has no best.")
+    return direction
 
 
 def shown(metric: str) -> str:
@@ -180,7 +198,8 @@ def with_tables(
         (experiment,) = (it for it in experiments if it["name"] == name)
         if kind == "runs":
             return match[1] + runs_table(experiment, results[name]) + match[3]
-        body = variants_table(results[name], [experiment["paper"]["metric"], *metrics])
+        metric = experiment["paper"]["metric"]
+        body = variants_table(results[name], [metric, *metrics], direction_of(name, metric))
         if body.count("\n") == 2:
             raise UserError(f"A page asks for the table '{match[2]}', but no run in results/ has all its metrics.")
         return match[1] + body + match[3]

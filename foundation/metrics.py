@@ -22,6 +22,11 @@ def in_stage(stage: str, directions: Directions) -> dict[str, Direction]:
     return {f"{stage}/{name}": direction for name, direction in directions.items()}
 
 
+def with_direction(metric: str, direction: Direction) -> str:
+    """A metric as an axis or a heading names it."""
+    return metric if direction is None else f"{metric} ({IN_WORDS[direction]})"
+
+
 def best(values: Iterable[float], direction: Direction) -> float | None:
     """The best of those that are numbers; None where there is none, or no better."""
     numbers = [it for it in values if not math.isnan(it)]

@@ -16,6 +16,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from foundation.errors import UserError, told_as_sentences
+from foundation.metrics import IN_WORDS, Direction, best, with_direction
 from foundation.published import key_in
 from foundation.records import is_training, read_record
 
@@ -26,7 +27,8 @@ DECADES = 100  # largest by smallest value from which on an axis is logarithmic
 
 @dataclass(frozen=True)
 class Job:
-    """One job. ``values`` are its overrides by key; ``value`` is NaN where it has not reached the metric."""
+    """One job. ``values`` are its overrides by key; ``value`` is NaN where it has not reached the metric.
+    ``direction``: of the metric the better one, as its record says; None where it does not."""
 
     folder: Path
     values: dict[str, str]
@@ -34,6 +36,7 @@ class Job:
     value: float
     status: str
     error: str = ""
+    direction: Direction = None
 
 
 def metric_of(config: Mapping[str, Any]) -> str | None:
@@ -62,7 +65,9 @@ def read_job(folder: Path) -> Job:
     metric = metric_of(record.get("config") or {})
     metric = metric and key_in(record.get("metrics", {}), metric)
     value = record.get("metrics", {}).get(metric, math.nan) if status == "finished" else math.nan
-    return Job(folder, {key: it for key, _, it in pairs}, metric, value, status, record.get("error") or "")
+    direction = record.get("directions", {}).get(metric)
+    values = {key: it for key, _, it in pairs}
+    return Job(folder, values, metric, value, status, record.get("error") or "", direction)
 
 
 def swept(jobs: Sequence[Job]) -> list[str]:
@@ -99,9 +104,20 @@ def tell(jobs: Sequence[Job], sweep: Path) -> None:
     print("", table(jobs), "", sep="\n")
     counts = {it: sum(job.status == it for job in jobs) for it in dict.fromkeys(job.status for job in jobs)}
     print(f"{len(jobs)} jobs: {', '.join(f'{count} {status}' for status, count in counts.items())}")
+    if (found := best_of(jobs)) is not None:
+        print(f"  best        {found.folder}: {found.metric} {found.value:.4f} ({IN_WORDS[str(found.direction)]})")
     print(f"  table       {sweep / 'sweep.csv'}")
     if draw(jobs, sweep / "sweep.png"):
         print(f"  picture     {sweep / 'sweep.png'}", flush=True)
+
+
+def best_of(jobs: Sequence[Job]) -> Job | None:
+    """The first of those with the best value; None where they have no metric in common that has a better one."""
+    reached = [it for it in jobs if not math.isnan(it.value)]
+    if len({(it.metric, it.direction) for it in reached}) != 1:
+        return None
+    highest = best((it.value for it in reached), reached[0].direction)
+    return next((it for it in reached if it.value == highest), None)
 
 
 def table(jobs: Sequence[Job]) -> str:
@@ -179,7 +195,7 @@ def draw_key(axes: Any, jobs: Sequence[Job], key: str) -> None:
         axes.set_xticks(range(len(names)), names)
     elif min(places) > 0 and max(places) / min(places) >= DECADES:
         axes.set_xscale("log")
-    metrics = {job.metric for job in jobs if job.metric}
+    metrics = {with_direction(job.metric, job.direction) for job in jobs if job.metric and not math.isnan(job.value)}
     axes.set(xlabel=key, ylabel=metrics.pop() if len(metrics) == 1 else "metric")
     axes.grid(alpha=0.3)
 

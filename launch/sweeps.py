@@ -26,6 +26,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from foundation.errors import UserError, told_as_sentences
+from foundation.metrics import IN_WORDS
 from foundation.published import key_in
 from foundation.records import read_record
 from launch.processes import ASKED_TO_STOP, SWEEP
@@ -33,6 +34,7 @@ from launch.sweep_table import jobs_in, metric_of, tell
 
 TRAIN = Path(__file__).resolve().parent.parent / "train.py"
 TRACEBACK_LINES = 200
+OPTUNA_S_WORDS = {"max": "maximize", "min": "minimize"}
 HARDWARE = ("launcher", "trainer", "logger", "sweep", "debug", "paths")  # may differ within a study
 
 
@@ -192,12 +194,16 @@ class SweepStart(Callback):
     """Hydra tells it where a sweep begins; see conf/hydra/default.yaml."""
 
     folder: Path | None = None
+    first_job: dict[str, Any] | None = None
+    """The config of one, composed while Hydra was not yet running."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
-        if config.hydra.sweeper.get("storage"):
-            with told_as_sentences():  # Hydra makes a warning of any other exception
+        with told_as_sentences():  # Hydra makes a warning of any other exception
+            if "direction" in config.hydra.sweeper and SweepStart.first_job is not None:
+                follow_metric(config, SweepStart.first_job)
+            if config.hydra.sweeper.get("storage"):
                 go_on_with_study(config)
         signal.signal(signal.SIGTERM, leave)  # between jobs it would end the sweep without its table
         SweepStart.folder = folder
@@ -208,8 +214,12 @@ def leave(signum: int, frame: Any) -> None:
 
 
 @contextmanager
-def ending_with_a_table() -> Iterator[None]:
-    """Round Hydra's main: a sweep ends with the table of its jobs, and as a failure where one of them failed."""
+def ending_with_a_table(configs: Sequence[dict[str, Any]] = ()) -> Iterator[None]:
+    """Round Hydra's main: a sweep ends with the table of its jobs, and as a failure where one of them failed.
+
+    configs: of what the command asks for.
+    """
+    SweepStart.first_job = configs[0] if configs else None
     stopped: SystemExit | None = None
     try:
         yield
@@ -228,6 +238,27 @@ def ending_with_a_table() -> Iterator[None]:
         raise stopped
 
 
+def follow_metric(config: DictConfig, job: dict[str, Any]) -> None:
+    """Let Optuna look for the better values of the metric, as a job's parts declare; another direction is refused."""
+    from launch.declared import Parts
+    from launch.parts_check import unfit_metrics
+
+    parts, metric = Parts.of(job), job["optimized_metric"]
+    if problems := list(unfit_metrics(job, parts.module, parts.datamodule, parts.callbacks)):
+        raise UserError("\n".join(problems))
+    better = parts.direction(metric)
+    assert better is not None, "a search has a metric with a direction"
+    wanted, asked = OPTUNA_S_WORDS[better], config.hydra.sweeper.direction
+    asked = getattr(asked, "name", asked)  # of Optuna's enumeration
+    if asked not in (None, wanted):
+        raise UserError(
+            f"hydra.sweeper.direction is {asked}, and of {metric} the {IN_WORDS[better]}: set hydra.sweeper.direction="
+            f"{wanted}, or null, which follows the metric."
+        )
+    with read_write(config), open_dict(config):
+        config.hydra.sweeper.direction = wanted
+
+
 def go_on_with_study(config: DictConfig) -> None:
     """Let a study that was there before make only the trials that it lacks."""
     import optuna
@@ -238,6 +269,11 @@ def go_on_with_study(config: DictConfig) -> None:
         study = optuna.load_study(study_name=sweeper.study_name, storage=sweeper.storage)
     except KeyError:
         return
+    if (begun := study.direction.name.lower()) != sweeper.direction:
+        raise UserError(
+            f"Study {sweeper.study_name} was begun to {begun} its metric, and now it is to {sweeper.direction} it: "
+            "give this one a name, hydra.sweeper.study_name=..."
+        )
     done = [it for it in study.trials if it.state.is_finished()]  # a kill leaves one running for ever
     if not done:
         return

@@ -9,6 +9,7 @@ import pytest
 from finished import dashboard
 from finished.dashboard import Logged, Panel, Section
 from foundation.errors import UserError
+from foundation.published import TESTED
 
 
 @cache
@@ -32,7 +33,7 @@ def test_every_key_is_declared_by_an_experiment_of_its_method():
         assert {"train/images_per_s"} | (declared & {"images/samples", "test/classes"}) <= set(named)
         figures = {it.paper["metric"] for it in theirs if it.paper.get("metric")}
         assert {key for panel in section.panels if panel.kind == "bars" for key in panel.keys} == figures
-        assert {key for it in theirs for key in it.metrics if not key.startswith("test/")} <= set(named)
+        assert {key for it in theirs for key in it.metrics if not key.startswith(TESTED)} <= set(named)
 
 
 def test_every_experiment_is_in_a_section():

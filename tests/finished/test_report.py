@@ -96,6 +96,21 @@ def test_a_run_s_page_has_what_its_record_has(tmp_path, capsys):
     ]
 
 
+@pytest.mark.parametrize(("direction", "words"), [("max", "0.5000, best 0.7500"), ("min", "0.5000, best 0.2500")])
+def test_the_best_is_told_by_the_direction_of_each_metric(tmp_path, direction, words):
+    directions = {"val/accuracy": direction, "test/accuracy": direction}
+    for number, value in enumerate((0.625, 0.5)):
+        run = write_run(
+            tmp_path / "sweep" / str(number), number, metrics={"test/accuracy": value}, directions=directions
+        )
+        (run / "metrics.csv").write_text("epoch,step,val/accuracy\n0,9,0.25\n1,19,0.75\n2,29,0.5\n")
+    text = made(tmp_path / "sweep" / "0").text
+    assert words in text
+    made(tmp_path / "sweep")
+    strong = re.findall("<b>([^<]*)</b>", (tmp_path / "sweep" / "report.html").read_text())
+    assert strong == [{"max": "0.6250", "min": "0.5000"}[direction]]
+
+
 @pytest.mark.parametrize(
     "data", [{"name": "my own digits", "split": "test"}, {"name": "digits", "split": "test, 9 examples"}]
 )

@@ -146,6 +146,16 @@ def test_variants_are_compared_over_their_seeds():
     assert made[4] == "| `a.b=1` | mnist test | 2 | 0.650 ± 0.071 | 0.650 ± 0.071 | 0.600 | 0.700 |"
 
 
+def test_the_best_of_an_error_is_the_smallest():
+    results = [result(0, 0.25), result(1, 0.125)]
+    made = tables.variants_table(results, ["test/cluster_accuracy"], "min").splitlines()
+    assert made[2].endswith(" | 0.250 | 0.125 |")
+    assert tables.direction_of("resnet_digits", "test/error") == "min"
+    assert tables.direction_of("improved_gan_cifar10_minibatch", "test/inception_score") == "max"  # unavailable or not
+    with pytest.raises(UserError, match="resnet_digits declares no direction of test/nothing"):
+        tables.direction_of("resnet_digits", "test/nothing")
+
+
 def test_runs_without_a_metric_that_is_asked_for_are_left_out():
     judged = result(1, 0.9, "a.b=1")
     judged["metrics"] = judged["metrics"] | {"test/classifier_score": 8.0}

@@ -52,6 +52,22 @@ def test_the_table_is_printed_and_kept(sweep, capsys):
     assert (sweep / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize(("direction", "best"), [("max", "10"), ("min", "0")])
+def test_the_best_is_told_by_the_metric_s_direction(sweep, capsys, direction, best):
+    for path in sweep.glob("*/record.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"directions": {"test/accuracy": direction}}))
+    sweep_table.main([str(sweep)])
+    words = {"max": "0.7500 (larger is better)", "min": "0.5000 (smaller is better)"}[direction]
+    assert f"  best        {sweep / best}: test/accuracy {words}\n" in capsys.readouterr().out
+
+
+def test_there_is_no_best_where_no_direction_is_known_or_nothing_was_reached(sweep, tmp_path_factory):
+    assert sweep_table.best_of(sweep_table.jobs_in(sweep)) is None
+    none = tmp_path_factory.mktemp("none")
+    job(none, "0", ["lr=1"], "failed", math.nan, directions={"test/accuracy": "max"})
+    assert sweep_table.best_of(sweep_table.jobs_in(none)) is None
+
+
 def test_a_job_that_never_began_to_train_was_interrupted(tmp_path):
     job(tmp_path, "0", [])
     (tmp_path / "0" / "record.json").unlink()

@@ -8,13 +8,17 @@ import sys
 import threading
 import time
 from types import SimpleNamespace
+from typing import Any
 
+import optuna
 import pytest
 from hydra.types import RunMode
+from hydra_plugins.hydra_optuna_sweeper.config import Direction
 from omegaconf import OmegaConf
 
 from foundation.errors import UserError
 from launch import sweeps
+from launch.command_line import compose_job
 
 TRAINER = {"strategy": "auto", "devices": 1, "num_nodes": 1}
 
@@ -164,6 +168,56 @@ def test_a_signal_to_the_sweep_is_handed_to_the_job_and_stops_both(monkeypatch, 
         sweeps.train_in_own_process(tmp_path)
     assert stopped.value.code == 130
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def search(direction: object) -> Any:
+    """Hydra's config of a search, as far as its direction goes."""
+    return OmegaConf.create({"hydra": {"sweeper": {"direction": direction}}}, flags={"allow_objects": True})
+
+
+CLUSTERS = ["sweep=infogan_digits"]
+ERROR = ["experiment=resnet_digits", "datamodule.val_size=9", "optimized_metric=val/error"]
+
+
+@pytest.mark.parametrize(
+    ("task", "asked", "direction"),
+    [(CLUSTERS, None, "maximize"), (ERROR, None, "minimize"), (CLUSTERS, "maximize", "maximize"),
+     (ERROR, Direction.minimize, "minimize")],
+)  # fmt: skip
+def test_a_search_looks_for_the_better_values_of_its_metric(task, asked, direction):
+    config = search(asked)
+    sweeps.follow_metric(config, compose_job("train", task))
+    assert config.hydra.sweeper.direction == direction
+
+
+@pytest.mark.parametrize(
+    ("task", "asked", "sentence"),
+    [
+        (
+            CLUSTERS,
+            Direction.minimize,
+            "direction is minimize, and of val/cluster_accuracy the larger is better: set hydra",
+        ),
+        (ERROR, "maximize", "direction is maximize, and of val/error the smaller is better: set .*=minimize, or"),
+        ([*CLUSTERS, "optimized_metric=val/cluster_acuracy"], None, "which nothing in this run logs: .* did you mean"),
+        (
+            [*CLUSTERS, "optimized_metric=train/lr_d"],
+            None,
+            "optimized_metric is train/lr_d, of which neither larger nor smaller",
+        ),
+    ],
+)
+def test_a_search_for_the_worst_is_refused_before_it_starts(task, asked, sentence):
+    with pytest.raises(UserError, match=sentence):
+        sweeps.follow_metric(search(asked), compose_job("train", task))
+
+
+def test_a_study_goes_on_in_its_direction(tmp_path):
+    storage = f"sqlite:///{tmp_path}/study.db"
+    optuna.create_study(study_name="study", storage=storage, direction="minimize")
+    sweeper = {"study_name": "study", "storage": storage, "direction": "maximize"}
+    with pytest.raises(UserError, match="Study study was begun to minimize its metric, and now it is to maximize it"):
+        sweeps.go_on_with_study(OmegaConf.create({"hydra": {"sweeper": sweeper}}))
 
 
 def test_a_study_is_of_one_setting():

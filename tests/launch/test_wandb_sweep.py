@@ -7,6 +7,7 @@ import yaml
 
 import train
 from launch.command_line import check_command_line, compose_job
+from launch.declared import Parts
 from tests.lightning_modules.test_infogan import TINY
 
 SWEEP = yaml.safe_load(Path("docs/wandb_sweep.yaml").read_text())
@@ -34,6 +35,12 @@ def test_every_end_of_the_search_space_passes_the_check():
     for pick in (first, last):
         (config,) = check_command_line("train", arguments(pick))
         assert config["optimized_metric"] == SWEEP["metric"]["name"]
+
+
+def test_its_goal_is_the_metric_s_direction():
+    (config,) = check_command_line("train", arguments(first))
+    direction = Parts.of(config).direction(SWEEP["metric"]["name"])
+    assert {"max": "maximize", "min": "minimize"}[str(direction)] == SWEEP["metric"]["goal"]
 
 
 def test_a_job_runs_and_logs_what_the_sweep_optimises(tmp_path):

@@ -1,0 +1,48 @@
+"""What a run of a config would log, asked of its parts: nothing is trained, and no data is looked for."""
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from foundation.metrics import STAGES, Direction
+from foundation.protocols import declared_metrics, said
+from foundation.published import key_for
+from launch.parts_check import metrics_of_run
+from launch.runs import instantiate
+
+
+@dataclass
+class Parts:
+    """Those that log something. In place of the DataModule stands what its config says of it."""
+
+    module: Any
+    datamodule: Any
+    callbacks: list[Any]
+
+    @classmethod
+    def of(cls, config: dict[str, Any], device: str = "cpu") -> "Parts":
+        """device: ``meta`` builds a module of any size without its weights."""
+        with torch.device(device):
+            module = instantiate(config["lightning_module"])
+        callbacks = [instantiate(node) for node in config["callbacks"].values()]
+        told = config["datamodule"]
+        on_training_data = told.get("test_split") == "train"
+        datamodule = SimpleNamespace(val_size=told.get("val_size", 1), tests_on_training_data=on_training_data)
+        return cls(module, datamodule, callbacks)
+
+    def metrics(self) -> dict[str, Direction]:
+        return metrics_of_run(self.module, self.datamodule, self.callbacks)
+
+    def pictures(self) -> set[str]:
+        return set().union(*(said(it, "pictures")(self.module) for it in self.callbacks))
+
+    def direction(self, metric: str) -> Direction:
+        """Of a metric that is logged, or would be if nothing were unavailable here."""
+        unavailable = [said(it, "unavailable_metrics")(self.module, stage) for it in self.callbacks for stage in STAGES]
+        known = declared_metrics(self.module, self.callbacks)
+        for it in unavailable:
+            known |= it
+        directions: dict[str, Direction] = {key_for(key, self.datamodule): it for key, it in known.items()}
+        return directions.get(metric)
