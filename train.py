@@ -32,7 +32,7 @@ def train(config: dict[str, Any], checkpoint: Path | None = None) -> float | Non
     from launch.loggers import end_as_failed, wandb_run
     from launch.runs import build  # after the check, since importing torch and lightning takes seconds
 
-    run = build(config)
+    run = build(config, resumes=checkpoint is not None)
     folder = Path(config["paths"]["run_dir"])
     if checkpoint is not None:
         from launch.resume import take_up

@@ -29,12 +29,11 @@ def stand_ins(config: dict[str, Any], folder: str) -> list[str]:
     """Overrides for an experiment on COCO; none for others."""
     if not config["datamodule"]["_target_"].startswith("datamodules.coco."):
         return []
-    backbone = config["lightning_module"]["network"]["backbone"]
-    if backbone["weights"] is None:
+    if config["init_from"] is None:
         return SCENES
     path = Path(folder) / "classifier.pt"
-    torch.save(random_classifier(backbone.get("name", "vgg16")), path)
-    return [*SCENES, f"lightning_module.network.backbone.weights={path}"]
+    torch.save(random_classifier(config["lightning_module"]["network"]["backbone"].get("name", "vgg16")), path)
+    return [*SCENES, f"init_from.weights={path}"]
 
 
 def random_classifier(name: str) -> dict[str, Any]:

@@ -40,6 +40,7 @@ from foundation.records import latest_of_each_key
 from launch.command_line import compose_job
 
 ROOT = Path(__file__).resolve().parent.parent
+IN_A_MAPPING = re.compile(r"((?:[\w.]+:|(?<=[\[,{])) *)([^\s,:{}\[\]][^,:{}\[\]]*)(?=[,}\]])")  # of an override
 TABLE = re.compile(r"(<!-- table: ([\w/ ]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 EXPORTED = ("experiment", "seed", "overrides", "commit", "started_at", "data", "data_at_start", "hardware", "precision",
             "weights", "world_size", "iterations", "epochs", "wall_time_s", "versions", "resumes", "inputs", "judges",
@@ -78,10 +79,22 @@ def record(run: Path, results: Path) -> Path:
 
 
 def without_folders(override: str) -> str:
-    """``datamodule.folder=/home/me/coco`` -> ``datamodule.folder=coco``; what is no path stays as it is."""
+    """``datamodule.folder=/home/me/coco`` -> ``datamodule.folder=coco``; what is no path stays as it is.
+
+    So do paths in a mapping: ``init_from={run: outputs/a/b}`` -> ``init_from={run: b}``.
+    """
     key, equals, value = override.partition("=")
-    is_path = value.startswith(("/", "~", ".")) or key.endswith((".run", ".folder", ".weights"))
-    return f"{key}{equals}{value.rstrip('/').rpartition('/')[2]}" if is_path else override
+    if value.startswith(("{", "[")):
+        return f"{key}{equals}{IN_A_MAPPING.sub(lambda it: it[1] + without_folder(it[1], it[2]), value)}"
+    return f"{key}{equals}{without_folder(f'{key}:', value)}"
+
+
+def without_folder(key: str, value: str) -> str:
+    """key: with its colon, empty in a list."""
+    path = value.strip("'\"").rstrip("/")
+    of_a_place = re.search(r"\b(run|folder|weights|init_from): *$", key) and not path.startswith("torchvision:")
+    is_path = of_a_place or path.startswith(("/", "~", "."))
+    return path.rpartition("/")[2] if is_path and "/" in path[1:] else value
 
 
 # --- make results --------------------------------------------------------------------------------------------

@@ -1,10 +1,10 @@
-"""What classes and functions that a config names were called before, so that run folders of before still load.
+"""What classes, functions and keys that a config names were called before, so that run folders of before still load.
 
-The one table of them: ``launch.runs`` reads a saved config through it, and ``foundation.security`` judges a target by
-its name of today. A former name leads to nothing else, and is never imported.
+The one table of them: ``launch.saved_config`` reads a saved config through it, and ``foundation.security`` judges a
+target by its name of today. A former name leads to nothing else, and is never imported.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 FORMER_NAMES = {
@@ -20,6 +20,86 @@ FORMER_NAMES = {
     "lightning_modules.resnet.Drops": "lightning_modules.schedules.Drops",
     "lightning_modules.resnet.Triangle": "lightning_modules.schedules.Triangle",
 }
+
+# Networks named what they begin with by a key ``weights``: by target, their part that it was for and the part there.
+BEGAN = {
+    "lightning_modules.networks.resnet.TorchvisionResNet": ("net", "."),
+    "lightning_modules.networks.detection_backbones.Pyramid": ("body", "."),
+    "lightning_modules.networks.detection_backbones.VGG16": ("body", "features"),
+    "lightning_modules.networks.faster_rcnn.DetectionNetwork": ("", "."),
+}
+FORMER_OVERRIDES = ("lightning_module.network.weights", "lightning_module.network.backbone.weights")
+
+
+def config_of_today(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A saved config, resolved or not and whatever it may hold, with the names and keys of today."""
+    config = with_names_of_today(config)
+    module = mapping(config.get("lightning_module"))
+    initial = next(initial_weights_of(module, ""), None)
+    keep_epsilon(module)
+    today = without_weights(config)
+    return today | ({"init_from": initial} if initial and not config.get("init_from") else {})
+
+
+def mapping(node: Any) -> dict[str, Any]:
+    return node if isinstance(node, dict) else {}
+
+
+def hint_of_former_key(target: Any, key: str) -> str | None:
+    """Where it is said today; None where there was no such key."""
+    if key != "weights" or not began({"_target_": target}):
+        return None
+    return (
+        "weights to begin with are named by init_from now, such as init_from={weights: "
+        "torchvision:resnet50/IMAGENET1K_V1, parts: {<part of the module>: .}}; see docs/using_runs.md."
+    )
+
+
+def began(node: Mapping[str, Any]) -> tuple[str, str] | None:
+    target = node.get("_target_")
+    return BEGAN.get(target) if isinstance(target, str) else None
+
+
+def initial_weights_of(node: Any, path: str) -> Iterator[dict[str, Any]]:
+    """``init_from`` for each key ``weights`` of a module's config, the outermost first."""
+    if not isinstance(node, dict):
+        return
+    weights, parts = node.get("weights"), began(node)
+    if isinstance(weights, str) and parts is not None:
+        model = model_of(node)
+        there = "features" if model == "mobilenet_v3_large" else parts[1]
+        source = weights if "/" in weights or "." in weights else f"torchvision:{model}/{weights}"
+        yield {"weights": source, "parts": {".".join(filter(None, [path, parts[0]])): there}}
+    for key, below in node.items():
+        yield from initial_weights_of(below, f"{path}.{key}" if path else str(key))
+
+
+def model_of(node: Mapping[str, Any]) -> str:
+    """What torchvision calls the model that a network's published weights are of."""
+    heads = mapping(node.get("heads"))
+    if not heads:
+        return str(node.get("name", "vgg16"))
+    if heads.get("masks"):
+        return "maskrcnn_resnet50_fpn"
+    if heads.get("head") == "convolutions":
+        return "fasterrcnn_resnet50_fpn_v2"
+    mobile = mapping(node.get("backbone")).get("name") == "mobilenet_v3_large"
+    return "fasterrcnn_mobilenet_v3_large_320_fpn" if mobile else "fasterrcnn_resnet50_fpn"
+
+
+def keep_epsilon(module: dict[str, Any]) -> None:
+    """A detector that named COCO_V1 had frozen norms without an epsilon, as these weights were trained."""
+    network = mapping(module.get("network"))
+    backbone = mapping(network.get("backbone"))
+    if network.get("weights") == "COCO_V1" and (backbone.get("name"), backbone.get("norm")) == ("resnet50", "frozen"):
+        backbone["frozen_eps"] = 0.0
+
+
+def without_weights(node: Any) -> Any:
+    if isinstance(node, dict):
+        left = {"weights"} if began(node) else set()
+        return {key: without_weights(it) for key, it in node.items() if key not in left}
+    return [without_weights(it) for it in node] if isinstance(node, list) else node
 
 
 def name_of_today(target: Any) -> Any:

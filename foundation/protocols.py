@@ -241,6 +241,14 @@ class Says:
     gradient_clip_norm: float | None = None
     """It clips its gradients itself, to this norm."""
 
+    def adopted(self, weights: dict[str, Tensor], file: str) -> dict[str, Tensor]:
+        """Weights from elsewhere (``init_from``) under its names, as its own would be. file: the name of theirs."""
+        return weights
+
+    def refuses_to_begin(self, taken: set[str]) -> str | None:
+        """Why training cannot begin with these of its weights from elsewhere, the others at their start."""
+        return None
+
     # --- a DataModule ----------------------------------------------------------------------------------------------
 
     name: str | None = None

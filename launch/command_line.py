@@ -20,6 +20,7 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 from foundation.errors import UserError, did_you_mean
+from foundation.former_names import hint_of_former_key
 from launch.config_check import (
     EvaluateConfig,
     Parameters,
@@ -253,16 +254,26 @@ def explain(config_name: str, overrides: list[str], error: HydraException) -> st
 
 def missing_key(config: Any, override: Override) -> str | None:
     """A sentence on the first part of the override's key that the config lacks; None where it has them all."""
-    node, seen = OmegaConf.to_container(config, resolve=False), ""
+    node, seen, line = OmegaConf.to_container(config, resolve=False), "", override.input_line or ""
     for part in override.key_or_group.split("."):
         if not isinstance(node, dict):
             return None
         if part not in node:
-            where = f"{seen} has no key '{part}'" if seen else f"there is no key '{part}'"
-            target = node.get("_target_")
-            if target and part in Parameters.of(get_object(target)).hints:
-                return f"{override.input_line}: {where} yet, but {target} takes it: write +{override.input_line}"
-            groups = [] if seen else [path.name for path in CONF.iterdir() if path.is_dir()]
-            return f"{override.input_line}: {where}; {did_you_mean(part, [*map(str, node), *groups])}"
+            return no_such_key(node, part, seen, line)
         node, seen = node[part], f"{seen}.{part}" if seen else part
-    return None
+    value: Any = override.value()
+    lacking = (
+        [str(it) for it in value if str(it) not in node] if isinstance(value, dict) and isinstance(node, dict) else []
+    )
+    return no_such_key(node, lacking[0], seen, line) if lacking else None
+
+
+def no_such_key(node: Any, part: str, seen: str, line: str) -> str:
+    where = f"{seen} has no key '{part}'" if seen else f"there is no key '{part}'"
+    target = node.get("_target_")
+    if hint := hint_of_former_key(target, part):
+        return f"{line}: {where}: {hint}"
+    if target and part in Parameters.of(get_object(target)).hints:
+        return f"{line}: {where} yet, but {target} takes it: write +{line}"
+    groups = [] if seen else [path.name for path in CONF.iterdir() if path.is_dir()]
+    return f"{line}: {where}; {did_you_mean(part, [*map(str, node), *groups])}"

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from foundation.errors import UserError, did_you_mean
+from foundation.former_names import hint_of_former_key
 
 OWN_PACKAGES = ("foundation", "datamodules", "lightning_modules", "callbacks", "launch", "finished", "tests")
 
@@ -44,6 +45,16 @@ class Paths:
 
 
 @dataclass
+class InitFrom:
+    """Weights to begin with: of a run, or of a file or torchvision; ``parts`` by their names here and there."""
+
+    run: str | None = None
+    weights: str | None = None
+    checkpoint: str = "last"
+    parts: dict[str, str] | list[str] | None = None
+
+
+@dataclass
 class TrainConfig:
     """The top-level keys of a training job."""
 
@@ -57,6 +68,7 @@ class TrainConfig:
     logger: dict[str, Any] | None = None
     paper: Paper | None = None
     optimized_metric: str | None = None
+    init_from: str | InitFrom | None = None
 
 
 @dataclass
@@ -225,7 +237,9 @@ def unfit_call(node: Mapping[str, Any], path: str) -> Iterator[str]:
     given = {key: value for key, value in node.items() if not key.startswith("_")}
     required = set() if node.get("_partial_") or "_args_" in node else parameters.required
     known = given.keys() | parameters.hints.keys() if parameters.any_name else parameters.hints.keys()
-    yield from unfit_names(given, known, required, f"{path} ({name})")
+    former = {key: hint for key in given if key not in known and (hint := hint_of_former_key(name, key))}
+    yield from (f"{path}.{key}: {hint}" for key, hint in former.items())
+    yield from unfit_names(given.keys() - former.keys(), known, required, f"{path} ({name})")
     for key in given.keys() & parameters.hints.keys():
         yield from unfit_keys(given[key], parameters.hints[key], f"{path}.{key}")
 
@@ -298,6 +312,6 @@ def describe(hint: Any) -> str:
         return words.get(hint, "a path")
     if is_sequence(hint):
         return "a list" + (f" of {describe(element_of(hint))}" if arguments else "")
-    if isinstance(origin or hint, type) and issubclass(origin or hint, Mapping):
+    if is_dataclass(hint) or (isinstance(origin or hint, type) and issubclass(origin or hint, Mapping)):
         return "a mapping"
     return f"a node with a _target_ ({getattr(hint, '__name__', hint)})"

@@ -114,8 +114,11 @@ def origin_of_checkpoint(run: str | Path | None, checkpoint: str) -> tuple[Origi
 
 def origin_of_module(run: str | None, part: str | None = None, checkpoint: str = "last") -> Origin:
     origin, content = origin_of_checkpoint(run, checkpoint)
-    weights = {"weights": kind_of_weights(content), "weights_sha256": fingerprint(content["state_dict"])}
-    return origin | ({} if part is None else {"part": part}) | weights
+    return origin | ({} if part is None else {"part": part}) | weights_of(content)
+
+
+def weights_of(checkpoint: Mapping[str, Any]) -> Origin:
+    return {"weights": kind_of_weights(checkpoint), "weights_sha256": fingerprint(checkpoint["state_dict"])}
 
 
 def origin_of_datamodule(run: str | None, checkpoint: str = "last") -> Origin:

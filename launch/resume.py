@@ -19,6 +19,7 @@ from callbacks.instruments.run_clock import done_in, has_had_enough
 from callbacks.run_record import RunRecord
 from foundation.checkpoints import check_fits, checkpoint_path, read_checkpoint
 from foundation.errors import UserError
+from foundation.former_names import FORMER_OVERRIDES
 from foundation.length import Length
 from foundation.records import is_training, latest_of_each_key, read_record
 from foundation.security import check_foreign
@@ -138,7 +139,8 @@ def stopped_early(checkpoint: dict[str, Any], config: dict[str, Any]) -> str | N
 def first_overrides(folder: Path) -> list[str]:
     path = folder / ".hydra" / "overrides.yaml"
     overrides: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False) if path.exists() else []
-    return overrides  # their interpolations are the config's
+    # Their interpolations are the config's, and so is what they say by keys of before.
+    return [it for it in overrides if it.lstrip("+~").partition("=")[0] not in FORMER_OVERRIDES]
 
 
 def newest_unfinished(overrides: list[str]) -> Path:

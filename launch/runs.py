@@ -37,6 +37,7 @@ from foundation.protocols import Classifies, DetectsObjects, said, serves
 from foundation.randomness import seeded_for_a_while
 from launch.config_check import OWN_PACKAGES
 from launch.fit_loop import go_on_exactly
+from launch.initial_weights import InitialWeights
 from launch.inputs import inputs_of, no_such_part, origin_of_metric, trained_run
 from launch.machine import hush, keep_freed_memory, resolve_precision, spare_driver_queries
 from launch.parts_check import check_run
@@ -58,8 +59,13 @@ class Run:
     """Origins of the finished runs that the config asks for, by the keys of their nodes."""
 
 
-def build(config: dict[str, Any], trains: bool = True) -> Run:
-    """Build every part of a checked, plain config and see that they fit. Seeds the global generators."""
+def build(config: dict[str, Any], trains: bool = True, resumes: bool = False) -> Run:
+    """Build every part of a checked, plain config and see that they fit. Seeds the global generators.
+
+    Args:
+        trains: else it is measured.
+        resumes: training goes on from a checkpoint, which brings the weights.
+    """
     hush()
     spare_driver_queries()
     if not torch.cuda.is_available():
@@ -72,8 +78,9 @@ def build(config: dict[str, Any], trains: bool = True) -> Run:
     for it in callbacks:
         if isinstance(it, RunRecord):
             it.inputs = inputs
+    begins = [InitialWeights(config.get("init_from"), module, inputs)] if trains and not resumes else []
     loggers = [instantiate(node) for node in (config["logger"] or {}).values()]
-    trainer = build_trainer(config["trainer"], module, callbacks, loggers)
+    trainer = build_trainer(config["trainer"], module, [*begins, *callbacks], loggers)
     check_run(config, module, datamodule, callbacks, trainer, trains)
     return Run(config, module, datamodule, callbacks, trainer, inputs)
 

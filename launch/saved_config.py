@@ -8,7 +8,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from foundation.errors import UserError
-from foundation.former_names import with_names_of_today
+from foundation.former_names import config_of_today
 from foundation.security import check_foreign
 from launch.config_check import TrainConfig, check_config, plain
 
@@ -28,7 +28,8 @@ def run_config(folder: str | Path, run_dir: str | Path | None = None) -> DictCon
         raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}.") from None
     if not isinstance(config, DictConfig) or not isinstance(config.get("paths"), DictConfig):
         raise UserError(f"{path} is no config of a training run: it has no paths.")
-    config = DictConfig(with_names_of_today(OmegaConf.to_container(config, resolve=False)))
+    content: Any = OmegaConf.to_container(config, resolve=False)
+    config = DictConfig(config_of_today(content))
     config.paths.run_dir = str(run_dir or folder)
     return config
 

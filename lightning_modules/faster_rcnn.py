@@ -26,12 +26,14 @@ from foundation.metrics import Directions, in_stage
 from foundation.protocols import AnnotatesObjects, DetectsObjects
 from foundation.randomness import keyed_generator
 from lightning_modules.across_ranks import mean_without_gradient
-from lightning_modules.networks.faster_rcnn import DetectionNetwork, SampledRegions
+from lightning_modules.networks.detection_backbones import FrozenBatchNorm
+from lightning_modules.networks.faster_rcnn import DetectionNetwork, SampledRegions, of_categories
 from lightning_modules.networks.region_proposals import SampledAnchors
 
 Batch = dict[str, Any]
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
+TRAINED_WITHOUT_EPSILON = ("fasterrcnn_resnet50_fpn_coco-258fb6c6.pth", "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth")
 REGION_WEIGHTS = (10.0, 10.0, 5.0, 5.0)  # one by the deviations of the heads' coordinates: 0.1, 0.1, 0.2, 0.2
 
 
@@ -145,25 +147,38 @@ class FasterRCNN(LightningModule):
 
     # --- weights and categories --------------------------------------------------------------------------------
 
-    def prepare_data(self) -> None:
-        if self.is_new():
-            self.network.download()
-
     def setup(self, stage: str) -> None:
         datamodule = getattr(self.trainer, "datamodule", None)
         if names := getattr(datamodule, "class_names", None):
             self.class_names = list(names)
         if ids := getattr(datamodule, "category_ids", None):
             self.category_ids = list(ids)
-        if stage == "fit" and self.is_new():
-            self.network.load_weights(self.category_ids)
         if self.channels_last:
             self.network.memory_format = torch.channels_last
             self.network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
-    def is_new(self) -> bool:
-        """Whether training begins here: a checkpoint brings all weights itself."""
-        return self.trainer.state.fn == "fit" and self.trainer.ckpt_path is None  # pyright: ignore
+    def adopted(self, weights: dict[str, Tensor], file: str) -> dict[str, Tensor]:
+        backbone = self.network.backbone
+        if file in TRAINED_WITHOUT_EPSILON and backbone.norm == "frozen" and backbone.frozen_eps:
+            raise UserError(
+                f"{file} was trained without an epsilon in its norms, which are frozen here: set "
+                "lightning_module.network.backbone.frozen_eps=0."
+            )
+        own = self.state_dict()
+        return {name: of_categories(name, it, own[name], self.category_ids) for name, it in weights.items()}
+
+    def refuses_to_begin(self, taken: set[str]) -> str | None:
+        body = self.network.backbone.body.named_modules(prefix="network.backbone.body")
+        frozen = {
+            f"{name}.{it}" for name, part in body if isinstance(part, FrozenBatchNorm) for it in part.state_dict()
+        }
+        if frozen <= taken:
+            return None
+        return (
+            f"lightning_module.network.backbone.norm is frozen, which keeps what weights have learned, and of "
+            f"{len(frozen)} such weights {len(frozen - taken)} begin with none: set init_from to weights for "
+            "network.backbone.body, or the norm to batch or group."
+        )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint |= {"class_names": self.class_names, "category_ids": self.category_ids}

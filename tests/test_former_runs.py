@@ -1,6 +1,7 @@
 """Run folders of before the rooms were sorted are loaded, measured and gone on with, and give the former numbers."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,13 +9,25 @@ import torch
 
 from evaluate import evaluate
 from finished.report import read_run
+from foundation.errors import UserError
+from foundation.former_names import config_of_today
 from launch.command_line import compose_job
+from launch.config_check import TrainConfig, check_config
+from launch.initial_weights import source_of
 from launch.resume import prepare
-from launch.runs import build, load_module, load_run
+from launch.runs import build, instantiate, load_module, load_run
 from launch.saved_config import saved_config
-from tests.former_runs import former_run, metrics_of
+from lightning_modules.networks.detection_backbones import FrozenBatchNorm
+from tests.former_runs import FOLDER, former_run, metrics_of
 
 METHODS = ("infogan", "improved_gan", "draw", "resnet", "faster_rcnn")
+
+
+INITIAL_WEIGHTS = {
+    "resnet_imagenet": ("torchvision:resnet50/IMAGENET1K_V1", {"network.net": "."}),
+    "faster_rcnn_coco": ("torchvision:resnet50/IMAGENET1K_V1", {"network.backbone.body": "."}),
+    "faster_rcnn_coco_whole": ("torchvision:fasterrcnn_resnet50_fpn/COCO_V1", {"network": "."}),
+}
 
 
 def measured(run: Path, folder: Path) -> dict[str, float]:
@@ -66,3 +79,40 @@ def test_a_former_judge_is_a_run_as_an_input_now(tmp_path):
     written = json.loads((tmp_path / "again" / "record.json").read_text())
     assert written["inputs"]["callbacks.classifier_score.judge"]["run"] == "resnet"
     assert str(prepare(str(run), ["trainer.max_steps=3"])[1]) == str(run / "checkpoints" / "last.ckpt")
+
+
+@pytest.mark.parametrize("name", INITIAL_WEIGHTS)
+def test_what_a_former_network_began_with_is_init_from_now(name, tmp_path):
+    (tmp_path / ".hydra").mkdir()
+    shutil.copy(FOLDER / "weights" / f"{name}.yaml", tmp_path / ".hydra" / "config.yaml")
+    config = saved_config(tmp_path)
+    weights, parts = INITIAL_WEIGHTS[name]
+    assert config["init_from"] == {"weights": weights, "parts": parts}
+    assert source_of(config["init_from"])
+    with torch.device("meta"):
+        module = instantiate(config["lightning_module"])
+    epsilons = {it.eps for it in module.modules() if isinstance(it, FrozenBatchNorm)}
+    assert epsilons == {"resnet_imagenet": set(), "faster_rcnn_coco": {1e-5}, "faster_rcnn_coco_whole": {0.0}}[name]
+
+
+def test_a_former_first_command_with_weights_is_resumed(tmp_path):
+    run = former_run("faster_rcnn", tmp_path / "run")
+    path = run / ".hydra" / "overrides.yaml"
+    path.write_text(path.read_text() + "- lightning_module.network.backbone.weights=null\n")
+    assert prepare(str(run), ["trainer.max_steps=3"])[0]["trainer"]["max_steps"] == 3
+
+
+def test_a_command_with_a_former_key_is_told_the_key_of_today(tmp_path):
+    with pytest.raises(UserError, match="has no key 'weights': weights to begin with are named by init_from now"):
+        compose_job("train", ["experiment=resnet_imagenet", "lightning_module.network.weights=IMAGENET1K_V1"])
+    config = compose_job("train", ["experiment=resnet_imagenet"])
+    config["lightning_module"]["network"]["weights"] = "IMAGENET1K_V1"
+    with pytest.raises(
+        UserError, match="lightning_module.network.weights: weights to begin with are named by init_from"
+    ):
+        check_config(config, TrainConfig)
+
+
+@pytest.mark.parametrize("module", [3, "text", None, [], {"network": 3}, {"network": {"weights": 3, "_target_": []}}])
+def test_a_damaged_config_is_upgraded_without_a_stumble(module):
+    assert config_of_today({"lightning_module": module}) == {"lightning_module": module}

@@ -1,20 +1,18 @@
 """The judges that were trained on ImageNet: the 2015 Inception network of published scores, and torchvision's."""
 
 import hashlib
-import sys
 from abc import abstractmethod
 from collections.abc import Sequence
-from http.client import HTTPException
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.hub import download_url_to_file
 from torch.nn.functional import interpolate
 from torchvision.models import inception_v3
 
+from callbacks.instruments.downloads import fetch
 from callbacks.instruments.judges import Judge
 from foundation.checkpoints import load_plain
 from foundation.errors import UserError
@@ -44,16 +42,8 @@ class Inception(Judge):
         return f"its weights are not at {self.weights}"
 
     def fetch(self) -> str | None:
-        if self.weights.exists():
-            return None
-        try:
-            self.weights.parent.mkdir(parents=True, exist_ok=True)
-            prefix = Path(self.url).stem.rpartition("-")[2]
-            download_url_to_file(self.url, str(self.weights), hash_prefix=prefix, progress=sys.stderr.isatty())
-        except (OSError, RuntimeError, HTTPException) as error:  # URLError is an OSError, a wrong hash a RuntimeError
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            return f"its weights are not at {self.weights}, and {self.url} could not be downloaded ({reason})"
-        return None
+        reason = fetch(self.url, self.weights)
+        return reason and f"its weights are not at {self.weights}, and {self.url} could not be downloaded ({reason})"
 
     def load(self) -> None:
         with torch.random.fork_rng():

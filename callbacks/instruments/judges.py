@@ -8,10 +8,10 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from callbacks.instruments.downloads import once_a_machine
 from foundation.checkpoints import fingerprint
 from foundation.errors import UserError
 from foundation.metrics import Directions, in_stage
@@ -124,7 +124,7 @@ class Judged(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if not self.unavailable_because and not self.is_ready:
-            self.unavailable_because = fetched(self.judge, trainer)
+            self.unavailable_because = once_a_machine(self.judge.fetch, trainer)
         if self.unavailable_because:
             self._leave_out(trainer, pl_module)
             return
@@ -142,13 +142,3 @@ class Judged(Callback):
         for callback in trainer.callbacks:
             if (monitor := said(callback, "monitor")) in self.unavailable_metrics(module, "val"):
                 raise UserError(f"{type(callback).__name__} goes by {monitor}, which is left out: {reason}.")
-
-
-def fetched(judge: Judge, trainer: Trainer) -> str | None:
-    """Bring a judge's weights to each machine; why that was not possible, the same on every rank."""
-    reasons = [judge.fetch() if trainer.local_rank == 0 else None]
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        told: list[Any] = [None] * trainer.world_size
-        torch.distributed.all_gather_object(told, reasons[0])  # a meeting, too: nobody reads before all is there
-        reasons = told
-    return next((it for it in reasons if it), None)

@@ -3,7 +3,7 @@
 Each has ``out_channels``, the same in all maps. Names of weights are those of torchvision's detectors.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from math import gcd
 from typing import Any, Literal
 
@@ -14,12 +14,10 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops import FrozenBatchNorm2d
 
 from foundation.errors import UserError, did_you_mean
-from lightning_modules.networks.resnet import check_weights, read_weights
 
 Norm = Literal["frozen", "batch", "sync", "group"]
 NormLayer = Callable[[int], nn.Module]
 NAMES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "mobilenet_v3_large", "small")
-WEIGHTS_KEY = "network.backbone.weights"
 
 
 class FrozenBatchNorm(FrozenBatchNorm2d):
@@ -62,26 +60,6 @@ def freeze(stages: list[list[nn.Module]], trainable: int) -> None:
             layer.requires_grad_(False)
 
 
-def load_classifier(backbone: "Pyramid | VGG16") -> None:
-    """Begin with the weights of a classifier, without its last layers."""
-    assert backbone.weights is not None
-    state = read_weights(WEIGHTS_KEY, backbone.name, backbone.weights)
-    kept = {
-        key.removeprefix("features."): it for key, it in state.items() if not key.startswith(("fc.", "classifier."))
-    }
-    load_state(backbone.body, kept, backbone.name, backbone.weights)
-
-
-def load_state(module: nn.Module, state: Mapping[str, Tensor], name: str, weights: str, optional: str = "") -> None:
-    """Raise a UserError where names or shapes differ; keys that begin with ``optional`` may be missing."""
-    try:
-        missing, unknown = module.load_state_dict(state, strict=False)
-    except RuntimeError as error:
-        raise UserError(f"{weights} does not fit {name}: {str(error).splitlines()[-1].strip()}") from None
-    if wrong := sorted(unknown) + [key for key in missing if not optional or not key.startswith(optional)]:
-        raise UserError(f"{weights} is not of {name}: {wrong[0]} is in one of them alone.")
-
-
 class Pyramid(BackboneWithFPN):
     """A net of torchvision's with a feature pyramid on top (Lin et al. 2017, arXiv:1612.03144), and one more map that
     takes every second pixel of the coarsest.
@@ -92,7 +70,7 @@ class Pyramid(BackboneWithFPN):
         norm: of the net. ``frozen``: as its weights have it; ``sync`` needs GPUs.
         norm_in_pyramid: the same in the pyramid, which else has none.
         trainable_layers: the last ones of the net; the others keep their weights.
-        weights: of a classifier, to begin with: a name of torchvision's such as IMAGENET1K_V1, or a state_dict's file.
+        frozen_eps: what a frozen norm adds to a variance. torchvision's COCO_V1 of ResNet-50 were trained with 0.
     """
 
     def __init__(
@@ -102,7 +80,7 @@ class Pyramid(BackboneWithFPN):
         norm: Norm = "frozen",
         norm_in_pyramid: bool = False,
         trainable_layers: int = 3,
-        weights: str | None = None,
+        frozen_eps: float = 1e-5,
     ) -> None:
         if name not in NAMES:
             raise UserError(f"network.backbone.name is {name!r}; {did_you_mean(name, NAMES)}")
@@ -119,13 +97,10 @@ class Pyramid(BackboneWithFPN):
             net, {it: str(number) for number, it in enumerate(taken)}, [width(net.get_submodule(it)) for it in taken],
             channels, norm_layer=norm_layer(norm) if norm_in_pyramid else None,
         )  # fmt: skip
-        self.name, self.norm, self.weights, self.maps = name, norm, weights, len(taken) + 1
-        if name != "small":
-            check_weights(WEIGHTS_KEY, name, weights)
-        elif weights is not None:
-            raise UserError(
-                f"{WEIGHTS_KEY} is {weights}, and nobody has trained the small net as a classifier: set it to null."
-            )
+        self.name, self.norm, self.frozen_eps, self.maps = name, norm, frozen_eps, len(taken) + 1
+        for part in self.modules():
+            if isinstance(part, FrozenBatchNorm):
+                part.eps = frozen_eps
 
 
 def mobilenet(layer: NormLayer) -> tuple[nn.Sequential, list[list[nn.Module]]]:
@@ -175,19 +150,17 @@ class VGG16(nn.Module):
 
     Args:
         trainable_layers: of the five groups of convolutions, the last ones.
-        weights: of a classifier, to begin with: a name of torchvision's such as IMAGENET1K_V1, or a state_dict's file.
     """
 
     name, norm, maps, out_channels = "vgg16", None, 1, 512
 
-    def __init__(self, trainable_layers: int = 3, weights: str | None = None) -> None:
+    def __init__(self, trainable_layers: int = 3) -> None:
         super().__init__()
         features: Any = vgg16(weights=None).features
-        self.body, self.weights = features[:-1], weights
+        self.body = features[:-1]
         starts = [0, 5, 10, 17, 24]  # conv1_1, conv2_1, ... conv5_1
         ends = [*starts[1:], len(self.body)]
         freeze([list(self.body[a:b]) for a, b in zip(starts, ends, strict=True)], trainable_layers)
-        check_weights(WEIGHTS_KEY, self.name, weights)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         return {"0": self.body(images)}

@@ -8,7 +8,6 @@ boxes and scores, where random draws come from, and that training gives what the
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -21,12 +20,8 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from foundation.errors import UserError
 from lightning_modules.networks.detection_backbones import (
     VGG16,
-    WEIGHTS_KEY,
-    FrozenBatchNorm,
     Norm,
     Pyramid,
-    load_classifier,
-    load_state,
     norm_layer,
 )
 from lightning_modules.networks.region_pooling import RegionAlign, RegionPool
@@ -37,7 +32,6 @@ from lightning_modules.networks.region_proposals import (
     Targets,
     in_full_precision,
 )
-from lightning_modules.networks.resnet import check_weights, read_weights
 
 LAST = re.compile(r"cls_score|bbox_pred|mask_fcn_logits")  # layers with outputs for every class
 Backbone = Pyramid | VGG16
@@ -175,8 +169,6 @@ class DetectionNetwork(nn.Module):
     """Images -> detections; with targets what the losses are made of.
 
     Args:
-        weights: of the whole network, to begin with: COCO_V1 where torchvision has such a network, or a file of a
-            state_dict. Where the number of classes differs, the last layers begin at random.
         min_size, max_size: an image's short side becomes min_size, unless the long one would exceed max_size.
         mean, std: of the channels, for pixels in [0, 1].
     """
@@ -187,7 +179,6 @@ class DetectionNetwork(nn.Module):
         rpn: RegionProposals,
         heads: RegionHeads,
         *,
-        weights: str | None = None,
         min_size: int = 800,
         max_size: int = 1333,
         mean: Sequence[float] = (0.485, 0.456, 0.406),
@@ -195,24 +186,11 @@ class DetectionNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.transform = GeneralizedRCNNTransform(min_size, max_size, list(mean), list(std))
-        self.backbone, self.rpn, self.roi_heads, self.weights = backbone, rpn, heads, weights
+        self.backbone, self.rpn, self.roi_heads = backbone, rpn, heads
         self.num_classes, self.memory_format = heads.num_classes, torch.contiguous_format
         maps, sizes = backbone.maps, len(rpn.anchor_generator.sizes)
         if maps != sizes:
             raise UserError(f"network.rpn.anchor_sizes has {sizes} lists for {maps} feature maps: give one for each.")
-        if weights is not None and self.published is not None:
-            check_weights("network.weights", self.published, weights)
-        elif weights is not None and not Path(weights).exists():
-            raise UserError(f"network.weights is {weights}: no such file, and torchvision has no such detector.")
-        if weights == "COCO_V1" and backbone.norm == "frozen" and backbone.name == "resnet50":
-            for part in backbone.modules():
-                if isinstance(part, FrozenBatchNorm):
-                    part.eps = 0.0  # as these weights were trained
-        if backbone.norm == "frozen" and weights is None and backbone.weights is None:
-            raise UserError(
-                "network.backbone.norm is frozen, which keeps what weights have learned, and there are none: set "
-                "network.backbone.weights or network.weights, or network.backbone.norm to batch or group."
-            )
 
     def forward(
         self,
@@ -247,30 +225,15 @@ class DetectionNetwork(nn.Module):
         }
         return names.get((self.backbone.name, type(self.roi_heads.box_head), with_masks))
 
-    def download(self) -> None:
-        """Have the weights to begin with on this machine."""
-        if self.weights is not None:
-            read_weights("network.weights", self.published or "", self.weights)
-        elif self.backbone.weights is not None:
-            read_weights(WEIGHTS_KEY, self.backbone.name, self.backbone.weights)
 
-    def load_weights(self, category_ids: Sequence[int]) -> None:
-        """Begin with the weights that are named; those of the whole network, if given, hold the backbone's.
+def of_categories(name: str, weights: Tensor, own: Tensor, category_ids: Sequence[int]) -> Tensor:
+    """Weights of a detector from elsewhere as ``own`` has them, both by the same name.
 
-        torchvision's detectors have an output for every number up to the last category id; ours has those that exist.
-        """
-        if self.weights is None:
-            if self.backbone.weights is not None:
-                load_classifier(self.backbone)
-            return
-        state, own = read_weights("network.weights", self.published or "", self.weights), self.state_dict()
-        for key in [it for it in state if it.startswith("roi_heads.") and LAST.search(it)]:
-            if state[key].shape == own[key].shape:
-                continue
-            outputs = 4 if "bbox_pred" in key else 1
-            classes = state[key].unflatten(0, (-1, outputs))
-            if len(classes) > max(category_ids):
-                state[key] = classes[[0, *category_ids]].flatten(0, 1)
-            if state[key].shape != own[key].shape:
-                del state[key]
-        load_state(self, state, self.published or "this network", self.weights, optional="roi_heads.")
+    torchvision's detectors have an output for every number up to the last category id; ours has those that exist.
+    """
+    outputs = 4 if "bbox_pred" in name else 1
+    of_every_class = "roi_heads." in name and LAST.search(name) is not None and len(weights) % outputs == 0
+    if weights.shape == own.shape or not of_every_class:
+        return weights
+    classes = weights.unflatten(0, (-1, outputs))
+    return classes[[0, *category_ids]].flatten(0, 1) if len(classes) > max(category_ids) else weights

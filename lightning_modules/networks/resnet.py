@@ -6,15 +6,12 @@ A network knows the ``image_shape`` (channels, height, width) that it is meant f
 
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import torch
 import torchvision
 from torch import Tensor, nn
-from torch.hub import get_dir, load_state_dict_from_url
 from torch.nn.functional import pad, relu
-from torchvision.models import get_model, get_model_weights, list_models
+from torchvision.models import get_model, list_models
 
 from foundation.errors import UserError, did_you_mean
 
@@ -151,14 +148,11 @@ class TorchvisionResNet(nn.Module):
 
     Args:
         name: as ``torchvision.models`` calls it, such as resnet18 or resnet50.
-        weights: to begin with: a name of torchvision's such as IMAGENET1K_V1, or a file of a state_dict; None begins
-            at random. Where the number of classes differs the last layer begins at random all the same.
     """
 
     def __init__(
         self,
         name: str,
-        weights: str | None = None,
         image_shape: Sequence[int] = (3, 224, 224),
         num_classes: int = 1000,
     ) -> None:
@@ -167,47 +161,7 @@ class TorchvisionResNet(nn.Module):
         if name not in known:
             raise UserError(f"network.name is {name}, which torchvision has not; {did_you_mean(name, known)}")
         self.image_shape, self.num_classes = tuple(image_shape), num_classes
-        self.name, self.weights = name, weights
         self.net = get_model(name, weights=None, num_classes=num_classes)
-        check_weights("network.weights", name, weights)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.net(images)
-
-    def read_weights(self) -> dict[str, Any]:
-        """The state_dict of ``weights``, downloaded where it is not here yet."""
-        assert self.weights is not None
-        return read_weights("network.weights", self.name, self.weights)
-
-    def load_weights(self) -> None:
-        state = self.read_weights()
-        own = self.net.state_dict()
-        last = [key for key in ("fc.weight", "fc.bias") if state.get(key, own[key]).shape != own[key].shape]
-        try:
-            missing, unknown = self.net.load_state_dict({k: v for k, v in state.items() if k not in last}, strict=False)
-        except RuntimeError as error:
-            raise UserError(f"{self.weights} does not fit {self.name}: {str(error).splitlines()[-1].strip()}") from None
-        if wrong := sorted({*missing, *unknown} - set(last)):
-            raise UserError(f"{self.weights} is not of {self.name}: {wrong[0]} is in one of them alone.")
-
-
-def check_weights(key: str, name: str, weights: str | None) -> None:
-    """Refuse what is neither a file nor one of torchvision's weights of the model that it calls ``name``."""
-    if weights is not None and not Path(weights).exists():
-        published = [it.name for it in get_model_weights(name)]
-        if weights not in published:
-            raise UserError(f"{key} is {weights}: no such file, nor one of {', '.join(published)}.")
-
-
-def read_weights(key: str, name: str, weights: str) -> dict[str, Any]:
-    """A file's state_dict, or torchvision's of the model that it calls ``name``, downloaded if it is not here yet."""
-    if Path(weights).exists():
-        return torch.load(weights, map_location="cpu", weights_only=True)
-    url = get_model_weights(name)[weights].url
-    try:
-        return load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
-    except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash a RuntimeError
-        raise UserError(
-            f"{url} could not be downloaded ({error}). Fetch it by hand and put it into {get_dir()}/checkpoints, "
-            f"or set lightning_module.{key} to where it lies."
-        ) from None

@@ -36,7 +36,7 @@ SMALL = ["trainer.precision=32-true", "datamodule.batch_size=2", "lightning_modu
 LIGHT = [*SMALL, "datamodule.num_workers=0", "datamodule.eval_batch_size=2", "lightning_module.network.heads.width=8",
          "lightning_module.network.rpn.before_nms=[20,20]", "lightning_module.network.rpn.proposals=[10,10]"]  # fmt: skip
 THIN = [*LIGHT, "lightning_module.network.backbone.name=small", "lightning_module.network.backbone.norm=batch",
-        "lightning_module.network.backbone.trainable_layers=4", "lightning_module.network.backbone.weights=null",
+        "lightning_module.network.backbone.trainable_layers=4", "init_from=null",
         "lightning_module.network.backbone.channels=16", "lightning_module.network.rpn.channels=16",
         "lightning_module.network.heads.channels=16",
         "lightning_module.network.rpn.anchor_sizes=[[8],[16],[32],[64]]"]  # fmt: skip
@@ -46,7 +46,7 @@ TINY = {
     "faster_rcnn_coco_mobilenet": THIN,
     "faster_rcnn_coco_overfit": THIN,
     "mask_rcnn_coco": THIN,
-    "faster_rcnn_coco_vgg16": [*LIGHT, "lightning_module.network.backbone.weights=null"],
+    "faster_rcnn_coco_vgg16": [*LIGHT, "init_from=null"],
     "faster_rcnn_shapes": [*SMALL, "datamodule.size=32", "datamodule.digit_sizes=[10,20]", "datamodule.train_size=8",
                            "datamodule.test_size=4", "lightning_module.network.heads.width=8"],
 }  # fmt: skip

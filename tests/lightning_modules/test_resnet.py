@@ -1,18 +1,10 @@
-"""The paper's learning rates, iteration by iteration; what is trained and from where."""
-
-from functools import partial
+"""The paper's learning rates, iteration by iteration; what is trained."""
 
 import pytest
 import torch
-from lightning import Trainer
-from torch import nn
 
-from datamodules.digits import DigitsDataModule
-from foundation.errors import UserError
 from launch.command_line import compose_job
 from launch.runs import instantiate
-from lightning_modules.networks.resnet import TorchvisionResNet
-from lightning_modules.resnet import ResNet
 
 # Overrides with which each experiment of this method runs in seconds (tests/contract).
 SMALL = ["datamodule.batch_size=8", "lightning_module.network.depth=8", "lightning_module.network.width=4",
@@ -66,25 +58,3 @@ def test_weights_decay_in_every_layer():
     (group,) = optimizer.param_groups
     assert group["weight_decay"] == 1e-4
     assert len(group["params"]) == len(list(module.parameters()))
-
-
-def trained(network: nn.Module, **fit: object) -> ResNet:
-    """After no iteration at all: what training begins with."""
-    module = ResNet(network, mean=[0.5], std=[0.5], optimizer=partial(torch.optim.SGD, lr=0.1))
-    trainer = Trainer(accelerator="cpu", max_steps=0, logger=False, enable_progress_bar=False,
-                      enable_model_summary=False, enable_checkpointing=False, use_distributed_sampler=False)  # fmt: skip
-    trainer.fit(module, DigitsDataModule(batch_size=128), **fit)  # type: ignore
-    return module
-
-
-def test_training_begins_with_the_weights_that_are_named(tmp_path):
-    torch.manual_seed(0)
-    given = TorchvisionResNet("resnet18", num_classes=10).net.state_dict()
-    torch.save(given, tmp_path / "weights.pt")
-    module = trained(TorchvisionResNet("resnet18", str(tmp_path / "weights.pt"), num_classes=10))
-    assert all(torch.equal(value, module.network.net.state_dict()[key]) for key, value in given.items())  # type: ignore
-
-
-def test_a_missing_file_of_weights_is_named():
-    with pytest.raises(UserError, match=r"weights is nowhere.pt: no such file, nor one of"):
-        TorchvisionResNet("resnet18", "nowhere.pt")

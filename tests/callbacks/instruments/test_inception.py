@@ -12,7 +12,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from torchvision.models import inception_v3
 
 from callbacks.inception_score import InceptionScore
-from callbacks.instruments import inception
+from callbacks.instruments import downloads, inception
 from callbacks.instruments.inception import Inception2015, TorchvisionInception
 from foundation.errors import UserError
 from launch.command_line import compose_job
@@ -119,7 +119,7 @@ def test_a_download_that_fails_leaves_the_score_out(judge, tmp_path, capsys, mon
         asked.append(url)
         raise URLError("no route to host")
 
-    monkeypatch.setattr(inception, "download_url_to_file", fails)
+    monkeypatch.setattr(downloads, "download_url_to_file", fails)
     run = run_with(judge, tmp_path, f"paper.metric=test/{judge}")
     run.trainer.fit(run.module, datamodule=run.datamodule)
     run.trainer.test(run.module, datamodule=run.datamodule, verbose=False)
@@ -154,7 +154,7 @@ def test_a_download_is_checked_and_brought_once(tmp_path, monkeypatch):
         calls.append((url, hash_prefix))
         Path(path).write_bytes(b"weights")
 
-    monkeypatch.setattr(inception, "download_url_to_file", brings)
+    monkeypatch.setattr(downloads, "download_url_to_file", brings)
     judge = Inception2015(str(tmp_path / "deep" / "weights.pth"))
     assert judge.fetch() is judge.fetch() is None
     assert calls == [(Inception2015.url, "6726825d")]

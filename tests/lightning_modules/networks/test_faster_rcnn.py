@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torchvision.models import detection, resnet18
+from torchvision.models import detection
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 
 from foundation.errors import UserError
 from lightning_modules.faster_rcnn import FasterRCNN
 from lightning_modules.networks.detection_backbones import FrozenBatchNorm, Pyramid
-from lightning_modules.networks.faster_rcnn import DetectionNetwork, RegionHeads
+from lightning_modules.networks.faster_rcnn import DetectionNetwork, RegionHeads, of_categories
 from lightning_modules.networks.region_pooling import RegionAlign
 from lightning_modules.networks.region_proposals import RegionProposals, Sampler
 
@@ -32,7 +32,7 @@ PARAMETERS = {  # of torchvision's documentation, for 91 outputs and without the
 
 def resnet50(norm: str = "batch", **heads: Any) -> DetectionNetwork:
     heads = {"min_score": 0.0, "regions_per_image": FEW_REGIONS, "max_detections": 10, **heads}
-    backbone = Pyramid("resnet50", norm=norm, trainable_layers=5, weights="IMAGENET1K_V1")  # type: ignore
+    backbone = Pyramid("resnet50", norm=norm, trainable_layers=5)  # type: ignore
     return DetectionNetwork(backbone, RegionProposals(256, ONE_EACH, **FEW), RegionHeads(256, 90, **heads), **SIDES)
 
 
@@ -45,7 +45,7 @@ def version_2() -> DetectionNetwork:
 
 
 def mobilenet(norm: str = "batch") -> DetectionNetwork:
-    backbone = Pyramid("mobilenet_v3_large", norm=norm, trainable_layers=6, weights="IMAGENET1K_V1")  # type: ignore
+    backbone = Pyramid("mobilenet_v3_large", norm=norm, trainable_layers=6)  # type: ignore
     rpn = RegionProposals(256, [[32, 64, 128, 256, 512]] * 3, min_score=0.05, **FEW)
     heads = RegionHeads(256, 90, min_score=0.0, regions_per_image=FEW_REGIONS, max_detections=10)
     return DetectionNetwork(backbone, rpn, heads, **SIDES)
@@ -251,12 +251,12 @@ class TestAnchors:
                              RegionHeads(8, 2))  # fmt: skip
 
 
-def small(weights: str | None = None, num_classes: int = 3) -> DetectionNetwork:
+def small(num_classes: int = 3) -> DetectionNetwork:
     torch.manual_seed(0)
     backbone = Pyramid("small", 8, "batch", trainable_layers=4)
     rpn = RegionProposals(8, [[8], [16], [32], [64]], before_nms=[20, 20], proposals=[10, 10])
     heads = RegionHeads(8, num_classes, width=8)
-    return DetectionNetwork(backbone, rpn, heads, weights=weights, **SIDES)
+    return DetectionNetwork(backbone, rpn, heads, **SIDES)
 
 
 class TestNorm:
@@ -279,13 +279,6 @@ class TestNorm:
         assert set(norms) == {kind}
         assert len(norms) == 46 + 4
 
-    def test_frozen_without_weights_is_refused(self):
-        """torchvision would train nothing that matters in silence: statistics of 0 and 1, layers that stay at random."""
-        with pytest.raises(
-            UserError, match="norm is frozen, which keeps what weights have learned, and there are none"
-        ):
-            DetectionNetwork(Pyramid("small", 8), RegionProposals(8, [[16]] * 4), RegionHeads(8, 2))
-
     def test_frozen_layers_are_the_first(self):
         backbone = Pyramid("resnet18", 8, "batch", trainable_layers=3)
         fixed = {name.split(".")[1] for name, it in backbone.named_parameters() if not it.requires_grad}
@@ -297,59 +290,24 @@ class TestNorm:
             Pyramid("resnet18", 8, "batch", trainable_layers=6)
 
 
-class TestWeights:
-    def test_of_a_classifier_fill_the_backbone(self, tmp_path):
-        torch.manual_seed(0)
-        state = resnet18().state_dict()
-        torch.save(state, tmp_path / "resnet18.pt")
-        backbone = Pyramid("resnet18", 8, weights=str(tmp_path / "resnet18.pt"))
-        network = DetectionNetwork(backbone, RegionProposals(8, ONE_EACH), RegionHeads(8, 2, width=8))
-        network.load_weights([1, 2])
-        own = backbone.body.state_dict()
-        assert len(own) == 100  # 20 convolutions and 20 norms of four
-        assert all(torch.equal(value, state[key]) for key, value in own.items())
+def test_of_categories_takes_the_outputs_that_exist():
+    """Of a network with an output for each number up to the last category, as torchvision's, into one without gaps."""
+    given, own = small(num_classes=7).state_dict(), small().state_dict()
+    taken = {name: of_categories(name, it, own[name], [2, 3, 7]) for name, it in given.items()}
+    assert {name: it.shape for name, it in taken.items()} == {name: it.shape for name, it in own.items()}
+    scores, boxes = (f"roi_heads.box_predictor.{it}.weight" for it in ("cls_score", "bbox_pred"))
+    assert torch.equal(taken[scores], given[scores][[0, 2, 3, 7]])
+    assert torch.equal(taken[boxes].view(4, 4, 8), given[boxes].view(8, 4, 8)[[0, 2, 3, 7]])
+    assert taken["rpn.head.bbox_pred.weight"] is given["rpn.head.bbox_pred.weight"]
+    few = small(num_classes=2).state_dict()
+    assert of_categories(scores, few[scores], own[scores], [1, 2, 3]) is few[scores]  # left to be told as another shape
 
-    def test_of_the_whole_network_and_of_the_categories_that_exist(self, tmp_path):
-        """A network with an output for each number up to the last category, as torchvision's, into one without gaps."""
-        given = small(num_classes=7).state_dict()
-        torch.save(given, tmp_path / "seven.pt")
-        network = small(str(tmp_path / "seven.pt"))
-        network.load_weights([2, 3, 7])
-        head = network.roi_heads.box_predictor
-        assert torch.equal(head.cls_score.weight, given["roi_heads.box_predictor.cls_score.weight"][[0, 2, 3, 7]])
-        boxes = given["roi_heads.box_predictor.bbox_pred.weight"].view(8, 4, 8)
-        assert torch.equal(head.bbox_pred.weight.view(4, 4, 8), boxes[[0, 2, 3, 7]])
 
-    def test_of_fewer_classes_leave_the_last_layers_at_random(self, tmp_path):
-        torch.save(small(num_classes=2).state_dict(), tmp_path / "two.pt")
-        network = small(str(tmp_path / "two.pt"))
-        before = network.roi_heads.box_predictor.cls_score.weight.clone()
-        network.load_weights([1, 2, 3])
-        assert torch.equal(network.roi_heads.box_predictor.cls_score.weight, before)
-
-    def test_of_another_network_are_refused(self, tmp_path):
-        state = small().state_dict()
-        torch.save(state | {"other": torch.zeros(1)}, tmp_path / "other.pt")
-        with pytest.raises(UserError, match="is not of this network: other is in one of them alone"):
-            small(str(tmp_path / "other.pt")).load_weights([1, 2, 3])
-        torch.save({key: it for key, it in state.items() if key != "rpn.head.cls_logits.bias"}, tmp_path / "lacks.pt")
-        with pytest.raises(UserError, match="is not of this network: rpn.head.cls_logits.bias is in one"):
-            small(str(tmp_path / "lacks.pt")).load_weights([1, 2, 3])
-        with pytest.raises(UserError, match="weights is COCO_V1: no such file, and torchvision has no such detector"):
-            small("COCO_V1")
-        with (
-            torch.device("meta"),
-            pytest.raises(UserError, match="weights is COCO_V9: no such file, nor one of COCO_V1"),
-        ):
-            DetectionNetwork(Pyramid("resnet50", norm="batch"), RegionProposals(256, ONE_EACH), RegionHeads(256, 90),
-                             weights="COCO_V9")  # fmt: skip
-
-    def test_torchvision_s_first_ones_were_trained_without_an_epsilon(self):
-        """As ``overwrite_eps`` of torchvision's builder has it."""
-        with torch.device("meta"):
-            network = DetectionNetwork(Pyramid("resnet50"), RegionProposals(256, ONE_EACH), RegionHeads(256, 80),
-                                       weights="COCO_V1")  # fmt: skip
-        assert {it.eps for it in network.modules() if isinstance(it, FrozenBatchNorm)} == {0.0}
+def test_a_frozen_norm_has_the_epsilon_that_is_asked_for():
+    with torch.device("meta"):
+        networks = {it: Pyramid("resnet50", frozen_eps=it) for it in (1e-5, 0.0)}
+    for eps, network in networks.items():
+        assert {it.eps for it in network.modules() if isinstance(it, FrozenBatchNorm)} == {eps}
 
 
 def test_unknown_names_are_refused():
