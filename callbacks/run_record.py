@@ -249,8 +249,8 @@ def describe_run(folder: Path, patch: str = "diff.patch") -> dict[str, Any]:
 def config_folders(folder: Path) -> list[Path]:
     """Where a run's config was composed from."""
     told = folder / ".hydra" / "hydra.yaml"
-    sources = OmegaConf.load(told).hydra.runtime.config_sources if told.exists() else []
-    return [Path(it.path) for it in sources if it.schema == "file"]
+    sources = OmegaConf.select(OmegaConf.load(told), "hydra.runtime.config_sources") if told.exists() else None
+    return [Path(it.path) for it in sources or [] if it.schema == "file"]
 
 
 def newest_resume(folder: Path) -> list[str]:

@@ -124,4 +124,5 @@ def test_folders_that_a_config_was_composed_from_are_read_from_what_hydra_left(t
     told = {"hydra": {"runtime": {"config_sources": sources}}}
     OmegaConf.save(OmegaConf.create(told), tmp_path / ".hydra" / "hydra.yaml")
     assert [str(it) for it in run_record.config_folders(tmp_path)] == ["/a/conf"]
-    assert run_record.config_folders(tmp_path / "none") == []
+    OmegaConf.save(OmegaConf.create({"hydra": {}}), tmp_path / ".hydra" / "hydra.yaml")
+    assert run_record.config_folders(tmp_path) == run_record.config_folders(tmp_path / "none") == []
