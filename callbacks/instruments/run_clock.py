@@ -25,6 +25,7 @@ class RunClock(Callback):
         self.before = 0.0  # seconds of the run's earlier starts
         self.started: float | None = None
         self.agreed = 0.0  # seconds, the same on all ranks; of the last iteration's end
+        self.epoch_began = 0, 0  # this epoch's number, and the iterations before it
 
     def seconds(self) -> float:
         """Trained so far, by this rank's clock."""
@@ -43,6 +44,9 @@ class RunClock(Callback):
             if isinstance(config.scheduler, Schedule):
                 config.scheduler.follow(lambda: expected_iterations(trainer))
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.epoch_began = trainer.current_epoch, trainer.global_step
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -58,10 +62,12 @@ class RunClock(Callback):
         self.before, self.started = self.seconds(), None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self.seconds()}
+        return {"seconds": self.seconds(), "epoch_began": list(self.epoch_began)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.before = self.agreed = state_dict["seconds"]
+        epoch, iterations = state_dict.get("epoch_began", self.epoch_began)
+        self.epoch_began = epoch, iterations
 
 
 def gradient_is_unfinished(trainer: Trainer) -> bool:
@@ -118,19 +124,25 @@ def was_the_last(trainer: Trainer) -> bool:
 def epochs_done(trainer: Trainer) -> float | None:
     """With the share of the epoch in progress; None where the data does not say how many batches it has."""
     epochs: Any = trainer.fit_loop.epoch_progress.current
-    batches: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+    progress: Any = trainer.fit_loop.epoch_loop.batch_progress
     if math.isinf(trainer.num_training_batches):
         return None
-    if not batches.processed:
+    if not progress.current.processed:
         return epochs.processed
-    return round(epochs.started - 1 + batches.processed / trainer.num_training_batches, 4)
+    if progress.is_last_batch:
+        return epochs.started
+    return round(epochs.started - 1 + progress.current.processed / trainer.num_training_batches, 4)
 
 
 def counted_iterations(trainer: Trainer) -> float:
-    """Of the whole run as it is asked in iterations and epochs; infinite where it is in wall time alone."""
-    length, batches = length_of(trainer), trainer.num_training_batches
+    """Of the whole run as it is asked in iterations and epochs; infinite where it is in wall time alone.
+
+    Epochs to come count as long as this one: data that change may make them longer or shorter."""
+    length, clock, batches = length_of(trainer), clock_of(trainer), trainer.num_training_batches
     an_epoch = batches if math.isinf(batches) else math.ceil(batches / trainer.accumulate_grad_batches)
-    return min(length.iterations or math.inf, length.epochs * an_epoch if length.epochs else math.inf)
+    epoch, before = clock.epoch_began if clock else (0, 0)
+    in_epochs = before + (length.epochs - epoch) * an_epoch if length.epochs else math.inf
+    return min(length.iterations or math.inf, in_epochs)
 
 
 def expected_iterations(trainer: Trainer) -> float:

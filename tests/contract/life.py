@@ -1,5 +1,6 @@
 """The life of a run in the process of the tests: trained, killed, stopped, gone on with, measured."""
 
+import csv
 import json
 import os
 import signal
@@ -99,6 +100,12 @@ def record_of(folder: Path) -> dict[str, Any]:
 def figures(folder: Path) -> dict[str, float]:
     """All final metrics but times."""
     return {key: value for key, value in record_of(folder)["metrics"].items() if not key.endswith(TIMED)}
+
+
+def logged(folder: Path) -> list[dict[str, str]]:
+    """The rows of metrics.csv, without times."""
+    with open(folder / "metrics.csv", newline="") as file:
+        return [{key: value for key, value in row.items() if not key.endswith(TIMED)} for row in csv.DictReader(file)]
 
 
 def assert_the_same(folder: Path, whole: Path) -> None:
