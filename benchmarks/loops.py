@@ -3,13 +3,14 @@
 import math
 from collections.abc import Callable
 from copy import deepcopy
-from itertools import cycle
+from itertools import count, cycle
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss, one_hot
+from torch.optim import Optimizer
 
 from benchmarks.detection import usual_detector_loop
 from benchmarks.usual_draw import UsualDraw, usual_draw_loop
@@ -19,13 +20,13 @@ from datamodules.images import ImageTable
 from datamodules.semi_supervised import labelled_subset
 from foundation.errors import UserError
 from launch.runs import Run
-from lightning_modules.classifier import Classifier
 from lightning_modules.draw import Draw
 from lightning_modules.faster_rcnn import FasterRCNN
+from lightning_modules.image_classifier import ImageClassifier
 from lightning_modules.improved_gan import ImprovedGAN
 from lightning_modules.infogan import InfoGAN
 from lightning_modules.networks.improved_gan import MLPDiscriminator
-from lightning_modules.two_player import TwoPlayer
+from lightning_modules.turns import TakesTurns, on_device
 
 Loop = Callable[[int], None]
 """Trains for a number of iterations."""
@@ -37,13 +38,10 @@ def bare_loop(run: Run, data: Data) -> Loop:
     """The experiment's losses, networks, optimisers, batch size and precision over data in memory."""
     if isinstance(data, list):
         return one_loss_loop(run, cycle(data).__next__)
-    if isinstance(run.module, ImprovedGAN):
-        return two_player_loop(run, streams_of_batches(run, data))
-    if isinstance(run.module, TwoPlayer):
-        return two_player_loop(run, unlabelled_batches(run, data.images))
-    if isinstance(run.module, Classifier | Draw):
-        return one_loss_loop(run, augmented_batches(run, data))
-    raise UserError(f"The loop of {type(run.module).__name__} is not written.")
+    if not isinstance(run.module, TakesTurns):
+        raise UserError(f"The loop of {type(run.module).__name__} is not written.")
+    streams = isinstance(run.module, ImprovedGAN)
+    return turns_loop(run, streams_of_batches(run, data) if streams else augmented_batches(run, data))
 
 
 def usual_loop(run: Run, data: Data) -> Loop | None:
@@ -56,7 +54,7 @@ def usual_loop(run: Run, data: Data) -> Loop | None:
     batch_size: int = run.datamodule.batch_size  # pyright: ignore[reportAttributeAccessIssue]
     if isinstance(run.module, InfoGAN):
         return usual_infogan_loop(deepcopy(run.module).to(data.images.device), data.images.float() / 255, batch_size)
-    if isinstance(run.module, Classifier):
+    if isinstance(run.module, ImageClassifier):
         return usual_classifier_loop(run, data)
     if isinstance(run.module, ImprovedGAN) and isinstance(run.module.discriminator, MLPDiscriminator):
         return usual_streams_loop(run, data)
@@ -69,11 +67,19 @@ def usual_loop(run: Run, data: Data) -> Loop | None:
 
 
 def untrained_copy(run: Run, device: torch.device) -> Any:
+    """The run's module beside a stand-in of the trainer that steps as one does on one device, and logs nothing."""
     module = deepcopy(run.module).to(device)
+
+    def step(optimizer: Optimizer, closure: Any) -> None:
+        module.on_before_optimizer_step(optimizer)
+        optimizer.step()
+
+    strategy = SimpleNamespace(
+        reduce=lambda it, reduce_op: it, backward=lambda loss, optimizer: loss.backward(), optimizer_step=step
+    )
     never: Any = SimpleNamespace(
-        world_size=1, global_rank=0, log_every_n_steps=2**62, global_step=0, accumulate_grad_batches=1,
-        datamodule=run.datamodule,
-        state=SimpleNamespace(fn="fit"), ckpt_path=None, strategy=SimpleNamespace(reduce=lambda it, reduce_op: it),
+        world_size=1, global_rank=0, log_every_n_steps=2**62, global_step=0, datamodule=run.datamodule,
+        state=SimpleNamespace(fn="fit"), ckpt_path=None, strategy=strategy,
     )  # fmt: skip
     module._trainer = never
     return module
@@ -96,16 +102,6 @@ def batches_of(data: ImageTable | Tensor, batch_size: int) -> Callable[[], Tenso
 # --- two players ---------------------------------------------------------------------------------------------
 
 
-def unlabelled_batches(run: Run, images: Tensor) -> Callable[[], dict[str, Any]]:
-    following = batches_of(images, run.datamodule.batch_size)  # pyright: ignore[reportAttributeAccessIssue]
-
-    def batch() -> dict[str, Any]:
-        index = following()
-        return {"index": index, "image": images[index].float().div_(255)}
-
-    return batch
-
-
 def streams_of_batches(run: Run, data: ImageTable) -> Callable[[], dict[str, Any]]:
     """Each call gives the next batch of each stream of ``datamodules/semi_supervised.py``."""
     it: Any = run.datamodule
@@ -125,27 +121,21 @@ def streams_of_batches(run: Run, data: ImageTable) -> Callable[[], dict[str, Any
     }
 
 
-def two_player_loop(run: Run, batch: Callable[[], dict[str, Any]]) -> Loop:
-    """Every player's turn with its own loss and optimiser, other players' gradients off, as in the experiment."""
+def turns_loop(run: Run, following: Callable[[], dict[str, Any]]) -> Loop:
+    """Every player's turn as in the experiment, without what the Trainer and the callbacks do."""
     module: Any = untrained_copy(run, run.trainer.strategy.root_device)
-    moving = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    module.turns = module.players()
-    players = [(it, it.optimizer(it.parameters), {id(one) for one in it.parameters}) for it in module.turns.values()]
+    module.setup("fit")
+    module.trainer.optimizers, schedules = module.configure_optimizers()
     half, kind = run.trainer.precision == "bf16-mixed", run.trainer.strategy.root_device.type
+    numbers = count()
 
     def loop(iterations: int) -> None:
         for _ in range(iterations):
-            given = batch()
-            for player, optimizer, own in players:
-                for parameter in moving:
-                    parameter.requires_grad_(id(parameter) in own)
-                for module.repetition in range(player.steps):
-                    with torch.autocast(kind, torch.bfloat16, enabled=half):
-                        loss = player.loss(given)
-                    optimizer.zero_grad()
-                    loss.backward()
-                    optimizer.step()
-            module.iteration += 1
+            inputs = on_device(module.host_inputs(following(), next(numbers)), module.device)
+            with torch.autocast(kind, torch.bfloat16, enabled=half):
+                module.device_step(inputs)
+            for schedule in schedules:
+                schedule.step()
 
     return loop
 
@@ -234,7 +224,7 @@ def augmented_batches(run: Run, data: ImageTable) -> Callable[[], dict[str, Tens
 
 
 def one_loss_loop(run: Run, following: Callable[[], dict[str, Any]]) -> Loop:
-    """The experiment's own loss, clipping and schedule, without what the Trainer and the callbacks do."""
+    """The loss, clipping and schedule of an experiment under automatic optimisation."""
     device = run.trainer.strategy.root_device
     module: Any = untrained_copy(run, device)
     module.setup("fit")
@@ -246,7 +236,7 @@ def one_loss_loop(run: Run, following: Callable[[], dict[str, Any]]) -> Loop:
             with torch.autocast(device.type, torch.bfloat16, enabled=half):
                 done = module.training_step(following(), 0)
             optimizer.zero_grad()
-            (done["loss"] if isinstance(done, dict) else done).backward()
+            done.backward()
             module.on_before_optimizer_step(optimizer)
             optimizer.step()
             for schedule in schedules:

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from torch.nn import BatchNorm1d
+
 from foundation.errors import UserError, did_you_mean
 from foundation.length import Length
 from foundation.metrics import IN_WORDS, STAGES, Direction
@@ -36,6 +38,7 @@ def check_run(
             *Length.of(config["trainer"]).problems(),
             *untrained(trainer),
             *uncut_batches(datamodule, trainer),
+            *unfit_micro_batches(module, datamodule, trainer),
             *unfit_optimizers(module, trainer),
         ]
     if problems:
@@ -264,6 +267,22 @@ def untrained(trainer: Any) -> Iterator[str]:
         yield "trainer.limit_train_batches=0 trains nothing: give a number of batches or a share above 0."
 
 
+def unfit_micro_batches(module: Any, datamodule: Any, trainer: Any) -> Iterator[str]:
+    """A part of a batch that the ranks cannot share, or that leaves batch norm nothing to normalise by."""
+    size, ranks = said(module, "micro_batch_size"), trainer.world_size
+    examples = (said(datamodule, "batch_size") or 0) // ranks
+    if size is None or not examples:
+        return
+    key = f"lightning_module.micro_batch_size={size}"
+    if size % ranks:
+        near = max(size // ranks, 1) * ranks
+        yield f"{key} is of {ranks} ranks and cannot be cut among them: choose a multiple of {ranks}, such as {near}."
+        return
+    smallest = examples // -(-examples // (size // ranks))
+    if smallest == 1 < examples and any(isinstance(it, BatchNorm1d) for it in module.modules()):
+        yield f"{key} leaves parts of one example on a rank, which batch norm cannot normalise: choose a larger one."
+
+
 def unfit_trainer(config: Mapping[str, Any], module: Any, trainer: Any) -> Iterator[str]:
     if trainer.log_every_n_steps < 1:
         yield f"trainer.log_every_n_steps is {trainer.log_every_n_steps}: give 1 or more."
@@ -275,7 +294,10 @@ def unfit_trainer(config: Mapping[str, Any], module: Any, trainer: Any) -> Itera
         if trainer.gradient_clip_val:
             yield "trainer.gradient_clip_val has no effect on this module: set lightning_module.gradient_clip_norm."
         if trainer.accumulate_grad_batches != 1:
-            yield "trainer.accumulate_grad_batches has no effect on this module: set datamodule.batch_size."
+            yield (
+                "trainer.accumulate_grad_batches has no effect on this module: set datamodule.batch_size to the whole "
+                "batch, and lightning_module.micro_batch_size to what fits into memory."
+            )
 
 
 def unfit_optimizers(module: Any, trainer: Any) -> Iterator[str]:

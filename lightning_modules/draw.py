@@ -11,32 +11,28 @@ What is reached and each departure from the paper: docs/methods/draw.md.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from lightning import LightningModule
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from foundation.errors import UserError
-from foundation.logged_iterations import is_logged
 from foundation.metrics import Directions, in_stage
 from foundation.protocols import BoundsLikelihoodOfImages, Drawing, DrawsStepwise, SamplesImages
 from foundation.randomness import keyed_generator
 from lightning_modules.across_ranks import share
-from lightning_modules.classifier import Classifier
+from lightning_modules.image_classifier import ImageClassifier
+from lightning_modules.micro_batches import Inputs
 from lightning_modules.networks.draw import ConvolutionalClassifier, DrawNetwork, GlimpseClassifier, State, Window
 from lightning_modules.networks.precision import at_least_single
 from lightning_modules.networks.unrolled import unrolled
+from lightning_modules.optimized import Batch, OptimizerFactory
+from lightning_modules.turns import Player, TakesTurns, Told
 
-Batch = dict[str, Tensor]
 COMPILE_MODES = (None, "default", "max-autotune-no-cudagraphs")
-OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
-SchedulerFactory = Callable[[Optimizer], LRScheduler]
 
 
 def reconstruction_loss(logits: Tensor, images: Tensor) -> Tensor:
@@ -91,16 +87,15 @@ def as_images(canvas: Tensor) -> Tensor:
     return canvas.transpose(-3, -2)
 
 
-class Draw(LightningModule):
+class Draw(TakesTurns):
     """Minimises L = L^x + L^z, an upper bound on -log p(x) (eq. 12).
 
     Args:
         network: images [B, C, H, W] in [0, 1]; its ``forward`` is one time step.
         optimizer: makes an optimiser out of parameters.
-        scheduler: makes a schedule out of an optimiser, stepped every iteration.
         gradient_clip_norm: largest norm of all gradients together; None leaves them alone.
         compile_mode: of ``torch.compile``, for one time step; None leaves it as it is.
-        seed: of the noise.
+        turns: see ``TakesTurns``.
     """
 
     def __init__(
@@ -108,14 +103,12 @@ class Draw(LightningModule):
         network: DrawNetwork,
         *,
         optimizer: OptimizerFactory,
-        scheduler: SchedulerFactory | None = None,
         gradient_clip_norm: float | None = 10.0,
         compile_mode: str | None = None,
-        seed: int = 0,
+        **turns: Any,
     ) -> None:
-        super().__init__()
-        self.network, self.optimizer, self.scheduler = network, optimizer, scheduler
-        self.gradient_clip_norm, self.compile_mode, self.seed = gradient_clip_norm, compile_mode, seed
+        super().__init__(gradient_clip_norm=gradient_clip_norm, **turns)
+        self.network, self.optimizer, self.compile_mode = network, optimizer, compile_mode
         self.image_shape, self.steps = network.image_shape, network.steps
         if compile_mode not in COMPILE_MODES:
             raise UserError(
@@ -153,32 +146,20 @@ class Draw(LightningModule):
 
     # --- training ----------------------------------------------------------------------------------------------
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        reconstruction, latent = self.losses(batch["image"], self.training_noise(len(batch["image"]), batch_idx))
-        parts = {"reconstruction_nats": reconstruction.mean(), "kl_nats": latent.sum(0).mean()}
-        loss = parts["reconstruction_nats"] + parts["kl_nats"]
-        if is_logged(self.trainer, self.trainer.global_step + 1):
-            for name, value in {"loss": loss, **parts}.items():
-                self.log(f"train/{name}", value.detach(), batch_size=1, sync_dist=True)
-        return loss
+    def players(self) -> dict[str, Player]:
+        return {"": Player(list(self.parameters()), self.optimizer, self.loss)}
 
-    def training_noise(self, size: int, batch_idx: int = 0) -> Tensor:
-        """This rank's share, ``size`` examples, of this batch's noise: [T, size, latent], other in every step."""
-        part = batch_idx % self.trainer.accumulate_grad_batches  # of an iteration's batches
-        generator = keyed_generator(self.seed, "noise", self.trainer.global_step, *([part] if part else []))
-        whole = torch.randn(size * self.trainer.world_size, self.steps, self.network.latent, generator=generator)
-        return share(self.trainer, whole).to(self.network.initial_canvas).transpose(0, 1)
+    def host_inputs(self, batch: Batch, iteration: int) -> Inputs:
+        """Beside the batch ``noise`` [B, T, latent], standard normal, other in every step."""
+        size = len(batch["image"]) * self.trainer.world_size
+        generator = keyed_generator(self.seed, "noise", iteration)
+        noise = torch.randn(size, self.steps, self.network.latent, generator=generator)
+        return batch | {"noise": share(self.trainer, noise).to(self.dtype)}
 
-    def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(self.parameters())
-        if self.scheduler is None:
-            return [optimizer], []
-        return [optimizer], [{"scheduler": self.scheduler(optimizer), "interval": "step"}]
-
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        # Mixed precision has unscaled the gradients when this hook runs.
-        if self.gradient_clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.parameters(), self.gradient_clip_norm)
+    def loss(self, inputs: Inputs) -> Told:
+        reconstruction, latent = self.losses(inputs["image"], inputs["noise"].transpose(0, 1))
+        told = {"reconstruction_nats": reconstruction.mean(), "kl_nats": latent.sum(0).mean()}
+        return told | {"loss": told["reconstruction_nats"] + told["kl_nats"]}
 
     def setup(self, stage: str) -> None:
         if self.compile_mode is not None and stage == "fit":
@@ -190,8 +171,8 @@ class Draw(LightningModule):
         return {SamplesImages, BoundsLikelihoodOfImages, DrawsStepwise}
 
     def metrics(self, stage: str) -> Directions:
-        names: Directions = {"loss": "min", "reconstruction_nats": "min", "kl_nats": None}
-        return in_stage(stage, names) if stage == "train" else {}
+        parts = in_stage(stage, {"reconstruction_nats": "min", "kl_nats": None}) if stage == "train" else {}
+        return {**super().metrics(stage), **parts}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Batch:
         """The bound of each example, with one sample of the latents that its index decides."""
@@ -255,11 +236,12 @@ def boxes(windows: Iterable[Window | None], size: int | None) -> Tensor | None:
     return torch.stack([column - half, row - half, column + half, row + half, deviation], dim=-1)
 
 
-class DrawClassifier(Classifier):
-    """The reading half as a classifier (section 4.1), or the net that stands beside it.
+class DrawClassifier(ImageClassifier):
+    """The reading half as a classifier (section 4.1), or the net that stands beside it; gradients clipped as DRAW's.
 
     Args:
         gradient_clip_norm: largest norm of all gradients together; None leaves them alone.
+        classifier: see ``ImageClassifier``.
     """
 
     def __init__(
@@ -269,9 +251,4 @@ class DrawClassifier(Classifier):
         gradient_clip_norm: float | None = 10.0,
         **classifier: Any,
     ) -> None:
-        super().__init__(network, **classifier)
-        self.gradient_clip_norm = gradient_clip_norm
-
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        if self.gradient_clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.parameters(), self.gradient_clip_norm)
+        super().__init__(network, gradient_clip_norm=gradient_clip_norm, **classifier)

@@ -10,18 +10,15 @@ networks are in ``networks/faster_rcnn.py``; this file holds what they are train
 What is reached and each departure from the paper: docs/methods/faster_rcnn.md.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from lightning import LightningModule
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from foundation.errors import UserError
-from foundation.logged_iterations import is_logged
 from foundation.metrics import Directions, in_stage
 from foundation.protocols import AnnotatesObjects, DetectsObjects
 from foundation.randomness import keyed_generator
@@ -29,10 +26,8 @@ from lightning_modules.across_ranks import mean_without_gradient
 from lightning_modules.networks.detection_backbones import FrozenBatchNorm
 from lightning_modules.networks.faster_rcnn import DetectionNetwork, SampledRegions, of_categories
 from lightning_modules.networks.region_proposals import SampledAnchors
+from lightning_modules.optimized import Batch, Optimized, OptimizerFactory
 
-Batch = dict[str, Any]
-OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
-SchedulerFactory = Callable[[Optimizer], LRScheduler]
 TRAINED_WITHOUT_EPSILON = ("fasterrcnn_resnet50_fpn_coco-258fb6c6.pth", "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth")
 REGION_WEIGHTS = (10.0, 10.0, 5.0, 5.0)  # one by the deviations of the heads' coordinates: 0.1, 0.1, 0.2, 0.2
 
@@ -72,16 +67,15 @@ def box_loss(
     return smooth_l1(deltas - box_coordinates(boxes, anchors, weights), beta).sum()
 
 
-class FasterRCNN(LightningModule):
+class FasterRCNN(Optimized):
     """Minimises the RPN's and the heads' losses at once (section 3.2, approximate joint training).
 
     Args:
         network: images [3, H, W] in [0, 1], of any sizes -> detections, or what the losses are made of.
         optimizer: makes an optimiser out of those parameters that are trained.
-        scheduler: makes a schedule out of an optimiser, stepped every iteration.
         beta: where the loss of coordinates becomes linear.
         channels_last: the layout in which convolutions are fastest in half precision.
-        seed: of the anchors and regions that are drawn.
+        optimized: see ``Optimized``; seed is also that of the anchors and regions that are drawn.
     """
 
     requires_data = AnnotatesObjects
@@ -91,16 +85,15 @@ class FasterRCNN(LightningModule):
         network: DetectionNetwork,
         *,
         optimizer: OptimizerFactory,
-        scheduler: SchedulerFactory | None = None,
         beta: float = 1 / 9,
         channels_last: bool = True,
-        seed: int = 0,
+        **optimized: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(**optimized)
         if beta <= 0:
             raise UserError(f"lightning_module.beta is {beta}: give a number above 0.")
-        self.network, self.optimizer, self.scheduler = network, optimizer, scheduler
-        self.beta, self.channels_last, self.seed = beta, channels_last, seed
+        self.network, self.optimizer = network, optimizer
+        self.beta, self.channels_last = beta, channels_last
         self.num_classes = network.num_classes
         self.class_names: list[str] | None = None  # of the data that it was trained on, labels from 1 on
         self.category_ids = list(range(1, self.num_classes + 1))  # what the data call them
@@ -111,9 +104,7 @@ class FasterRCNN(LightningModule):
         anchors, regions = self.network(batch["image"], batch["target"], self.generators(batch["index"]))
         parts = self.losses(anchors, regions)
         loss = torch.stack([*parts.values()]).sum()
-        if is_logged(self.trainer, self.trainer.global_step + 1):
-            for name, value in {"loss": loss, **parts}.items():
-                self.log(f"train/{name}", value.detach(), batch_size=1, sync_dist=True)
+        self.log_training(self.trainer.global_step + 1, {"loss": loss, **parts})
         return loss
 
     def losses(self, anchors: SampledAnchors, regions: SampledRegions) -> dict[str, Tensor]:
@@ -139,11 +130,8 @@ class FasterRCNN(LightningModule):
         """What an image's anchors and regions are drawn with, a function of (seed, iteration, index)."""
         return [keyed_generator(self.seed, "sampling", self.trainer.global_step, it) for it in index.tolist()]
 
-    def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer([it for it in self.parameters() if it.requires_grad])
-        if self.scheduler is None:
-            return [optimizer], []
-        return [optimizer], [{"scheduler": self.scheduler(optimizer), "interval": "step"}]
+    def make_optimizers(self) -> list[Optimizer]:
+        return [self.optimizer([it for it in self.parameters() if it.requires_grad])]
 
     # --- weights and categories --------------------------------------------------------------------------------
 
@@ -192,9 +180,9 @@ class FasterRCNN(LightningModule):
         return {DetectsObjects}
 
     def metrics(self, stage: str) -> Directions:
-        names = ["loss", "loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg"]
+        names = ["loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg"]
         names += ["loss_mask"] if self.network.roi_heads.has_mask() else []
-        return in_stage(stage, dict.fromkeys(names, "min")) if stage == "train" else {}
+        return {**super().metrics(stage), **(in_stage(stage, dict.fromkeys(names, "min")) if stage == "train" else {})}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Batch:
         found = self.detect_objects(batch["image"])

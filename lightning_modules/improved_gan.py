@@ -16,16 +16,20 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, softplus
-from torch.optim import Adam
+from torch.optim import Adam, Optimizer
 
 from foundation.errors import UserError
 from foundation.metrics import Direction, Directions, in_stage
 from foundation.protocols import ClassifiesImages, MapsLatents, SamplesImages
 from foundation.randomness import keyed_generator
+from lightning_modules import across_ranks
+from lightning_modules.micro_batches import Inputs
 from lightning_modules.networks.improved_gan import Discriminator, Generator
 from lightning_modules.networks.improved_gan_layers import initializing
 from lightning_modules.networks.precision import at_least_single
-from lightning_modules.two_player import OptimizerFactory, Player, TwoPlayer
+from lightning_modules.optimized import OptimizerFactory
+from lightning_modules.turns import Player, Told
+from lightning_modules.two_player import TwoPlayer
 
 Distance = Literal["squared", "absolute"]
 Streams = dict[str, dict[str, Tensor]]
@@ -72,14 +76,19 @@ class HistoricalAverage(nn.Module):
         for number, parameter in enumerate(parameters):
             self.register_buffer(f"mean{number}", torch.zeros_like(parameter, requires_grad=False))
 
-    def forward(self, parameters: Sequence[nn.Parameter]) -> Tensor:
-        """Called once a step: takes the parameters into the mean, then says how far they are from it."""
-        means = [getattr(self, f"mean{number}") for number in range(len(parameters))]
+    def means(self, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
+        return [getattr(self, f"mean{number}") for number in range(len(parameters))]
+
+    def take(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Once a step, before its loss: the mean is also of what the parameters are now."""
         self.steps += 1
-        now = [it.detach() for it in parameters]
-        torch._foreach_lerp_(means, now, 1 / float(self.steps))  # pyright: ignore[reportPrivateImportUsage]
-        distances = [(it - mean).square().sum() for it, mean in zip(parameters, means, strict=True)]
-        return torch.stack(distances).sum()
+        means, now = self.means(parameters), [it.detach() for it in parameters]
+        torch._foreach_lerp_(means, now, [self.steps.reciprocal()] * len(means))  # pyright: ignore[reportPrivateImportUsage]
+
+    def forward(self, parameters: Sequence[nn.Parameter]) -> Tensor:
+        """How far the parameters are from their mean."""
+        pairs = zip(parameters, self.means(parameters), strict=True)
+        return torch.stack([(it - mean).square().sum() for it, mean in pairs]).sum()
 
 
 class AdamInsideRoot(Adam):
@@ -163,32 +172,37 @@ class ImprovedGAN(TwoPlayer):
 
     # --- the two losses --------------------------------------------------------------------------------------
 
-    def discriminator_loss(self, batch: Streams) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        images = [batch["labelled"]["image"]] if self.labelled_weight else []
+    def host_inputs(self, batch: Streams, iteration: int) -> Inputs:
+        """Beside the streams, the noise of D's step and of each of G's."""
+        if not self.unlabelled_weight:
+            return batch
+        size = len(batch["unlabelled"]["image"]) * self.trainer.world_size
+        streams = {"noise_d": "noise of d"} | {f"noise_g{it}": f"noise of g{it}" for it in range(self.generator_steps)}
+        drawn = {name: self.draw_noise(size, stream, iteration) for name, stream in streams.items()}
+        return batch | {name: across_ranks.share(self.trainer, noise).to(self.dtype) for name, noise in drawn.items()}
+
+    def discriminator_loss(self, inputs: Inputs) -> Told:
+        images = [inputs["labelled"]["image"]] if self.labelled_weight else []
         if self.unlabelled_weight:
-            unlabelled = batch["unlabelled"]["image"]
             with torch.no_grad():
-                images += [unlabelled, self.generator(self.noise_share(len(unlabelled), "noise of d"))]
+                images += [inputs["unlabelled"]["image"], self.generator(inputs["noise_d"])]
         sizes = [len(it) for it in images]
         # Nothing but minibatch discrimination looks beyond an example, and it is told the sizes: one pass serves all.
         logits = at_least_single(self.discriminator(torch.cat(images), sizes, self.gathered)).split(sizes)
-        loss = self.historical_term("d")
+        loss, told = self.historical_term("d"), {}
         if self.labelled_weight:
-            label = batch["labelled"]["label"]
-            labelled = labelled_loss(logits[0], label)
+            labelled = labelled_loss(logits[0], inputs["labelled"]["label"])
             loss = loss + self.labelled_weight * labelled
-            self.log_training("loss_labelled_nats", labelled)
-            self.seen = {"index": batch["labelled"]["index"], "logits": logits[0].detach(), "label": label}
+            told |= {"loss_labelled_nats": labelled, "logits": logits[0]}
+            told |= {key: inputs["labelled"][key] for key in ("index", "label")}
         if self.unlabelled_weight:
             real, fake = map(real_log_odds, logits[-2:])
             loss = loss + self.unlabelled_weight * unlabelled_loss(real, fake, self.label_smoothing)
-            self.log_training("real_probability", real.sigmoid().mean())
-            self.log_training("fake_probability", fake.sigmoid().mean())
-        return loss
+            told |= {"real_probability": real.sigmoid().mean(), "fake_probability": fake.sigmoid().mean()}
+        return told | {"loss": loss}
 
-    def generator_loss(self, batch: Streams) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        images = batch["for_generator"]["image"]
-        noise = self.noise_share(len(images), f"noise of g{self.repetition}")
+    def generator_loss(self, inputs: Inputs) -> Told:
+        images, noise = inputs["for_generator"]["image"], inputs[f"noise_g{self.repetition}"]
         fake = self.discriminator.features(self.generator(noise))
         if self.matching is None:
             logits = self.discriminator.logits(fake, gather=self.gathered)
@@ -197,7 +211,11 @@ class ImprovedGAN(TwoPlayer):
             with torch.no_grad():
                 real = self.global_mean(at_least_single(self.discriminator.features(images)).mean(dim=0))
             loss = feature_matching(real, self.global_mean(at_least_single(fake).mean(dim=0)), self.matching)
-        return loss + self.historical_term("g")
+        return {"loss": loss + self.historical_term("g")}
+
+    def gathered(self, rows: Tensor) -> Tensor:
+        """Those that an example is compared with: all of the global batch."""
+        return across_ranks.gathered(self.trainer, rows)
 
     def historical_term(self, name: str) -> Tensor:
         if not self.historical_averaging:
@@ -209,12 +227,16 @@ class ImprovedGAN(TwoPlayer):
             return [it for it in network.parameters() if it.requires_grad]
 
         d = Player(moving(self.discriminator), self.optimizer_d, self.discriminator_loss)
-        g = Player(moving(self.generator), self.optimizer_g, self.generator_loss, self.generator_steps)
+        g = Player(
+            moving(self.generator), self.optimizer_g, self.generator_loss, self.generator_steps,
+            sees_means=self.matching is not None,
+        )  # fmt: skip
         return {"d": d, "g": g} if self.unlabelled_weight else {"d": d}
 
-    def training_step(self, batch: Streams, batch_idx: int) -> dict[str, Tensor] | None:  # pyright: ignore
-        super().training_step(batch, batch_idx)  # pyright: ignore[reportArgumentType]
-        return self.seen if self.labelled_weight else None
+    def step_of(self, name: str, player: Player, optimizer: Optimizer, inputs: Inputs) -> Told:
+        if self.historical_averaging:
+            self.histories[name].take(player.parameters)  # pyright: ignore[reportCallIssue]
+        return super().step_of(name, player, optimizer, inputs)
 
     # --- noise and the first batch ---------------------------------------------------------------------------
 
@@ -223,11 +245,6 @@ class ImprovedGAN(TwoPlayer):
         low, high = self.noise_range
         generator = keyed_generator(self.seed, stream, *key)
         return low + (high - low) * torch.rand(size, self.generator.input_size, generator=generator, device="cpu")
-
-    def noise_share(self, size: int, stream: str) -> Tensor:
-        """For this rank's share of this iteration, ``size`` examples."""
-        drawn = self.draw_noise(size * self.trainer.world_size, stream, self.iteration)
-        return self.as_inputs(self.share(drawn))
 
     def as_inputs(self, drawn: Tensor) -> Tensor:
         """On the device of the networks, and as precise as they are."""
@@ -299,6 +316,7 @@ class ImprovedGAN(TwoPlayer):
         checkpoint["class_names"] = self.class_names
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
         self.class_names = checkpoint["class_names"]
 
     def _check(self) -> None:
@@ -311,6 +329,11 @@ class ImprovedGAN(TwoPlayer):
             raise UserError(
                 f"{key}.generator_target={target} has no effect beside matching={self.matching}: set {key}.matching or "
                 f"{key}.generator_target to null."
+            )
+        if self.micro_batch_size is not None and self.discriminator.minibatch is not None:
+            raise UserError(
+                f"{key}.micro_batch_size={self.micro_batch_size} would compare an image with those of its part of a "
+                f"batch alone: set it to null, or {key}.discriminator.minibatch_discrimination to null."
             )
         if self.generator_steps < 1:
             raise UserError(f"{key}.generator_steps is {self.generator_steps}: give 1 or more.")

@@ -29,11 +29,15 @@ from foundation.protocols import (
     check_codes,
 )
 from foundation.randomness import keyed_generator
+from lightning_modules.across_ranks import share
 from lightning_modules.information_maximization import RealImageTerms, real_image_bonus
+from lightning_modules.micro_batches import Inputs
 from lightning_modules.networks.dcgan import Discriminator, Generator
 from lightning_modules.networks.motion import transform
 from lightning_modules.networks.precision import at_least_single
-from lightning_modules.two_player import Batch, OptimizerFactory, Player, TwoPlayer
+from lightning_modules.optimized import Batch, OptimizerFactory
+from lightning_modules.turns import Player, Told
+from lightning_modules.two_player import TwoPlayer
 
 LOG_VARIANCE_RANGE = (-8.0, 4.0)
 
@@ -132,45 +136,56 @@ class InfoGAN(TwoPlayer):
         self.image_shape = tuple(generator.image_shape)
         self._check_sizes()
 
-    # --- the two losses --------------------------------------------------------------------------------------
+    # --- the losses ------------------------------------------------------------------------------------------
 
-    def discriminator_loss(self, batch: Batch) -> Tensor:
-        noise, codes = self.draw(len(batch["image"]), "codes of d")
+    def host_inputs(self, batch: Batch, iteration: int) -> Inputs:
+        """Beside the batch, for each player ``noise`` and its ``codes``; what every lambda is; how images are moved."""
+        size = len(batch["image"]) * self.trainer.world_size
+        drawn = {name: self.draw(size, f"codes of {name}", iteration) for name in self.turns}
+        inputs = batch | drawn | {"weights": self.code_weights(iteration)}
+        if self.real_images is None:
+            return inputs
+        motions = torch.rand(size, 6, generator=keyed_generator(self.seed, "transform", iteration)) * 2 - 1
+        return inputs | {"motion": share(self.trainer, motions)}
+
+    def discriminator_loss(self, inputs: Inputs) -> Told:
+        noise, codes = self.drawn(inputs["d"])
         with torch.no_grad():
             fake = self.generate(noise, codes)
+        told: Told = {}
         if self.real_images is None:
-            real_logit, bonus = at_least_single(self.discriminator.real_logit(batch["image"])), 0.0
+            real_logit, bonus = at_least_single(self.discriminator.real_logit(inputs["image"])), 0.0
         else:
-            real_logit, bonus = self.judge_real_images(batch["image"], self.real_images)
+            real_logit, bonus = self.judge_real_images(inputs["image"], inputs["motion"], self.real_images)
+            told["real_image_bonus_nats"] = bonus
         if self.q_optimizer == "with_d":
             fake_logit, posterior = self.discriminator(fake)
-            information = self.weighted_bound(posterior, codes)
+            information, _ = self.weighted_bound(posterior, codes, inputs["weights"])
         else:
             fake_logit, information = self.discriminator.real_logit(fake), 0.0
         fake_logit = at_least_single(fake_logit)
-        self.log_training("real_probability", real_logit.sigmoid().mean())
-        self.log_training("fake_probability", fake_logit.sigmoid().mean())
-        return discriminator_loss(real_logit, fake_logit) - information - bonus
+        told |= {"real_probability": real_logit.sigmoid().mean(), "fake_probability": fake_logit.sigmoid().mean()}
+        return told | {"loss": discriminator_loss(real_logit, fake_logit) - information - bonus}
 
-    def generator_loss(self, batch: Batch) -> Tensor:
-        noise, codes = self.draw(len(batch["image"]), "codes of g")
+    def generator_loss(self, inputs: Inputs) -> Told:
+        noise, codes = self.drawn(inputs["g"])
         fake = self.generate(noise, codes)
         if self.q_optimizer == "own":
-            return generator_loss(at_least_single(self.discriminator.real_logit(fake)))
+            return {"loss": generator_loss(at_least_single(self.discriminator.real_logit(fake)))}
         fake_logit, posterior = self.discriminator(fake)
-        information = self.mutual_information_weight * self.weighted_bound(posterior, codes, log=True)
-        return generator_loss(at_least_single(fake_logit)) - information
+        information, bounds = self.weighted_bound(posterior, codes, inputs["weights"])
+        loss = generator_loss(at_least_single(fake_logit)) - self.mutual_information_weight * information
+        return {"loss": loss, **bounds}
 
-    def information_loss(self, batch: Batch) -> Tensor:
-        noise, codes = self.draw(len(batch["image"]), "codes of q")
+    def information_loss(self, inputs: Inputs) -> Told:
+        noise, codes = self.drawn(inputs["q"])
         posterior = self.discriminator.code_posterior(self.generate(noise, codes))
-        return -self.mutual_information_weight * self.weighted_bound(posterior, codes, log=True)
+        information, bounds = self.weighted_bound(posterior, codes, inputs["weights"])
+        return {"loss": -self.mutual_information_weight * information, **bounds}
 
-    def judge_real_images(self, images: Tensor, terms: RealImageTerms) -> tuple[Tensor, Tensor]:
-        """D's logits [B] and what Q's categories earn by the terms. images: [B, C, H, W]."""
-        generator = self.iteration_generator("transform")
-        drawn = torch.rand(len(images) * self.trainer.world_size, 6, generator=generator) * 2 - 1
-        moved_images = transform(images, self.share(drawn), terms)
+    def judge_real_images(self, images: Tensor, motion: Tensor, terms: RealImageTerms) -> tuple[Tensor, Tensor]:
+        """D's logits [B] and what Q's categories earn by the terms. images: [B, C, H, W]; motion: of ``transform``."""
+        moved_images = transform(images, motion, terms)
         real_logit, posterior = map(at_least_single, self.discriminator(images))
         moved_posterior = at_least_single(self.discriminator.code_posterior(moved_images))
         bonus = torch.zeros_like(posterior[0, 0])
@@ -178,7 +193,6 @@ class InfoGAN(TwoPlayer):
         for code, logits, moved in outputs:
             if code.kind == "categorical":
                 bonus = bonus + real_image_bonus(logits, moved, terms, self.global_mean)
-        self.log_training("real_image_bonus_nats", bonus)
         return real_logit, bonus
 
     def players(self) -> dict[str, Player]:
@@ -187,7 +201,7 @@ class InfoGAN(TwoPlayer):
         of_d = trunk_and_head + (q if self.q_optimizer == "with_d" else [])
         of_g = list(g.parameters()) + (q if self.q_optimizer == "with_g" else [])
         players = {
-            "d": Player(of_d, self.optimizer_d, self.discriminator_loss),
+            "d": Player(of_d, self.optimizer_d, self.discriminator_loss, sees_means=self.real_images is not None),
             "g": Player(of_g, self.optimizer_g, self.generator_loss),
         }
         if self.q_optimizer == "own":
@@ -197,22 +211,33 @@ class InfoGAN(TwoPlayer):
 
     # --- codes -----------------------------------------------------------------------------------------------
 
-    def weighted_bound(self, posterior: Tensor, codes: list[Tensor], log: bool = False) -> Tensor:
-        """The sum of lambda L_I over the codes, in nats. posterior: Q's outputs [B, posterior_size]."""
+    def code_weights(self, iteration: int) -> dict[str, Tensor]:
+        """lambda of each code in an iteration, as precise as losses are."""
+        risen = min(1.0, iteration / self.mutual_information_warmup) if self.mutual_information_warmup else 1.0
+        weights = [risen * code.mutual_information_weight for code in self.codes]
+        assert isinstance(self.dtype, torch.dtype)
+        dtype = torch.promote_types(self.dtype, torch.float32)
+        return {f"code{number}": torch.tensor(it, dtype=dtype) for number, it in enumerate(weights)}
+
+    def weighted_bound(
+        self, posterior: Tensor, codes: list[Tensor], weights: Mapping[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The sum of lambda L_I over the codes, in nats, and what L_I and the cross-entropy are of each kind of code.
+
+        posterior: Q's outputs [B, posterior_size]; weights: of ``code_weights``.
+        """
         outputs = self.split(at_least_single(posterior))
-        share = min(1.0, self.iteration / self.mutual_information_warmup) if self.mutual_information_warmup else 1.0
         weighted = torch.zeros_like(outputs[0][0, 0])
         bounds: dict[str, Tensor] = {}
-        for code, output, value in zip(self.codes, outputs, codes, strict=True):
+        for number, (code, output, value) in enumerate(zip(self.codes, outputs, codes, strict=True)):
             bound = mutual_information_lower_bound(self.log_likelihood(code, output, value), code.entropy)
-            weighted = weighted + share * code.mutual_information_weight * bound
+            weighted = weighted + weights[f"code{number}"] * bound
             bounds[code.kind] = bounds.get(code.kind, 0) + bound
-        if log:
-            for kind, bound in bounds.items():
-                entropy = sum(code.entropy for code in self.codes if code.kind == kind)
-                self.log_training(f"mutual_information_{kind}_nats", bound)
-                self.log_training(f"cross_entropy_{kind}_nats", entropy - bound)
-        return weighted
+        told = {f"mutual_information_{kind}_nats": bound for kind, bound in bounds.items()}
+        for kind, bound in bounds.items():
+            entropy = sum(code.entropy for code in self.codes if code.kind == kind)
+            told[f"cross_entropy_{kind}_nats"] = entropy - bound
+        return weighted, told
 
     def split(self, posterior: Tensor) -> tuple[Tensor, ...]:
         """Q's outputs code by code. posterior: [B, posterior_size]."""
@@ -226,11 +251,15 @@ class InfoGAN(TwoPlayer):
         log_variance = log_variance.clamp(*LOG_VARIANCE_RANGE) if self.learned_variance else torch.zeros_like(mean)
         return gaussian_log_likelihood(mean, log_variance, value)
 
-    def draw(self, size: int, stream: str) -> tuple[Tensor, list[Tensor]]:
-        """Noise and codes for this rank's share of this iteration, ``size`` examples."""
-        generator = self.iteration_generator(stream)
-        noise, codes = self.draw_prior(size * self.trainer.world_size, generator)
-        return self.share(noise), [self.share(code) for code in codes]
+    def draw(self, size: int, stream: str, iteration: int) -> dict[str, Tensor]:
+        """This rank's share of noise and codes that are drawn for a global batch of that size."""
+        noise, codes = self.draw_prior(size, keyed_generator(self.seed, stream, iteration))
+        named = {"noise": noise} | {f"code{number}": code for number, code in enumerate(codes)}
+        return {name: share(self.trainer, values) for name, values in named.items()}
+
+    def drawn(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Noise and codes of what ``draw`` has named."""
+        return inputs["noise"], [inputs[f"code{number}"] for number in range(len(self.codes))]
 
     def draw_prior(self, size: int, generator: torch.Generator) -> tuple[Tensor, list[Tensor]]:
         """z [size, noise_size] in [-1, 1]; a category [size] int64 or numbers [size, code.size] for each code."""

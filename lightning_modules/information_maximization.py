@@ -6,27 +6,24 @@ arXiv:1702.08720). The terms look at real images alone. ``InformationMaximizatio
 nothing else: what they find without the method that asks for them.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from lightning import LightningModule
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import log_softmax
-from torch.optim import Optimizer
 
-from foundation.logged_iterations import is_logged
 from foundation.metrics import Directions
 from foundation.protocols import WeighsClustersOfImages
 from foundation.randomness import keyed_generator
-from lightning_modules import across_ranks
+from lightning_modules.across_ranks import share
+from lightning_modules.micro_batches import Inputs
 from lightning_modules.networks.dcgan import Discriminator
 from lightning_modules.networks.motion import Motion, transform
 from lightning_modules.networks.precision import at_least_single
-
-Batch = dict[str, Tensor]
-OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+from lightning_modules.optimized import Batch, OptimizerFactory
+from lightning_modules.turns import Player, TakesTurns, Told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +56,7 @@ def real_image_bonus(
 ) -> Tensor:
     """The weighted sum of the three terms, to be maximised. Logits of one category: [B, K].
 
-    ``global_mean`` averages a tensor over the ranks with gradient, so that balance is of the global batch.
+    ``global_mean`` averages a mean over these examples over all others of the global batch, with gradient.
     """
     log_probabilities, moved = log_softmax(logits, dim=1), log_softmax(moved_logits, dim=1)
     return (
@@ -69,7 +66,7 @@ def real_image_bonus(
     )
 
 
-class InformationMaximization(LightningModule):
+class InformationMaximization(TakesTurns):
     """InfoGAN's trunk and Q, taught by the three terms alone: no generator, no adversarial loss, no bound.
 
     Motions are drawn as InfoGAN draws them, so an iteration of the same seed sees the same moved images.
@@ -79,7 +76,7 @@ class InformationMaximization(LightningModule):
             one category.
         terms: their weights and the motion.
         optimizer: makes an optimiser out of parameters.
-        seed: of the motions.
+        turns: see ``TakesTurns``.
     """
 
     needs_find_unused_parameters = True  # the real-or-fake head
@@ -90,33 +87,29 @@ class InformationMaximization(LightningModule):
         *,
         terms: RealImageTerms | Mapping[str, Any],
         optimizer: OptimizerFactory,
-        seed: int = 0,
+        **turns: Any,
     ) -> None:
-        super().__init__()
-        self.discriminator, self.optimizer, self.seed = discriminator, optimizer, seed
+        super().__init__(**turns)
+        self.discriminator, self.optimizer = discriminator, optimizer
         self.terms = RealImageTerms(**terms) if isinstance(terms, Mapping) else terms
         self.num_clusters = [discriminator.posterior_size]
         self.image_shape = discriminator.image_shape
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        images = batch["image"]
-        logits = self.category_logits(images)
-        bonus = real_image_bonus(logits, self.category_logits(self.moved(images)), self.terms, self.global_mean)
-        if is_logged(self.trainer, self.trainer.global_step + 1):
-            self.log("train/real_image_bonus_nats", bonus.detach(), batch_size=1, sync_dist=True)
-        return -bonus
+    def players(self) -> dict[str, Player]:
+        moved = [*self.discriminator.trunk.parameters(), *self.discriminator.posterior.parameters()]
+        return {"": Player(moved, self.optimizer, self.loss, sees_means=True)}
 
-    def moved(self, images: Tensor) -> Tensor:
-        """This rank's images as this iteration moves them. images: [B, C, H, W]."""
-        ranks, generator = self.trainer.world_size, keyed_generator(self.seed, "transform", self.trainer.global_step)
-        drawn = torch.rand(len(images) * ranks, 6, generator=generator) * 2 - 1
-        return transform(images, across_ranks.share(self.trainer, drawn).to(images.device), self.terms)
+    def host_inputs(self, batch: Batch, iteration: int) -> Inputs:
+        """Beside the batch, how this iteration moves its images."""
+        size = len(batch["image"]) * self.trainer.world_size
+        motions = torch.rand(size, 6, generator=keyed_generator(self.seed, "transform", iteration)) * 2 - 1
+        return batch | {"motion": share(self.trainer, motions)}
 
-    def global_mean(self, mean: Tensor) -> Tensor:
-        return across_ranks.global_mean(self.trainer, mean)
-
-    def configure_optimizers(self) -> Optimizer:
-        return self.optimizer([*self.discriminator.trunk.parameters(), *self.discriminator.posterior.parameters()])
+    def loss(self, inputs: Inputs) -> Told:
+        images, logits = inputs["image"], self.category_logits(inputs["image"])
+        moved = self.category_logits(transform(images, inputs["motion"], self.terms))
+        bonus = real_image_bonus(logits, moved, self.terms, self.global_mean)
+        return {"loss": -bonus, "real_image_bonus_nats": bonus}
 
     def category_logits(self, images: Tensor) -> Tensor:
         """[B, C, H, W] in [0, 1] -> [B, K]."""
@@ -128,7 +121,7 @@ class InformationMaximization(LightningModule):
         return {WeighsClustersOfImages}
 
     def metrics(self, stage: str) -> Directions:
-        return {"train/real_image_bonus_nats": "max"} if stage == "train" else {}
+        return {**super().metrics(stage), **({"train/real_image_bonus_nats": "max"} if stage == "train" else {})}
 
     @torch.no_grad()
     def assign_clusters(self, images: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ pixels are normalised by channel means and deviations where the paper subtracts 
 docs/methods/resnet.md.
 """
 
-from lightning_modules.classifier import Classifier
+from lightning_modules.image_classifier import ImageClassifier
 
 
-class ResNet(Classifier):
+class ResNet(ImageClassifier):
     """A classifier by a network of ``networks/resnet.py``. It may begin with weights from elsewhere (``init_from``)."""

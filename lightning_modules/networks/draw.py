@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from foundation.errors import UserError
+from lightning_modules.networks.precision import out_of_autocast
 from lightning_modules.networks.unrolled import UnrolledLinear, unrolled
 
 LOG_RANGE = 10.0  # of the logarithms of variance, stride and intensity; beyond, their exponentials lose their gradient
@@ -74,7 +75,7 @@ class Attention(nn.Module):
 
     def forward(self, state: Tensor) -> list[Window]:
         """state: [B, hidden]. In full precision also under autocast: half of it moves windows by whole pixels."""
-        with torch.autocast(state.device.type, enabled=False):
+        with out_of_autocast(state.device):
             return self.windows(self.linear(state.to(self.linear.weight.dtype)))
 
     def windows(self, parameters: Tensor) -> list[Window]:
@@ -101,7 +102,7 @@ class Attention(nn.Module):
 
 def read(images: Tensor, window: Window) -> Tensor:
     """gamma F_Y x F_X^T (eq. 27). images: [B, H, C, W] -> [B, N x C, N]."""
-    with torch.autocast(images.device.type, enabled=False):
+    with out_of_autocast(images.device):
         size, channels = window.rows.shape[1], images.shape[2]
         rows = torch.bmm(window.rows, images.flatten(2)).view(len(images), size * channels, images.shape[3])
         return torch.bmm(rows, window.columns.transpose(1, 2)) * window.intensity
@@ -109,7 +110,7 @@ def read(images: Tensor, window: Window) -> Tensor:
 
 def write(patch: Tensor, window: Window) -> Tensor:
     """1 / gamma F_Y^T w F_X (eq. 29). patch: [B, N, C x N] -> [B, H, C, W]."""
-    with torch.autocast(patch.device.type, enabled=False):
+    with out_of_autocast(patch.device):
         size, height = window.rows.shape[1:]
         patch = patch.to(window.rows.dtype) / window.intensity
         channels = patch.shape[2] // size

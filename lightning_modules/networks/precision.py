@@ -1,4 +1,7 @@
-"""What has to be computed in more than half precision."""
+"""What has to be computed in more than half precision, and what may be in half."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -7,3 +10,16 @@ from torch import Tensor
 def at_least_single(values: Tensor) -> Tensor:
     """Half precision made single, as losses and sums need it; single and double stay as they are."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def half_where_asked(values: Tensor) -> Tensor:
+    """As autocast would have them in a product."""
+    kind = values.device.type
+    asked = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return values.to(torch.get_autocast_dtype(kind)) if asked else values
+
+
+def out_of_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """The context in which autocast leaves precision as it is; devices without it (meta) have no other."""
+    known = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if known else nullcontext()

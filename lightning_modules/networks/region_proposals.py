@@ -12,7 +12,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
 
 from foundation.errors import UserError
-from lightning_modules.networks.precision import at_least_single
+from lightning_modules.networks.precision import at_least_single, out_of_autocast
 
 Targets = list[dict[str, Tensor]]
 
@@ -30,7 +30,7 @@ class SampledAnchors:
 
 def in_full_precision(x: Tensor) -> tuple[Tensor, Any]:
     """The tensor in float32 or finer, and the context in which autocast leaves it so."""
-    return at_least_single(x), torch.autocast(x.device.type, enabled=False)
+    return at_least_single(x), out_of_autocast(x.device)
 
 
 class Sampler(BalancedPositiveNegativeSampler):

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
+from lightning_modules.networks.precision import half_where_asked, out_of_autocast
+
 
 @dataclass
 class Uses:
@@ -68,7 +70,7 @@ class UnrolledLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         if self.uses is None or torch.compiler.is_compiling():
             return super().forward(input)
-        with torch.autocast(input.device.type, enabled=False):
+        with out_of_autocast(input.device):
             return Use.apply(input.to(self.uses.weight.dtype), self.uses.token, self.uses)  # pyright: ignore
 
 
@@ -87,8 +89,3 @@ def unrolled(network: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.uses = None
-
-
-def half_where_asked(parameter: Tensor) -> Tensor:
-    device = parameter.device.type
-    return parameter.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else parameter

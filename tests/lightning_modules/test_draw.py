@@ -2,7 +2,6 @@
 
 import math
 from functools import partial
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,6 +18,7 @@ from lightning_modules.draw import (
     reconstruction_loss,
 )
 from lightning_modules.networks.draw import DrawNetwork, GlimpseClassifier
+from tests.lightning_modules.alone import alone, step_alone
 from tests.lightning_modules.usual_recurrence import class_logits as usual_class_logits
 from tests.lightning_modules.usual_recurrence import losses as usual_losses
 
@@ -42,15 +42,20 @@ TINY = {
 ADAM = partial(torch.optim.Adam, lr=1e-3)
 
 
-def draw(steps=3, image_shape=(1, 4, 5), read_size=2, write_size=3, world_size=1, rank=0, step=0, **settings) -> Draw:
-    """A small module that stands at an iteration of a run, logging nothing."""
+def draw(steps=3, image_shape=(1, 4, 5), read_size=2, write_size=3, world_size=1, rank=0, **settings) -> Draw:
+    """A small module without a run."""
     torch.manual_seed(0)
     network = DrawNetwork(image_shape, steps, hidden=6, latent=2, read_size=read_size, write_size=write_size)
-    module = Draw(network, optimizer=ADAM, **settings)
-    module._trainer = SimpleNamespace(  # type: ignore
-        world_size=world_size, global_rank=rank, log_every_n_steps=1000, global_step=step, accumulate_grad_batches=1
-    )
-    return module
+    return alone(Draw(network, optimizer=ADAM, **settings), world_size, rank)
+
+
+def inputs(module, size=6, iteration=0):
+    return module.host_inputs({"image": binary(size), "index": torch.arange(size)}, iteration)
+
+
+def noise_of(module, size=6, iteration=0):
+    """[T, B, latent]"""
+    return inputs(module, size, iteration)["noise"].transpose(0, 1)
 
 
 def binary(size=6, shape=(1, 4, 5)) -> torch.Tensor:
@@ -147,16 +152,15 @@ def test_the_error_of_the_canvas_so_far_is_what_is_read():
 
 def test_the_loss_is_the_mean_of_the_bound():
     module, images = draw(), binary()
-    reconstruction, latent = module.losses(images, module.training_noise(6))
-    loss = module.training_step({"image": images, "index": torch.arange(6)}, 0)
-    torch.testing.assert_close(loss, (reconstruction + latent.sum(0)).mean())
+    reconstruction, latent = module.losses(images, noise_of(module))
+    told = module.loss(inputs(module))
+    torch.testing.assert_close(told["loss"], (reconstruction + latent.sum(0)).mean())
+    torch.testing.assert_close(told["kl_nats"] + told["reconstruction_nats"], told["loss"])
 
 
 def test_gradients_are_clipped_together():
     module = draw(gradient_clip_norm=0.5)
-    optimizer = module.optimizer(module.parameters())
-    module.training_step({"image": binary(), "index": torch.arange(6)}, 0).backward()
-    module.on_before_optimizer_step(optimizer)
+    step_alone(module, {"image": binary(), "index": torch.arange(6)})
     gradients = [it.grad for it in module.parameters() if it.grad is not None]
     assert float(torch.cat([it.flatten() for it in gradients]).norm()) == pytest.approx(0.5, rel=1e-4)
 
@@ -165,12 +169,12 @@ def test_gradients_are_clipped_together():
 
 
 def test_noise_differs_between_steps_examples_and_iterations():
-    noise = draw(steps=5).training_noise(7)
+    noise = noise_of(draw(steps=5), 7)
     assert noise.shape == (5, 7, 2)
     assert len(noise.flatten().unique()) == noise.numel()
-    assert not torch.equal(noise, draw(steps=5, step=1).training_noise(7))
-    assert torch.equal(noise, draw(steps=5).training_noise(7))
-    many = draw(steps=2).training_noise(20_000)
+    assert not torch.equal(noise, noise_of(draw(steps=5), 7, iteration=1))
+    assert torch.equal(noise, noise_of(draw(steps=5), 7))
+    many = noise_of(draw(steps=2), 20_000)
     assert float(many.mean()) == pytest.approx(0, abs=0.02)
     assert float(many.std()) == pytest.approx(1, abs=0.02)
     assert float(torch.corrcoef(many[:, :, 0])[0, 1]) == pytest.approx(0, abs=0.03)
@@ -178,8 +182,8 @@ def test_noise_differs_between_steps_examples_and_iterations():
 
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_ranks_share_the_noise_of_the_global_batch(world_size):
-    shares = [draw(world_size=world_size, rank=rank).training_noise(6 // world_size) for rank in range(world_size)]
-    assert torch.equal(torch.cat(shares, dim=1), draw().training_noise(6))
+    shares = [noise_of(draw(world_size=world_size, rank=rank), 6 // world_size) for rank in range(world_size)]
+    assert torch.equal(torch.cat(shares, dim=1), noise_of(draw()))
 
 
 def test_an_evaluation_depends_on_index_and_seed_alone():
@@ -309,16 +313,6 @@ def test_glimpses_are_the_paper_s():
     torch.testing.assert_close(
         value_and_gradients(network, found.square().sum()), value_and_gradients(network, expected.square().sum())
     )
-
-
-def test_batches_of_one_iteration_have_noise_of_their_own():
-    """+trainer.accumulate_grad_batches=3: the iteration's number stands still over three batches."""
-    module = draw()
-    module._trainer.accumulate_grad_batches = 3  # type: ignore
-    first, second, third, next_first = (module.training_noise(6, number) for number in range(4))
-    assert torch.equal(first, draw().training_noise(6))
-    assert torch.equal(first, next_first)  # of the next iteration, whose number has moved on
-    assert len({float(it.sum()) for it in (first, second, third)}) == 3
 
 
 @pytest.mark.parametrize(

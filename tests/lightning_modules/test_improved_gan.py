@@ -29,6 +29,7 @@ from lightning_modules.improved_gan import (
 )
 from lightning_modules.networks.improved_gan import MLPDiscriminator, MLPGenerator
 from tests.forks import run_in_fork
+from tests.lightning_modules.alone import alone, step_alone
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -68,9 +69,7 @@ def improved_gan(minibatch=None, normalization="batch", world_size=1, rank=0, no
     generator = MLPGenerator(4, [8], [1, 4, 4], normalization, references=5)
     discriminator = MLPDiscriminator([1, 4, 4], [9, 7], 3, noise, noise, minibatch)
     module = ImprovedGAN(generator, discriminator, optimizer_g=ADAM, optimizer_d=ADAM, **settings)
-    module._trainer = SimpleNamespace(world_size=world_size, global_rank=rank, log_every_n_steps=1000)  # type: ignore
-    module.turns = module.players()
-    return module
+    return alone(module, world_size, rank)
 
 
 def batch(size=6):
@@ -79,6 +78,11 @@ def batch(size=6):
                for name in ("labelled", "unlabelled", "for_generator")}  # fmt: skip
     streams["labelled"]["label"] = torch.arange(size) % 3
     return streams
+
+
+def loss(module, player, streams, repetition=0):
+    module.repetition = repetition
+    return module.turns[player].loss(module.host_inputs(streams, 0))["loss"]
 
 
 def has_gradient(part: nn.Module) -> bool:
@@ -144,22 +148,22 @@ def test_discriminator_loss_is_its_parts_in_passes_of_their_own():
     module, streams = improved_gan(labelled_weight=2.0, unlabelled_weight=0.5, label_smoothing=0.8), batch()
     module.eval()  # frozen statistics
     d = module.discriminator
-    fake = module.generator(module.noise_share(6, "noise of d"))
+    fake = module.generator(module.host_inputs(streams, 0)["noise_d"])
     odds = [real_log_odds(d(images)) for images in (streams["unlabelled"]["image"], fake)]
     expected = 2 * labelled_loss(d(streams["labelled"]["image"]), streams["labelled"]["label"])
     expected = expected + 0.5 * unlabelled_loss(*odds, smoothing=0.8)
-    torch.testing.assert_close(module.discriminator_loss(streams), expected)
+    torch.testing.assert_close(loss(module, "d", streams), expected)
 
 
 def test_minibatch_features_are_of_each_stream_apart():
     module, streams = improved_gan(MINIBATCH), batch()
     module.generator.eval()
     d = module.discriminator
-    fake = module.generator(module.noise_share(6, "noise of d"))
+    fake = module.generator(module.host_inputs(streams, 0)["noise_d"])
     apart = [d(images) for images in (streams["labelled"]["image"], streams["unlabelled"]["image"], fake)]
     expected = labelled_loss(apart[0], streams["labelled"]["label"])
     expected = expected + unlabelled_loss(*map(real_log_odds, apart[1:]))
-    torch.testing.assert_close(module.discriminator_loss(streams), expected)
+    torch.testing.assert_close(loss(module, "d", streams), expected)
 
 
 # --- historical averaging and the optimiser ----------------------------------------------------------------------
@@ -171,6 +175,7 @@ def test_the_historical_term_is_the_distance_from_the_mean_so_far():
     for step in range(5):
         parameter.data.copy_(torch.tensor([step**2, -float(step)]))
         seen.append(parameter.detach().clone())
+        history.take([parameter])
         term = history([parameter])
         distance = parameter.detach() - torch.stack(seen).mean(0)
         torch.testing.assert_close(term, distance.square().sum())
@@ -186,6 +191,7 @@ def distance_from_equilibrium(weight: float, steps: int = 1500) -> list[float]:
     for _ in range(steps):
         for parameter, history, sign in players:
             f = x if x < 0 else x.square()
+            history.take([parameter])
             loss = sign * (f - 1) * (y - 1) + weight * history([parameter])
             (gradient,) = torch.autograd.grad(loss, parameter)
             parameter.data -= 0.05 * gradient
@@ -203,17 +209,27 @@ def test_history_stands_in_both_losses_and_in_the_checkpoint():
     module, streams = improved_gan(historical_averaging=3.0), batch()
     module.eval()
     plain = improved_gan().eval()
-    for loss in ("discriminator_loss", "generator_loss"):
-        torch.testing.assert_close(getattr(module, loss)(streams), getattr(plain, loss)(streams))  # one step, its mean
+    for name, player in module.turns.items():
+        module.histories[name].take(player.parameters)
+        torch.testing.assert_close(loss(module, name, streams), loss(plain, name, streams))  # one step, its mean
     for parameter in module.parameters():
         parameter.data += 0.5
-    for name, part in {"discriminator_loss": module.discriminator, "generator_loss": module.generator}.items():
-        moved = sum(it.numel() for it in part.parameters() if it.requires_grad)
+    plain.load_state_dict(module.state_dict(), strict=False)
+    for name, player in module.turns.items():
+        module.histories[name].take(player.parameters)
+        moved = sum(it.numel() for it in player.parameters)
         with torch.no_grad():
-            plain.load_state_dict(module.state_dict(), strict=False)
-            difference = getattr(module, name)(streams) - getattr(plain, name)(streams)
+            difference = loss(module, name, streams) - loss(plain, name, streams)
         assert float(difference) == pytest.approx(3.0 * 0.25**2 * moved, rel=1e-3)
     assert module.state_dict()["histories.d.steps"] == module.state_dict()["histories.g.steps"] == 2
+
+
+def test_history_takes_the_parameters_in_once_a_step():
+    module, taken = improved_gan(historical_averaging=3.0, generator_steps=2), []
+    for name, history in module.histories.items():
+        history.take = lambda parameters, name=name: taken.append(name)  # type: ignore
+    step_alone(module, batch())
+    assert taken == ["d", "g", "g"]
 
 
 def test_adam_divides_by_the_root_of_what_holds_epsilon():
@@ -238,22 +254,22 @@ def test_adam_divides_by_the_root_of_what_holds_epsilon():
 @pytest.mark.parametrize("matching", ["squared", "absolute", None])
 def test_where_each_loss_has_gradient(matching):
     module, streams = improved_gan(matching=matching), batch()
-    module.discriminator_loss(streams).backward()
+    loss(module, "d", streams).backward()
     assert has_gradient(module.discriminator)
     assert not has_gradient(module.generator)
     module.zero_grad()
-    module.generator_loss(streams).backward()
+    loss(module, "g", streams).backward()
     assert has_gradient(module.generator)
 
 
 def test_the_generator_is_matched_with_its_own_stream():
     module, streams = improved_gan(), batch()
     module.eval()
-    before = module.generator_loss(streams)
+    before = loss(module, "g", streams)
     streams["unlabelled"]["image"] += 1
-    torch.testing.assert_close(module.generator_loss(streams), before)
+    torch.testing.assert_close(loss(module, "g", streams), before)
     streams["for_generator"]["image"] += 1
-    assert not torch.allclose(module.generator_loss(streams), before)
+    assert not torch.allclose(loss(module, "g", streams), before)
 
 
 def test_each_step_of_a_turn_draws_new_noise():
@@ -261,9 +277,9 @@ def test_each_step_of_a_turn_draws_new_noise():
     assert module.players()["g"].steps == 3
     drawn = []
     module.generator.register_forward_hook(lambda _, inputs, output: drawn.append(inputs[0]))
-    for module.repetition in range(3):
-        module.generator_loss(batch())
-    module.discriminator_loss(batch())
+    for repetition in range(3):
+        loss(module, "g", batch(), repetition)
+    loss(module, "d", batch())
     assert len({tuple(noise.flatten().tolist()) for noise in drawn}) == 4
     assert all(noise.min() >= 0 and noise.max() < 1 for noise in drawn)
 
@@ -274,7 +290,7 @@ def test_without_unlabelled_images_the_generator_rests():
     assert module.capabilities() == {ClassifiesImages}
     assert module.metrics("train").keys() == {"train/loss_d", "train/loss_labelled_nats"}
     expected = labelled_loss(module.discriminator(streams["labelled"]["image"]), streams["labelled"]["label"])
-    torch.testing.assert_close(module.discriminator_loss(streams), expected)
+    torch.testing.assert_close(loss(module, "d", streams), expected)
 
 
 def test_without_labels_it_is_an_ordinary_gan():
@@ -282,8 +298,8 @@ def test_without_labels_it_is_an_ordinary_gan():
     assert module.capabilities() == {SamplesImages, MapsLatents}
     assert not module.needs_labels
     del streams["labelled"]
-    module.discriminator_loss(streams).backward()
-    module.generator_loss(streams).backward()
+    loss(module, "d", streams).backward()
+    loss(module, "g", streams).backward()
     assert "logits" not in module.validation_step({"image": torch.rand(2, 1, 4, 4), "index": torch.arange(2)}, 0)
 
 
@@ -298,9 +314,9 @@ def test_batch_norm_s_gain_and_the_discriminator_s_fixed_scales_are_not_moved():
 
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_ranks_share_the_noise_of_the_global_batch(world_size):
-    whole = improved_gan().noise_share(6, "noise of g0")
-    shares = [improved_gan(world_size=world_size, rank=rank).noise_share(6 // world_size, "noise of g0")
-              for rank in range(world_size)]  # fmt: skip
+    whole = improved_gan().host_inputs(batch(), 0)["noise_g0"]
+    modules = [improved_gan(world_size=world_size, rank=rank) for rank in range(world_size)]
+    shares = [module.host_inputs(batch(6 // world_size), 0)["noise_g0"] for module in modules]
     assert torch.equal(torch.cat(shares), whole)
 
 
@@ -341,6 +357,10 @@ def test_a_sample_depends_on_its_index_alone(normalization):
     ("settings", "words"),
     [
         ({"label_smoothing": 1.2}, "label_smoothing is 1.2: give a target above 0"),
+        (
+            {"micro_batch_size": 4, "minibatch": MINIBATCH},
+            "micro_batch_size=4 would compare an image with those of its part",
+        ),
         ({"matching": None, "generator_target": 7.0}, "generator_target is 7.0: give a probability, or null"),
         ({"generator_target": 0.9}, "generator_target=0.9 has no effect beside matching=squared"),
         ({"generator_steps": 0}, "generator_steps is 0: give 1 or more"),

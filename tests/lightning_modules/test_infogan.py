@@ -2,7 +2,6 @@
 
 import math
 from functools import partial
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -27,6 +26,7 @@ from lightning_modules.infogan import (
     mutual_information_lower_bound,
 )
 from lightning_modules.networks.dcgan import Discriminator, Generator
+from tests.lightning_modules.alone import alone
 
 # Overrides with which each experiment of this method runs in seconds (tests/contract).
 SMALL = ["datamodule.batch_size=8", "lightning_module.discriminator.hidden=[16]", "callbacks.image_grid.samples=4",
@@ -73,13 +73,24 @@ def infogan(codes=CODES, noise_size=4, world_size=1, rank=0, **settings) -> Info
     module = InfoGAN(
         generator, discriminator, optimizer_g=ADAM, optimizer_d=ADAM, codes=codes, noise_size=noise_size, **settings
     )
-    module._trainer = SimpleNamespace(world_size=world_size, global_rank=rank, log_every_n_steps=1000)  # type: ignore
-
-    return module
+    return alone(module, world_size, rank)
 
 
-def batch(size=6):
-    return {"image": torch.rand(size, 1, 8, 8, generator=torch.Generator().manual_seed(1)), "index": torch.arange(size)}
+def inputs(module, size=6, iteration=0):
+    images = torch.rand(size, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    return module.host_inputs({"image": images, "index": torch.arange(size)}, iteration)
+
+
+def loss(module, player):
+    return module.players()[player].loss(inputs(module))["loss"]
+
+
+def drawn(module, player="g", iteration=0):
+    return module.drawn(inputs(module, iteration=iteration)[player])
+
+
+def bound(module, posterior, codes, iteration=0):
+    return module.weighted_bound(posterior, codes, module.code_weights(iteration))[0]
 
 
 def has_gradient(part: nn.Module) -> bool:
@@ -89,23 +100,21 @@ def has_gradient(part: nn.Module) -> bool:
 def test_without_its_weight_the_bound_moves_q_and_not_the_generator():
     plain, asked = infogan(mutual_information_weight=0.0), infogan()
     for module in (plain, asked):
-        module.discriminator_loss(batch()).backward()
+        loss(module, "d").backward()
     assert has_gradient(plain.discriminator.posterior)
-    before = generator_loss(plain.discriminator.real_logit(plain.generate(*plain.draw(6, "codes of g"))))
-    torch.testing.assert_close(plain.generator_loss(batch()), before)
-    assert float(asked.generator_loss(batch()).detach()) != float(before.detach())
+    before = generator_loss(plain.discriminator.real_logit(plain.generate(*drawn(plain))))
+    torch.testing.assert_close(loss(plain, "g"), before)
+    assert float(loss(asked, "g").detach()) != float(before.detach())
 
 
 def test_the_weights_of_the_bound_rise_from_zero():
     module = infogan(mutual_information_warmup=10)
     whole = infogan()
-    _, codes = module.draw(6, "codes of g")
+    _, codes = drawn(module)
     posterior = torch.randn(6, module.discriminator.posterior_size)
     for iteration, share in {0: 0.0, 5: 0.5, 10: 1.0, 20: 1.0}.items():
-        module.iteration = iteration
-        torch.testing.assert_close(
-            module.weighted_bound(posterior, codes), share * whole.weighted_bound(posterior, codes)
-        )
+        found = bound(module, posterior, codes, iteration)
+        torch.testing.assert_close(found, share * bound(whole, posterior, codes))
 
 
 # --- equations -------------------------------------------------------------------------------------------------
@@ -159,7 +168,7 @@ def test_weighted_bound_is_the_sum_over_codes_by_hand():
     codes = [torch.tensor([1]), torch.tensor([[0.5, 0.5]])]
     gaussian = -math.log(2 * math.pi) - 0.5  # squared errors 0 and 1 with variance 1
     expected = 1.0 * (-math.log(3) + math.log(3)) + 0.5 * (gaussian + 2 * math.log(2))
-    assert float(module.weighted_bound(posterior, codes)) == pytest.approx(expected)
+    assert float(bound(module, posterior, codes)) == pytest.approx(expected)
 
 
 def test_learned_variance_is_read_from_q_and_clamped():
@@ -172,12 +181,12 @@ def test_learned_variance_is_read_from_q_and_clamped():
 def test_discriminator_loss_by_hand():
     module = infogan()
     module.eval()  # frozen statistics, so that the parts can be computed apart
-    noise, codes = module.draw(6, "codes of d")
+    noise, codes = drawn(module, "d")
     fake_logit, posterior = module.discriminator(module.generate(noise, codes))
-    real_logit = module.discriminator.real_logit(batch()["image"])
+    real_logit = module.discriminator.real_logit(inputs(module)["image"])
     probabilities = real_logit.sigmoid().log().mean() + (1 - fake_logit.sigmoid()).log().mean()
-    expected = -probabilities - module.weighted_bound(posterior, codes)
-    torch.testing.assert_close(module.discriminator_loss(batch()), expected)
+    expected = -probabilities - bound(module, posterior, codes)
+    torch.testing.assert_close(loss(module, "d"), expected)
 
 
 # --- who learns from what ----------------------------------------------------------------------------------------
@@ -197,7 +206,7 @@ def test_discriminator_loss_by_hand():
 )
 def test_where_each_loss_has_gradient(reading, player, moved):
     module = infogan(q_optimizer=reading)
-    module.players()[player].loss(batch()).backward()
+    loss(module, player).backward()
     parts = {"generator": module.generator, **dict(module.discriminator.named_children())}
     assert {name for name, part in parts.items() if has_gradient(part)} == moved
 
@@ -220,16 +229,17 @@ def test_what_each_optimizer_moves(reading, owners):
 
 def test_without_weight_the_bound_has_no_gradient():
     module = infogan([Code("categorical", 3, 0.0)])
-    module.discriminator_loss(batch()).backward()
+    loss(module, "d").backward()
     assert not has_gradient(module.discriminator.posterior)
 
 
 def test_terms_on_real_images_stand_in_d_s_loss_alone():
     with_terms, without = infogan(real_images=TERMS).eval(), infogan().eval()
-    _, bonus = with_terms.judge_real_images(batch()["image"], with_terms.real_images)
+    given = inputs(with_terms)
+    _, bonus = with_terms.judge_real_images(given["image"], given["motion"], with_terms.real_images)
     assert float(bonus) != 0
-    torch.testing.assert_close(with_terms.discriminator_loss(batch()), without.discriminator_loss(batch()) - bonus)
-    torch.testing.assert_close(with_terms.generator_loss(batch()), without.generator_loss(batch()))
+    torch.testing.assert_close(loss(with_terms, "d"), loss(without, "d") - bonus)
+    torch.testing.assert_close(loss(with_terms, "g"), loss(without, "g"))
 
 
 # --- codes ---------------------------------------------------------------------------------------------------------
@@ -249,10 +259,9 @@ def test_codes_are_uniform_over_all_categories_and_the_whole_range():
 
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_ranks_share_the_draws_of_the_global_batch(world_size):
-    whole_noise, whole_codes = infogan().draw(6, "codes of g")
-    shares = [
-        infogan(world_size=world_size, rank=rank).draw(6 // world_size, "codes of g") for rank in range(world_size)
-    ]
+    whole_noise, whole_codes = drawn(infogan())
+    modules = [infogan(world_size=world_size, rank=rank) for rank in range(world_size)]
+    shares = [module.drawn(inputs(module, 6 // world_size)["g"]) for module in modules]
     assert torch.equal(torch.cat([noise for noise, _ in shares]), whole_noise)
     for position, whole in enumerate(whole_codes):
         assert torch.equal(torch.cat([codes[position] for _, codes in shares]), whole)
@@ -260,10 +269,9 @@ def test_ranks_share_the_draws_of_the_global_batch(world_size):
 
 def test_d_and_g_see_different_codes_and_each_iteration_new_ones():
     module = infogan()
-    first = module.draw(6, "codes of d")[0]
-    assert not torch.equal(first, module.draw(6, "codes of g")[0])
-    module.iteration = 1
-    assert not torch.equal(first, module.draw(6, "codes of d")[0])
+    first = drawn(module, "d")[0]
+    assert not torch.equal(first, drawn(module, "g")[0])
+    assert not torch.equal(first, drawn(module, "d", iteration=1)[0])
 
 
 def test_inputs_are_noise_then_codes_in_order():

@@ -1,5 +1,4 @@
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +14,7 @@ from lightning_modules.information_maximization import (
     real_image_bonus,
 )
 from lightning_modules.networks.dcgan import Discriminator
+from tests.lightning_modules.alone import alone
 from tests.lightning_modules.test_infogan import ADAM, TERMS, infogan
 
 # Overrides with which each experiment of this module runs in seconds (tests/contract).
@@ -76,31 +76,33 @@ def test_the_bonus_is_the_weighted_sum():
 # --- the terms alone -------------------------------------------------------------------------------------------
 
 
-def terms_alone(world_size=1, rank=0, iteration=3) -> InformationMaximization:
+def terms_alone(world_size=1, rank=0) -> InformationMaximization:
     torch.manual_seed(0)
     network = Discriminator([1, 8, 8], [4, 4], [8], posterior_hidden=8, posterior_size=3)
-    module = InformationMaximization(network, terms=TERMS, optimizer=ADAM).eval()
-    of_a_run = {"global_step": iteration, "log_every_n_steps": 1000}
-    module._trainer = SimpleNamespace(world_size=world_size, global_rank=rank, **of_a_run)  # type: ignore
-    return module
+    return alone(InformationMaximization(network, terms=TERMS, optimizer=ADAM).eval(), world_size, rank)
 
 
 def images(size=6):
     return torch.rand(size, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
+def motion(module, given, iteration=3):
+    return module.host_inputs({"image": given}, iteration)["motion"]
+
+
 def test_the_loss_is_what_the_same_terms_earn_in_infogan():
-    alone, beside = terms_alone(), infogan(codes=[Code("categorical", 3)], real_images=TERMS).eval()
-    beside.discriminator.load_state_dict(alone.discriminator.state_dict())
-    beside.iteration = 3
-    _, bonus = beside.judge_real_images(images(), beside.real_images)  # type: ignore
-    torch.testing.assert_close(alone.training_step({"image": images()}, 0), -bonus)
+    module, beside = terms_alone(), infogan(codes=[Code("categorical", 3)], real_images=TERMS).eval()
+    beside.discriminator.load_state_dict(module.discriminator.state_dict())
+    _, bonus = beside.judge_real_images(images(), motion(beside, images()), beside.real_images)  # type: ignore
+    told = module.loss(module.host_inputs({"image": images()}, 3))
+    torch.testing.assert_close(told["loss"], -bonus)
+    torch.testing.assert_close(told["real_image_bonus_nats"], bonus)
 
 
 def test_trunk_and_q_learn_and_the_head_of_d_does_not():
     module = terms_alone()
-    module.training_step({"image": images()}, 0).backward()
-    (group,) = module.configure_optimizers().param_groups
+    module.loss(module.host_inputs({"image": images()}, 0))["loss"].backward()
+    (group,) = module.trainer.optimizers[0].param_groups
     moved_by_it = set(map(id, group["params"]))
     parts = {name: list(part.parameters()) for name, part in module.discriminator.named_children()}
     assert all(it.grad is not None and id(it) in moved_by_it for it in parts["trunk"] + parts["posterior"])
@@ -108,10 +110,10 @@ def test_trunk_and_q_learn_and_the_head_of_d_does_not():
 
 
 def test_two_ranks_move_their_shares_as_one_rank_moves_the_whole():
-    whole = terms_alone().moved(images())
-    shares = [terms_alone(2, rank).moved(it) for rank, it in enumerate(images().tensor_split(2))]
+    whole = motion(terms_alone(), images())
+    shares = [motion(terms_alone(2, rank), it) for rank, it in enumerate(images().tensor_split(2))]
     torch.testing.assert_close(torch.cat(shares), whole)
-    assert not torch.equal(whole, terms_alone(iteration=4).moved(images()))
+    assert not torch.equal(whole, motion(terms_alone(), images(), iteration=4))
 
 
 def test_serves_what_measures_clusters():

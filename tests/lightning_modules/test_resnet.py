@@ -30,13 +30,12 @@ def rates(experiment: str, iterations: set[int], *overrides: str) -> dict[int, f
     with torch.device("meta"):
         module = instantiate(config["lightning_module"])
     (optimizer,), (schedule,) = module.configure_optimizers()
-    assert schedule["interval"] == "step"
     found = {}
     for iteration in range(max(iterations) + 1):
         if iteration in iterations:
             found[iteration] = optimizer.param_groups[0]["lr"]
         optimizer.step()
-        schedule["scheduler"].step()
+        schedule.step()
     return found
 
 

@@ -1,5 +1,6 @@
 """The counted step, clipping, schedules and who moves in whose turn, on the smallest two players."""
 
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +11,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader
 
-from lightning_modules.two_player import Player, TwoPlayer
+from foundation.protocols import WholeIteration
+from lightning_modules.turns import Player
+from lightning_modules.two_player import TwoPlayer
+from tests.lightning_modules.alone import alone, step_alone
 
 
 class Scalars(TwoPlayer):
@@ -28,20 +32,20 @@ class Scalars(TwoPlayer):
     def turn(self, name):
         self.seen.append((name, self.generator.weight.requires_grad, self.discriminator.weight.requires_grad))
 
-    def discriminator_loss(self, batch):
+    def discriminator_loss(self, inputs):
         self.turn("d")
-        return (self.discriminator.weight + 1).square().sum() + 0 * self.generator.weight.sum()
+        return {"loss": (self.discriminator.weight + 1).square().sum() + 0 * self.generator.weight.sum()}
 
-    def generator_loss(self, batch):
+    def generator_loss(self, inputs):
         self.turn("g")
-        return (self.generator.weight - 1).square().sum() + self.discriminator.weight.sum()
+        return {"loss": (self.generator.weight - 1).square().sum() + self.discriminator.weight.sum()}
 
 
-def fit(module, max_steps, folder, *callbacks, batches=4, **settings):
+def fit(module, max_steps, folder, *callbacks, batches=4, checkpoint=None, **settings):
     settings = {"precision": "32-true", "accelerator": "cpu", "log_every_n_steps": 1} | settings
     trainer = Trainer(max_steps=max_steps, max_epochs=-1, default_root_dir=folder, callbacks=list(callbacks), logger=False,
                       enable_progress_bar=False, enable_model_summary=False, **settings)  # fmt: skip
-    trainer.fit(module, DataLoader(torch.zeros(batches, 1), batch_size=1))
+    trainer.fit(module, DataLoader([{"x": torch.zeros(1)}] * batches), ckpt_path=checkpoint)  # type: ignore
     return trainer
 
 
@@ -119,8 +123,8 @@ class SharedNetwork(Scalars):
             "q": Player(weights, self.optimizer_d, self.squared_error),
         }
 
-    def squared_error(self, batch):
-        return (self.discriminator(torch.ones(1, 1)) - 1).square().sum().float()
+    def squared_error(self, inputs):
+        return {"loss": (self.discriminator(torch.ones(1, 1)) - 1).square().sum().float()}
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
@@ -152,14 +156,76 @@ def test_losses_are_logged_under_declared_keys(tmp_path):
     assert float(trainer.callback_metrics["train/loss_d"]) == 1
 
 
-def test_draws_are_keyed_by_iteration(tmp_path):
-    class Draws(Scalars):
-        def discriminator_loss(self, batch):
-            self.drawn = [*getattr(self, "drawn", []), torch.rand(1, generator=self.iteration_generator("x")).item()]
-            return super().discriminator_loss(batch)
+class Draws(Scalars):
+    """Each iteration's number goes in, a row and two more numbers come out."""
 
-    first, second = Draws(seed=1), Draws(seed=1)
-    fit(first, 6, tmp_path, enable_checkpointing=False, batches=4)
-    fit(second, 6, tmp_path, enable_checkpointing=False, batches=2)
-    assert first.drawn == second.drawn
-    assert len(set(first.drawn)) == 6
+    def host_inputs(self, batch, iteration):
+        return batch | {"number": torch.tensor(float(iteration))}
+
+    def discriminator_loss(self, inputs):
+        told = {"row": inputs["x"], "number": inputs["number"], "twice": 2 * self.discriminator.weight.sum()}
+        return super().discriminator_loss(inputs) | told
+
+
+class Remembers(Callback):
+    def __init__(self):
+        self.outputs = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, *_):
+        self.outputs.append(outputs)
+
+
+def test_an_iteration_is_keyed_by_its_number_whatever_the_epochs(tmp_path):
+    for batches in (4, 2):
+        seen = Remembers()
+        fit(Draws(), 6, tmp_path, seen, enable_checkpointing=False, batches=batches)
+        assert [int(it["number"]) for it in seen.outputs] == list(range(6))
+
+
+def test_what_losses_tell_is_logged_where_it_is_a_number_and_comes_back_without_a_graph(tmp_path):
+    seen = Remembers()
+    trainer = fit(Draws(), 4, tmp_path, seen, enable_checkpointing=False, log_every_n_steps=2)
+    assert trainer.callback_metrics.keys() == {"train/loss_d", "train/loss_g", "train/number", "train/twice"}
+    assert float(trainer.callback_metrics["train/number"]) == 3
+    for outputs in seen.outputs:
+        assert outputs.keys() == {"loss_d", "loss_g", "number", "twice", "row"}
+        assert not any(it.requires_grad for it in outputs.values())
+
+
+def test_a_step_is_three_parts_of_which_two_can_be_taken_alone(tmp_path):
+    """The device's part neither counts nor logs."""
+    module, plain = Draws(), Draws()
+    fit(plain, 3, tmp_path, enable_checkpointing=False)
+    assert isinstance(alone(module), WholeIteration)
+    for iteration in range(3):
+        step_alone(module, {"x": torch.zeros(1, 1)}, iteration)
+    assert module.discriminator.weight.item() == plain.discriminator.weight.item()
+    assert module.generator.weight.item() == plain.generator.weight.item()
+
+
+# --- checkpoints -----------------------------------------------------------------------------------------------
+
+
+def test_checkpoints_that_lightning_has_counted_go_on(tmp_path):
+    """As they were written for a method with one optimiser before its iterations were counted here."""
+    saves = {"every_n_train_steps": 3, "dirpath": tmp_path, "filename": "{step}", "save_top_k": -1}
+    whole = fit(Solo(), 6, tmp_path, ModelCheckpoint(**saves))  # type: ignore
+    path = tmp_path / "step=3.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    loops = checkpoint["loops"]["fit_loop"]
+    ours, lightning_s = (loops[f"epoch_loop.{it}"] for it in (
+        "manual_optimization.optim_step_progress", "automatic_optimization.optim_progress"))  # fmt: skip
+    lightning_s["optimizer"]["step"], ours["total"] = deepcopy(ours), {"ready": 0, "completed": 0}
+    torch.save(checkpoint, path)
+    longer = fit(Solo(), 6, tmp_path, checkpoint=path)
+    assert longer.global_step == whole.global_step == 6
+    assert longer.current_epoch == whole.current_epoch
+    assert longer.model.discriminator.weight.item() == whole.model.discriminator.weight.item()  # type: ignore
+
+
+def test_an_interrupted_run_goes_on_from_its_own(tmp_path):
+    saves = {"every_n_train_steps": 3, "dirpath": tmp_path, "filename": "{step}", "save_top_k": -1}
+    whole = fit(Twice(), 6, tmp_path, ModelCheckpoint(**saves))  # type: ignore
+    longer = fit(Twice(), 6, tmp_path, checkpoint=tmp_path / "step=3.ckpt")
+    assert longer.global_step == 6
+    assert longer.model.generator.weight.item() == whole.model.generator.weight.item()  # type: ignore
