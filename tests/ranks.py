@@ -5,6 +5,8 @@ A fork after a backward pass fails where a GPU exists, so CUDA is hidden and the
 
 import json
 import sys
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +32,9 @@ EXPERIMENTS = {
 }
 
 
-def run_on(world_size: int, folder: Path, experiment: str = "infogan_digits"):
-    """In float64 with frozen batch statistics; 7 evaluation batches, the last one short."""
+@cache
+def config_of(world_size: int, folder: Path, experiment: str) -> dict[str, Any]:
+    """In float64; 7 evaluation batches, the last one short."""
     overrides = [f"experiment={experiment}", "trainer=cpu" if world_size == 1 else "trainer=ddp_cpu",
                  f"trainer.devices={world_size}", "logger=none", f"trainer.max_steps={STEPS}",
                  "trainer.log_every_n_steps=5", *EXPERIMENTS[experiment], "datamodule.batch_size=12",
@@ -39,7 +42,12 @@ def run_on(world_size: int, folder: Path, experiment: str = "infogan_digits"):
                  "+trainer.enable_progress_bar=false"]  # fmt: skip
     overrides = [it for it in overrides if not it.startswith(("callbacks.image_grid", "callbacks.drawing"))]
     overrides += ["+trainer.strategy.start_method=fork"] if world_size > 1 else []
-    run = build(compose_job("train", overrides, str(folder / f"{experiment}{world_size}")))
+    return compose_job("train", overrides, str(folder / f"{experiment}{world_size}"))
+
+
+def run_on(world_size: int, folder: Path, experiment: str = "infogan_digits"):
+    """With frozen batch statistics."""
+    run = build(deepcopy(config_of(world_size, folder, experiment)))
     run.module.double()  # what comes back from a fork is loaded into the parent's module
     for part in run.module.modules():
         if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
@@ -88,9 +96,9 @@ def validate_on_two(folder: Path) -> None:
     run.trainer.fit(run.module, datamodule=run.datamodule)
 
 
-def samples_on(world_size: int) -> list[float]:
+def samples_on(world_size: int, folder: Path) -> list[float]:
     """What the ranks' shares of 7 samples add up to, in order."""
-    module = run_on(1, Path("unused")).module.eval()
+    module = run_on(1, folder).module.eval()
     shares = [torch.arange(7).tensor_split(world_size)[rank] for rank in range(world_size)]
     return torch.cat([module.sample(share) for share in shares]).flatten(1).sum(1).tolist()  # type: ignore
 
@@ -129,7 +137,7 @@ def measured(world_size: int, folder: Path, experiment: str) -> dict[str, Any]:
     weights = torch.cat([parameter.detach().flatten() for parameter in run.module.parameters()])
     torch.save(weights, folder / f"{experiment}{world_size}.pt")
     found = {"metrics": tested, "trained": trained, "few": without_examples(world_size, folder, experiment)}
-    found["samples"] = samples_on(world_size) if experiment == "infogan_digits" else None
+    found["samples"] = samples_on(world_size, folder) if experiment == "infogan_digits" else None
     return found | {"dtype": str(weights.dtype)}
 
 
