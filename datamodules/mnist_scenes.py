@@ -1,6 +1,7 @@
 """Scenes made of MNIST's digits on the fly: two digits on a larger canvas, or one among clutter."""
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,11 +48,14 @@ class SceneTable(ImageTable):
 
     Args:
         images, labels: of the digits. A scene has the label of its first part's.
+        chosen: whether these are scenes taken out of a split; the whole of one is known by its digits.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor | None, groups: list[Parts], size: int) -> None:
+    def __init__(
+        self, images: Tensor, labels: Tensor | None, groups: list[Parts], size: int, chosen: bool = False
+    ) -> None:
         super().__init__(images, labels)
-        self.groups, self.size = groups, size
+        self.groups, self.size, self.chosen = groups, size, chosen
 
     def __len__(self) -> int:
         return len(self.groups[0].places)
@@ -63,11 +67,16 @@ class SceneTable(ImageTable):
         return batch if self.labels is None else batch | {"label": self.labels[groups[0].places[:, 0, 0].long()]}
 
     def take(self, positions: Tensor) -> "SceneTable":
-        return SceneTable(self.images, self.labels, [group.take(positions) for group in self.groups], self.size)
+        groups = [group.take(positions) for group in self.groups]
+        return SceneTable(self.images, self.labels, groups, self.size, chosen=True)
 
     def to(self, device: torch.device) -> "SceneTable":
-        labels = None if self.labels is None else self.labels.to(device)
-        return SceneTable(self.images.to(device), labels, [group.to(device) for group in self.groups], self.size)
+        labels, groups = None if self.labels is None else self.labels.to(device), [it.to(device) for it in self.groups]
+        return SceneTable(self.images.to(device), labels, groups, self.size, self.chosen)
+
+    def contents(self) -> Iterator[Tensor]:
+        yield from super().contents()
+        yield from (group.places for group in self.groups if self.chosen)
 
 
 class MNISTScenes(MNISTDataModule):

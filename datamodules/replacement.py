@@ -37,7 +37,7 @@ def reader_of(trainer: Trainer, split: str) -> str | None:
 
 def is_trained_on(trainer: Trainer) -> bool:
     """Whether a fit has begun to read: what is changed from then on has to be in its checkpoints."""
-    return trainer.state.fn == "fit" and trainer.fit_loop._combined_loader is not None
+    return trainer.state.fn == "fit" and (trainer.sanity_checking or trainer.fit_loop._combined_loader is not None)
 
 
 def read_anew(trainer: Trainer, split: str) -> None:

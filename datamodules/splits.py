@@ -182,7 +182,10 @@ class SplitDataModule(LightningDataModule):
             raise ValueError(f"{changes} to another on each rank: let what it depends on be the same on all.")
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take the state that a finished run left, now or as soon as there are tables."""
+        """Take the state that a finished run left, now or as soon as there are tables.
+
+        One that needs a part of it without tables, such as a vocabulary, overrides this and takes that part at once.
+        """
         if self.tables:
             self.load_state_dict(state)
         else:

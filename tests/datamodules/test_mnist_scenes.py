@@ -46,6 +46,21 @@ def test_two_digits_lie_where_their_layout_says(tmp_path, monkeypatch):
         assert torch.equal(scene[0].long(), expected.clamp(max=255))
 
 
+def test_scenes_that_are_taken_out_keep_their_labels_and_are_told_by_their_fingerprint(tmp_path, monkeypatch):
+    datamodule = ready(ClutteredDigits, tmp_path, monkeypatch, size=100, per_digit=3)
+    table, before = datamodule.tables["train"], datamodule.describe()
+    assert table.labels is not None
+    some = torch.tensor([37, 5, 62])
+    taken = table.take(some)
+    for name in ("image", "label"):
+        assert torch.equal(taken[torch.arange(3)][name], table[some][name])
+    assert taken[torch.arange(3)]["label"].tolist() == table.labels[some % len(table.labels)].tolist()
+    datamodule.replace("train", table.take(torch.arange(len(table)).flip(0)))
+    now = datamodule.describe()
+    assert now["train"] == before["train"]
+    assert now["sha256"] != before["sha256"]
+
+
 def test_a_cluttered_scene_holds_its_digit_and_has_its_label(tmp_path, monkeypatch):
     datamodule = ready(ClutteredDigits, tmp_path, monkeypatch, size=100, per_digit=3, val_size=10)
     tables = datamodule.tables
