@@ -80,6 +80,8 @@ class Checkpoint(ModelCheckpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop_if_asked(trainer)
+        if was_the_last(trainer) and trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            self._save(trainer, pl_module)  # what the module does at the end of an epoch is part of what it ends with
 
     def _stop_if_asked(self, trainer: Trainer) -> None:
         # Whichever hook is the first after an iteration: Lightning has by then logged what the iteration measured.

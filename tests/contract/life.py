@@ -43,11 +43,11 @@ def composed(folder: Path, nodes: dict[str, Any], *overrides: str) -> dict[str, 
     return config
 
 
-def gone_on_with(folder: Path) -> None:
+def gone_on_with(folder: Path, *overrides: str) -> None:
     """python train.py resume=<folder>"""
     with own_parts_allowed(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["train.py", f"resume={folder}"])
-        train(*resume.prepare(str(folder), []))
+        patch.setattr(sys, "argv", ["train.py", f"resume={folder}", *overrides])
+        train(*resume.prepare(str(folder), list(overrides)))
 
 
 def measured(folder: Path, *overrides: str) -> tuple[dict[str, float], dict[str, Any]]:

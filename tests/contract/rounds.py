@@ -12,7 +12,7 @@ from datamodules.digits import DigitsDataModule
 from datamodules.images import ImageTable
 from foundation.protocols import evaluating
 from foundation.randomness import keyed_generator
-from lightning_modules.classifier import Classifier
+from lightning_modules.image_classifier import ImageClassifier
 
 NODES: dict[str, Any] = {
     "lightning_module": {
@@ -72,7 +72,7 @@ class ShrinkingDigits(DigitsDataModule):
         self.keep(state_dict["kept"])
 
 
-class Rounds(Classifier):
+class Rounds(ImageClassifier):
     """A classifier whose rounds are whole epochs.
 
     Args:
@@ -105,3 +105,16 @@ class Rounds(Classifier):
         network.begin(keyed_generator(self.seed, "round", number))
         for optimizer in self.trainer.optimizers:
             optimizer.state.clear()
+
+
+class RoundsThatEnd(Rounds):
+    """The same with what separates two rounds at the end of the first of them."""
+
+    def on_train_epoch_start(self) -> None:
+        pass
+
+    def on_train_epoch_end(self) -> None:
+        number, epoch = divmod(self.current_epoch + 1, self.epochs_a_round)
+        if not epoch:
+            self.leave_out_the_easiest()
+            self.begin_anew(number)

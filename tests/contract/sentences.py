@@ -4,19 +4,17 @@ The sentences are made by a rule and need no file: words for warm and cold, and 
 those.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from lightning import LightningModule
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
-from torch.optim import Optimizer
 
 from datamodules.tokens import TokensDataModule, TokenTable
-from foundation.metrics import Directions
 from foundation.protocols import ClassifiesText
 from foundation.randomness import keyed_generator
+from lightning_modules.classifier import Classifier
+from lightning_modules.optimized import Batch
 
 COLD, WARM = ["frost", "ice", "snow", "winter"], ["fire", "heat", "summer", "sun"]
 OTHERS = ["a", "and", "brings", "no", "of", "the", "we", "with"]
@@ -68,42 +66,18 @@ class BagOfWords(nn.Module):
         return self.linear(words.sum(dim=1))
 
 
-class SentenceClassifier(LightningModule):
-    needs_labels = True
+class SentenceClassifier(Classifier):
+    """Reads ``input_ids`` and ``lengths``."""
 
-    def __init__(self, network: BagOfWords, optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]) -> None:
-        super().__init__()
-        self.network, self.optimizer = network, optimizer
+    def __init__(self, network: BagOfWords, **classifier: Any) -> None:
+        super().__init__(network, **classifier)
         self.vocabulary_size, self.max_length = network.vocabulary_size, network.max_length
-        self.num_classes = network.num_classes
-        self.class_names: list[str] | None = None
-
-    def setup(self, stage: str) -> None:
-        self.class_names = list(self.trainer.datamodule.class_names)  # pyright: ignore[reportAttributeAccessIssue]
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["class_names"] = self.class_names
 
     def capabilities(self) -> set[type]:
         return {ClassifiesText}
 
-    def metrics(self, stage: str) -> Directions:
-        return {"train/loss": "min"} if stage == "train" else {}
-
     def class_logits(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         return self.network(input_ids, lengths)
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        told = self.validation_step(batch, batch_idx)
-        loss = cross_entropy(told["logits"], told["label"])
-        self.log("train/loss", loss.detach())
-        return told | {"loss": loss}
-
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        logits = self.class_logits(batch["input_ids"], batch["lengths"])
-        return {"index": batch["index"], "logits": logits, "label": batch["label"]}
-
-    test_step = validation_step
-
-    def configure_optimizers(self) -> Any:
-        return self.optimizer(self.parameters())
+    def logits(self, batch: Batch) -> Tensor:
+        return self.class_logits(batch["input_ids"], batch["lengths"])

@@ -103,6 +103,23 @@ def test_counted_in_iterations_it_is_the_same(whole, tmp_path):
     assert_the_same(folder, whole)
 
 
+def test_what_the_last_epoch_s_end_has_changed_is_what_the_run_ends_with(tmp_path):
+    """Measured again it is on those data, and a longer run goes on with them."""
+    nodes = NODES | {
+        "lightning_module": NODES["lightning_module"] | {"_target_": "tests.contract.rounds.RoundsThatEnd"}
+    }
+    for name, epochs in (("run", 2), ("whole", 4)):
+        train(composed(tmp_path / name, nodes, "trainer.max_steps=-1", f"trainer.max_epochs={epochs}"))
+    record = record_of(tmp_path / "run")
+    assert (record["data_at_start"]["train"], record["data"]["train"]) == (EXAMPLES[0], EXAMPLES[1])
+    assert len(checkpoint_of(tmp_path / "run")["ShrinkingDigits"]["kept"]) == EXAMPLES[1]
+    found, again = measured(tmp_path / "run")
+    assert found == pytest.approx({key: record["metrics"][key] for key in found})
+    assert again["data"] == record["data"]
+    gone_on_with(tmp_path / "run", "trainer.max_epochs=4")
+    assert_the_same(tmp_path / "run", tmp_path / "whole")
+
+
 def test_it_is_measured_on_the_data_that_it_ended_with(whole):
     found, record = measured(whole)
     assert found == pytest.approx({key: value for key, value in figures(whole).items() if key.startswith("test/")})
