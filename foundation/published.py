@@ -9,6 +9,7 @@ from typing import Any
 
 TRAIN_SET = "train_set"
 TESTED = ("test/", f"{TRAIN_SET}/")  # how the keys begin of what a test has measured
+FROM_SCRATCH: dict[str, Any] = {"init_from": None}  # what a figure is of, where its ``where`` says nothing else
 COCO_SPLITS = {"train": ("train2017", 118_287), "val": ("val2017", 5_000)}  # of records that name no split
 
 
@@ -25,7 +26,7 @@ def published(
     of_the_paper = (paper.get("data"), paper.get("split"))
     if None in of_the_paper or of_the_paper != (data.get("name"), split_of(data)):
         return None
-    conditions = paper.get("where") or {}
+    conditions = FROM_SCRATCH | (paper.get("where") or {})
     if config is not None and any(chosen(config, key) != value for key, value in conditions.items()):
         return None
     return paper["value"]

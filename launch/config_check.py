@@ -33,7 +33,7 @@ class Paper:
     split: str | None = None
     """What the paper tests on, as the DataModule calls it (``test_name``)."""
     where: dict[str, Any] | None = None
-    """Keys of the config and the values that the figure is of, such as a depth."""
+    """Keys of the config and the values that the figure is of, such as a depth; ``init_from`` is null unless named."""
 
 
 @dataclass

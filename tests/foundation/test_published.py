@@ -35,6 +35,7 @@ def test_the_figure_stands_beside_its_own():
         (PAPER, "test/error", DATA, config(depth=56)),
         (PAPER, "test/error", DATA, config(extra={"balance": 3})),
         (PAPER, "test/error", DATA, {"lightning_module": {"network": None}}),
+        (PAPER, "test/error", DATA, config() | {"init_from": "outputs/other"}),
         (PAPER | {"value": None}, "test/error", DATA, config()),
         (PAPER | {"split": None}, "test/error", DATA, config()),
         ({"id": "arXiv:1", "metric": "test/error", "value": 0.0875}, "test/error", DATA, config()),  # of an old config
@@ -43,6 +44,13 @@ def test_the_figure_stands_beside_its_own():
 )
 def test_and_beside_no_other(paper, metric, data, of):
     assert published(paper, metric, data, of) is None
+
+
+def test_a_figure_of_weights_that_were_trained_before_says_so():
+    given = config() | {"init_from": {"weights": "torchvision:vgg16/IMAGENET1K_V1"}}
+    paper = PAPER | {"where": {"init_from": given["init_from"]}}
+    assert published(paper, "test/error", DATA, given) == 0.0875
+    assert published(paper, "test/error", DATA, config()) is None
 
 
 def test_a_figure_of_zero_is_one():
