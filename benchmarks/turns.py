@@ -22,7 +22,7 @@ class Turns:
         title: what is measured.
         device: where the work is done; waited for at both ends of a turn.
         iterations: in a turn.
-        batch_size: images an iteration.
+        batch_size: examples an iteration.
     """
 
     def __init__(self, title: str, device: torch.device, iterations: int, batch_size: int) -> None:
@@ -46,7 +46,7 @@ class Turns:
         """Median of an iteration."""
         return 1000 * median(it.wall_s for it in self.turns[contestant][1:]) / self.iterations
 
-    def images_per_cpu_second(self, contestant: str) -> float:
+    def examples_per_cpu_second(self, contestant: str) -> float:
         spent = median(it.cpu_s for it in self.turns[contestant][1:])
         return self.iterations * self.batch_size / max(spent, 1e-9)
 
@@ -71,7 +71,7 @@ class Turns:
                 name,
                 f"{self.milliseconds(name):.3f}",
                 in_three_digits(1000 * self.batch_size / self.milliseconds(name)),
-                in_three_digits(self.images_per_cpu_second(name)),
+                in_three_digits(self.examples_per_cpu_second(name)),
                 f"{self.ratio(name, reference):.3f}",
             ]
             for name in self.turns
@@ -83,7 +83,7 @@ def in_three_digits(number: float) -> str:
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
-HEADINGS = ["measured", "contestant", "ms/iteration", "images/s", "images/CPU-s", "time by reference"]
+HEADINGS = ["measured", "contestant", "ms/iteration", "examples/s", "examples/CPU-s", "time by reference"]
 
 
 def table(rows: list[list[str]]) -> str:

@@ -119,7 +119,7 @@ def counted(trainer: Trainer, batches: Sequence[Tensor], doing: str) -> Iterator
         return
     total, done, said = sum(map(len, batches)), 0, time.monotonic()
     terminal = sys.stderr.isatty()
-    with tqdm(total=total, desc=doing, unit="image", leave=False, dynamic_ncols=True, disable=not terminal) as bar:
+    with tqdm(total=total, desc=doing, unit="example", leave=False, dynamic_ncols=True, disable=not terminal) as bar:
         for batch in batches:
             yield batch
             done += len(batch)

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from callbacks.averaged_weights import weights_of
 from callbacks.instruments.run_clock import epochs_done
 from foundation.length import Length
-from foundation.metrics import Direction
+from foundation.metrics import Direction, with_keys_of_today
 from foundation.protocols import declared_metrics, said
 from foundation.published import TESTED, key_for
 from foundation.records import latest_of_each_key
@@ -60,6 +60,7 @@ class RunRecord(Callback):
         former = self.folder / "record.json"
         if former.exists():
             self.record = json.loads(former.read_text())
+            self.record["metrics"] = with_keys_of_today(self.record.get("metrics", {}))
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.stage, self.started = stage, time.monotonic()
@@ -185,7 +186,8 @@ def measured_again(
     """
     record = json.loads((run / "record.json").read_text())
     asked = [it.lstrip("+") for it in now["overrides"] if not it.startswith(("run=", "trainer", "paths.", "hydra."))]
-    training = {key: value for key, value in record["metrics"].items() if not key.startswith(TESTED)}
+    before = with_keys_of_today(record["metrics"])
+    training = {key: value for key, value in before.items() if not key.startswith(TESTED)}
     evaluation = {"commit": now["commit"], "started_at": now["started_at"], "world_size": trainer.world_size,
                   "hardware": describe_hardware(trainer), "versions": now["versions"]} | how  # fmt: skip
     record.pop("judges", None)

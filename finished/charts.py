@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from foundation.metrics import key_of_today
 from foundation.published import TESTED
 
 WIDTH, HEIGHT = 420.0, 220.0
@@ -24,14 +25,14 @@ class Curve:
 
 
 def read_curves(path: Path, name: str) -> dict[str, Curve]:
-    """Every column of ``metrics.csv`` over iterations finished; a kill may have left half a line."""
+    """Every column of ``metrics.csv``, by its key of today, over iterations done; a kill may have left half a line."""
     curves: dict[str, Curve] = {}
     lines = path.read_text().splitlines() if path.exists() else []
     for row in csv.DictReader(lines):
         for key, value in row.items():
             if key in (None, "step", "epoch") or not str(row.get("step")).isdigit() or as_number(value) is None:
                 continue
-            curve = curves.setdefault(key, Curve(name, [], []))
+            curve = curves.setdefault(key_of_today(key), Curve(name, [], []))
             curve.iterations.append(int(row["step"]) + (not key.startswith(TESTED)))
             curve.values.append(float(value))
     return {key: curve for key, curve in sorted(curves.items()) if curve.values}

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from callbacks.instruments.pictures import save_figure
 from finished.charts import read_curves
 from foundation.errors import UserError, did_you_mean, told_as_sentences
-from foundation.metrics import with_direction
+from foundation.metrics import key_of_today, with_direction
 from foundation.records import latest_of_each_key, read_record
 from launch.sweep_table import job_order, shortened
 
@@ -33,7 +33,7 @@ def runs_in(folders: Iterable[Path]) -> list[Path]:
 
 def read_curve(run: Path, metric: str) -> tuple[list[int], list[float]]:
     """Iterations finished and the metric's values where it was logged."""
-    logged = read_curves(run / "metrics.csv", run.name)
+    logged, metric = read_curves(run / "metrics.csv", run.name), key_of_today(metric)
     if metric not in logged:
         raise UserError(f"{run} has not logged {metric}; {did_you_mean(metric, logged)}")
     return logged[metric].iterations, logged[metric].values

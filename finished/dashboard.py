@@ -16,6 +16,7 @@ from hydra.utils import get_object
 
 from callbacks.throughput import Throughput
 from foundation.errors import UserError, told_as_sentences
+from foundation.metrics import former_keys
 from foundation.protocols import said
 from foundation.published import published
 from launch.command_line import CONF, compose_job
@@ -94,7 +95,7 @@ def panels_of(experiments: list[Logged]) -> list[Panel]:
         *(Panel("lines", key, [key]) for key in sorted(key for key in metrics if key.startswith("val/"))),
         *(Panel("lines", key, [key]) for key in sorted(training)),
         *(Panel("pictures", key, [key]) for key in sorted(pictures)),
-        *(Panel("lines", key, [key]) for key in sorted(speed)),
+        *(Panel("lines", key, [key, *former_keys(key)]) for key in sorted(speed)),
         Panel("lines", "learning rates", sorted(rates)),
     ]
     return [it for it in panels if it.keys]

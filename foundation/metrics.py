@@ -5,8 +5,9 @@ Who logs a metric declares it, with its direction, and nobody else does: see ``m
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import Literal, TypeVar
 
+Value = TypeVar("Value")
 STAGES = ("train", "val", "test")
 
 Direction = Literal["max", "min"] | None
@@ -14,7 +15,24 @@ Direction = Literal["max", "min"] | None
 Directions = Mapping[str, Direction]
 """For each key its direction."""
 
+FORMER_KEYS = {"train/images_per_s": "train/examples_per_s"}
+"""What metrics were called before, in records, ``metrics.csv`` and wandb: all that reads them reads both."""
+
 IN_WORDS = {"max": "larger is better", "min": "smaller is better"}
+
+
+def key_of_today(key: str) -> str:
+    return FORMER_KEYS.get(key, key)
+
+
+def with_keys_of_today(metrics: Mapping[str, Value]) -> dict[str, Value]:
+    """Metrics, whatever stands under their keys, by what these are called today."""
+    return {key_of_today(key): value for key, value in metrics.items()}
+
+
+def former_keys(key: str) -> list[str]:
+    """What a metric of today was called before."""
+    return [former for former, today in FORMER_KEYS.items() if today == key]
 
 
 def in_stage(stage: str, directions: Directions) -> dict[str, Direction]:

@@ -7,6 +7,8 @@ test has measured is called ``test/...``, and ``train_set/...`` where a DataModu
 from collections.abc import Container, Mapping
 from typing import Any
 
+from foundation.metrics import with_keys_of_today
+
 TRAIN_SET = "train_set"
 TESTED = ("test/", f"{TRAIN_SET}/")  # how the keys begin of what a test has measured
 FROM_SCRATCH: dict[str, Any] = {"init_from": None}  # what a figure is of, where its ``where`` says nothing else
@@ -78,8 +80,8 @@ def key_in(metrics: Container[str], metric: str) -> str:
 
 
 def metrics_of(record: Mapping[str, Any]) -> dict[str, float]:
-    """A record's metrics by today's keys: before there were those of training data, they were called a test's."""
-    metrics, data = record.get("metrics", {}), record.get("data", {})
+    """A record's metrics by today's keys. Before there were those of training data, they were called a test's."""
+    metrics, data = with_keys_of_today(record.get("metrics", {})), record.get("data", {})
     if "split" not in data and data.get("test_split") == "train":
         return {TRAIN_SET + key.removeprefix("test") if key.startswith("test/") else key: value
                 for key, value in metrics.items()}  # fmt: skip

@@ -15,6 +15,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
+from foundation.metrics import with_keys_of_today
 from foundation.protocols import said
 from foundation.published import TESTED
 from foundation.source_tree import git
@@ -46,6 +47,7 @@ class MetricsFile(CSVLogger):
             tested = any(value for key, value in row.items() if key.startswith(TESTED))
             if int(row["step"]) < iteration + tested:
                 known = {key: float(value) for key, value in row.items() if value and key not in ("step", "epoch")}
+                known = with_keys_of_today(known)
                 self.experiment.log_metrics({"epoch": int(row["epoch"]), **known}, int(row["step"]))
         self.former = []
 

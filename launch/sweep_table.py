@@ -16,8 +16,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from foundation.errors import UserError, told_as_sentences
-from foundation.metrics import IN_WORDS, Direction, best, with_direction
-from foundation.published import key_in
+from foundation.metrics import IN_WORDS, Direction, best, key_of_today, with_direction
+from foundation.published import key_in, metrics_of
 from foundation.records import is_training, read_record
 
 COLUMNS: Sequence[str] = ("job", "overrides", "metric", "value", "folder", "status", "error")
@@ -63,8 +63,9 @@ def read_job(folder: Path) -> Job:
     if status in ("running", "fitted") and not is_training(record | {"status": "running"}):
         status = "interrupted"  # killed without a chance to say so
     metric = metric_of(record.get("config") or {})
-    metric = metric and key_in(record.get("metrics", {}), metric)
-    value = record.get("metrics", {}).get(metric, math.nan) if status == "finished" else math.nan
+    metrics = metrics_of(record)
+    metric = metric and key_in(metrics, key_of_today(metric))
+    value = metrics.get(metric or "", math.nan) if status == "finished" else math.nan
     direction = record.get("directions", {}).get(metric)
     values = {key: it for key, _, it in pairs}
     return Job(folder, values, metric, value, status, record.get("error") or "", direction)

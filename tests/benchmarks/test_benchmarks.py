@@ -94,7 +94,7 @@ def test_ratios_are_within_a_round_and_the_first_round_warms_up():
         "b": [Spent(1, 1), Spent(0.1, 0.1), Spent(0.2, 0.1), Spent(0.2, 0.1)],
     }
     assert turns.milliseconds("a") == 200
-    assert turns.images_per_cpu_second("a") == 50
+    assert turns.examples_per_cpu_second("a") == 50
     assert turns.ratio("a", "b") == 2
     assert turns.overhead("a", "b") == "it: a over b +100.000 ms an iteration, +100.0 %"
     assert table(turns.rows("b")).splitlines()[2].split() == ["it", "a", "200.000", "50", "50", "2.000"]

@@ -59,3 +59,11 @@ def test_what_is_not_there_is_told(sweep, tmp_path):
         curves.read_curve(sweep / "0", "train/loss_q")
     with pytest.raises(UserError, match="neither a run nor a sweep"):
         curves.runs_in([tmp_path / "0" / ".hydra"])
+
+
+def test_a_key_of_before_is_the_same_curve(tmp_path):
+    """Of a run that was resumed once its metric had another name."""
+    rows = "epoch,step,train/images_per_s,train/examples_per_s\n0,9,5.0,\n1,19,,6.0\n"
+    (tmp_path / "metrics.csv").write_text(rows)
+    for asked in ("train/images_per_s", "train/examples_per_s"):
+        assert curves.read_curve(tmp_path, asked) == ([10, 20], [5.0, 6.0])

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from foundation.metrics import best, in_stage
+from foundation.metrics import best, former_keys, in_stage, key_of_today, with_keys_of_today
 
 
 def test_a_stage_s_names_become_keys():
@@ -16,3 +16,13 @@ def test_a_stage_s_names_become_keys():
 )  # fmt: skip
 def test_the_best_is_a_number_and_of_nothing_there_is_none(values, direction, expected):
     assert best(values, direction) == expected
+
+
+def test_what_a_metric_was_called_before_is_read_as_what_it_is_called_today():
+    assert key_of_today("train/images_per_s") == "train/examples_per_s"
+    assert key_of_today("val/error") == "val/error"
+    assert with_keys_of_today({"train/images_per_s": 2.0, "val/error": 0.5}) == {
+        "train/examples_per_s": 2.0,
+        "val/error": 0.5,
+    }
+    assert former_keys("train/examples_per_s") == ["train/images_per_s"]

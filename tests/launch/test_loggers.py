@@ -268,3 +268,12 @@ def test_a_run_that_is_made_longer_keeps_its_former_tests(tmp_path):
     second.save()
     assert (tmp_path / "metrics.csv").read_text().split() == [
         "epoch,step,test/error,train/loss", "0,9,,0.5", "0,10,0.25,", "1,20,0.125,"]  # fmt: skip
+
+
+def test_a_resumed_metrics_file_has_the_keys_of_today(tmp_path):
+    (tmp_path / "metrics.csv").write_text("epoch,step,train/images_per_s\n0,4,8.0\n")
+    file = MetricsFile(str(tmp_path))
+    file.go_on_from(5)
+    file.log_metrics({"epoch": 0, "train/examples_per_s": 9.0}, 9)
+    file.save()
+    assert (tmp_path / "metrics.csv").read_text().split() == ["epoch,step,train/examples_per_s", "0,4,8.0", "0,9,9.0"]
