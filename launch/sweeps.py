@@ -16,6 +16,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -249,7 +250,7 @@ def follow_metric(config: DictConfig, job: dict[str, Any]) -> None:
     better = parts.direction(metric)
     assert better is not None, "a search has a metric with a direction"
     wanted, asked = OPTUNA_S_WORDS[better], config.hydra.sweeper.direction
-    asked = getattr(asked, "name", asked)  # of Optuna's enumeration
+    asked = asked.name if isinstance(asked, Enum) else asked  # of Optuna's own
     if asked not in (None, wanted):
         raise UserError(
             f"hydra.sweeper.direction is {asked}, and of {metric} the {IN_WORDS[better]}: set hydra.sweeper.direction="
