@@ -5,6 +5,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning import Trainer
+from lightning.fabric.utilities.data import _set_sampler_epoch
 
 from foundation.errors import UserError
 
@@ -54,7 +55,7 @@ def read_anew(trainer: Trainer, split: str) -> None:
         raise UserError(str(error).strip()) from None  # such as a val_check_interval above the batches that are left
     loaders: Any = loop._combined_loader
     for loader in loaders.flattened:
-        loader.sampler.set_epoch(epochs.processed)  # pyright: ignore[reportAttributeAccessIssue]
+        _set_sampler_epoch(loader, epochs.processed)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def differs_between_ranks(trainer: Trainer, fingerprint: str) -> bool:

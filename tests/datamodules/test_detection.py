@@ -229,6 +229,47 @@ def test_an_interrupted_run_sees_what_an_uninterrupted_one_does(tmp_path):
     assert whole.evaluated[8:16] == whole.evaluated[:8]
 
 
+class Few(Numbered):
+    """The last ten of them."""
+
+    def __init__(self) -> None:
+        super().__init__(masks=True)
+        self.image_ids, self.wide = self.image_ids[-10:], self.wide[-10:]
+
+    def example(self, position: int) -> Example:
+        return super().example(position + len(WIDE) - 10)
+
+
+class Fewer(NumberedData):
+    """From the second epoch on."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"few": isinstance(self.tables["train"], Few)}
+
+
+class Shortens(Recorder):
+    def on_train_epoch_start(self) -> None:
+        if self.current_epoch == 1:
+            self.trainer.datamodule.replace("train", Few())  # type: ignore
+
+
+@pytest.mark.parametrize(("group_by_aspect", "count"), [(False, 5), (True, 4)])  # of the ten seven are wide
+def test_workers_make_batches_of_a_table_that_takes_the_place_of_another(group_by_aspect, count):
+    module = Shortens()
+    trainer = Trainer(max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False,
+                      enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False)  # fmt: skip
+    datamodule = Fewer(batch_size=2, eval_batch_size=4, flip=True, masks=True, num_workers=1,
+                       group_by_aspect=group_by_aspect)  # fmt: skip
+    trainer.fit(module, datamodule=datamodule)
+    assert trainer.num_training_batches == count
+    before, after = (
+        torch.cat([it["image_id"] for it in some]).tolist() for some in (module.seen[:-count], module.seen[-count:])
+    )
+    assert set(after) <= set(Few().image_ids.tolist())
+    assert len(set(after)) == 2 * count
+    assert set(before) - set(Few().image_ids.tolist())
+
+
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
