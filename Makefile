@@ -7,7 +7,7 @@ INPUT ?=
 METRIC ?=
 PYTHON ?= python3
 BIN := .venv/bin
-PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train test test-all lint record sample predict export curves report dashboard bench run-named input-named results \
