@@ -21,7 +21,7 @@ from foundation.length import Length
 from foundation.metrics import Direction, with_keys_of_today
 from foundation.protocols import declared_metrics, said
 from foundation.published import TESTED, key_for
-from foundation.records import latest_of_each_key
+from foundation.records import differences, latest_of_each_key
 from foundation.source_tree import source_tree, warning, write_patch
 
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "omegaconf", "wandb", "torchmetrics", "numpy",
@@ -87,7 +87,9 @@ class RunRecord(Callback):
     def _go_on(self, trainer: Trainer, module: LightningModule) -> None:
         now, before = describe_run(self.folder, f"diff-{trainer.global_step}.patch"), self.record
         segment = {key: now[key] for key in ("command", "commit", "started_at")} | {
-            "from_iteration": trainer.global_step
+            "from_iteration": trainer.global_step,
+            "precision": trainer.precision,
+            "changed": differences(before.get("config", {}), now["config"]),
         }
         before_data, loaded = before.get("data_at_start", before.get("data", {})), self.loaded or {}
         if any(loaded.get(key) != value for key, value in before_data.items()):
@@ -108,7 +110,7 @@ class RunRecord(Callback):
             print(told.format(*held), flush=True)
         before["overrides"] = latest_of_each_key([*before.get("overrides", []), *newest_resume(self.folder)])
         before |= {"status": "running", "config": now["config"], "pid": now["pid"], "host": now["host"]}
-        before["directions"] = directions_of(trainer, module)
+        before |= {"weights": weights_of(trainer), "directions": directions_of(trainer, module)}
         before["asked"] = now["asked"]
         before.pop("error", None)
         self._note_data(trainer)

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,26 @@ def is_training(record: dict[str, Any]) -> bool:
     return True
 
 
+def differences(before: Any, now: Any, key: str = "") -> dict[str, tuple[Any, Any]]:
+    """Of two plain configs: keys with other values, each with both; None stands for a key that is not there, too."""
+    both = (before, now)
+    if not any(isinstance(it, Mapping) for it in both) or not all(isinstance(it, Mapping | None) for it in both):
+        return {} if before == now else {key: both}
+    sides = [side if isinstance(side, Mapping) else {} for side in (before, now)]
+    found: dict[str, tuple[Any, Any]] = {}
+    for name in dict.fromkeys([*sides[0], *sides[1]]):
+        found |= differences(sides[0].get(name), sides[1].get(name), f"{key}.{name}" if key else str(name))
+    return found
+
+
 def latest_of_each_key(overrides: list[str]) -> list[str]:
     """What holds in the end: of ``trainer.max_steps=100`` and, later, ``trainer.max_steps=200`` the latter.
 
     Choices that add up, such as ``+callbacks@callbacks=drawing``, all stay.
     """
-    keyed = {it if "@" in it else it.lstrip("+~").partition("=")[0]: it for it in overrides}
-    return list(keyed.values())
+    return list({key_of(it): it for it in overrides}.values())
+
+
+def key_of(override: str) -> str:
+    """What it sets; of a choice that adds up all of it."""
+    return override if "@" in override else override.lstrip("+~").partition("=")[0]

@@ -5,7 +5,7 @@ and each resume leaves its command beside it in ``resumes/``.
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,10 @@ from foundation.checkpoints import check_fits, checkpoint_path, read_checkpoint
 from foundation.errors import UserError
 from foundation.former_names import FORMER_OVERRIDES
 from foundation.length import Length
-from foundation.records import is_training, latest_of_each_key, read_record
+from foundation.records import is_training, key_of, read_record
 from foundation.security import check_foreign
-from launch.command_line import compose_job, split_arguments
+from launch.changed_settings import check_optimizers, refuse_changed_settings
+from launch.command_line import CONF, compose_job, split_arguments
 from launch.config_check import TrainConfig, check_config, plain
 from launch.inputs import refuse_changes
 from launch.loggers import MetricsFile
@@ -44,13 +45,15 @@ def prepare(asked: str, overrides: list[str]) -> tuple[dict[str, Any], Path]:
     so_far = with_overrides(run_config(folder), first_overrides(folder), earlier, folder)
     now = so_far
     if overrides:
-        holding = latest_of_each_key([*earlier, *overrides])
+        holding = holding_after([earlier, overrides])
         now = with_overrides(run_config(folder), first_overrides(folder), holding, folder)
     before, config = plain(so_far), plain(now)
     check_foreign(config, f"{folder} with its first command")  # that command comes from the folder, too
     check_config(config, TrainConfig)
     path = checkpoint_path(folder)
-    refuse_what_cannot_go_on(folder, read_checkpoint(path), before, config)
+    checkpoint = read_checkpoint(path)
+    refuse_what_cannot_go_on(folder, checkpoint, before, config)
+    refuse_changed_settings(before, config, checkpoint)
     if is_first_process():
         sys.argv = [sys.argv[0], f"resume={folder}", *overrides]  # what Lightning starts the other ranks with
     return config, path
@@ -64,6 +67,7 @@ def take_up(run: Any, path: Path) -> None:
     saved = read_checkpoint(path)
     check_averaging(run.callbacks, saved, path)
     check_fits(run.module, saved["state_dict"], path)
+    check_optimizers(run.module, saved["optimizer_states"], path)
     refuse_changes(path.parent.parent, run.inputs)
     for part in (*run.trainer.loggers, *run.callbacks):
         if isinstance(part, MetricsFile):
@@ -87,10 +91,15 @@ def with_overrides(saved: Any, first: list[str], now: list[str], folder: Path) -
         replaced = {it.key_or_group for it in OverridesParser.create().parse_overrides(now)}
     except HydraException as error:
         raise UserError(f"The command line cannot be read: {str(error).splitlines()[0]}") from None
-    kept = [it for it in first if it.lstrip("+~").partition("=")[0] not in replaced]
+    kept = [it for it in first if key_of(it) not in replaced]
     before, after = compose_job("train", first, str(folder)), compose_job("train", [*kept, *now], str(folder))
     changed = OmegaConf.to_container(saved, resolve=False)
     apply_difference(changed, before, after)
+    # A value that is given by name holds also where today's config has it anyway and the saved one has not.
+    for key in (it for it in replaced if not (CONF / it).is_dir()):
+        value = OmegaConf.select(OmegaConf.create(after), key, default=MISSING)
+        if value is not MISSING:
+            OmegaConf.update(changed := OmegaConf.create(changed), key, value, force_add=True)
     return OmegaConf.create(changed)
 
 
@@ -164,7 +173,16 @@ def earlier_overrides(folder: Path) -> list[str]:
         OmegaConf.to_container(OmegaConf.load(path), resolve=False)
         for path in sorted((folder / "resumes").glob("*.yaml"))
     ]
-    return latest_of_each_key([override for note in notes for override in note["overrides"]])
+    return holding_after([note["overrides"] for note in notes])
+
+
+def holding_after(commands: Sequence[list[str]]) -> list[str]:
+    """Of overrides those of keys that no later command has given anew."""
+    holding: list[str] = []
+    for command in commands:
+        keys = {key_of(it) for it in command}
+        holding = [it for it in holding if key_of(it) not in keys] + command
+    return holding
 
 
 def note_command(folder: Path, overrides: list[str]) -> None:

@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from callbacks.instruments.run_clock import RunClock
+from callbacks.instruments.settings_of_now import SettingsOfNow
 from callbacks.instruments.shared_statistics import SharedStatistics
 from callbacks.run_record import RunRecord
 from datamodules.splits import SplitDataModule
@@ -94,8 +95,8 @@ def build_trainer(node: dict[str, Any], module: Any, callbacks: list[Callback], 
     length = Length.of(node)
     # Lightning has its own clock, and takes an unsaid number of epochs for 1,000.
     node |= {"max_epochs": NO_LIMIT if length.epochs is None else length.epochs, "max_time": None}
-    # The clock first, since others ask it; the statistics last, after averaged weights have taken their place.
-    callbacks = [RunClock(length), *callbacks, SharedStatistics()]
+    # Settings and clock first, since others go by them; statistics last, after averaged weights have taken their place.
+    callbacks = [SettingsOfNow(), RunClock(length), *callbacks, SharedStatistics()]
     trainer = instantiate(node, callbacks=callbacks, logger=loggers or False, plugins=[WholeCheckpoints()])
     go_on_exactly(trainer)
     return trainer

@@ -1,5 +1,6 @@
 """A run's life as train.py leads it, in this process: how long it is, made longer, killed, gone on with."""
 
+import csv
 import json
 import sys
 from pathlib import Path
@@ -13,9 +14,8 @@ from omegaconf import OmegaConf
 from callbacks.checkpoint import Checkpoint, Interrupted
 from callbacks.instruments import run_clock
 from foundation.errors import UserError
-from foundation.records import latest_of_each_key
 from launch.command_line import compose_job
-from launch.resume import prepare
+from launch.resume import holding_after, prepare
 from lightning_modules.resnet import ResNet
 from tests.lightning_modules.test_resnet import TINY
 from train import train
@@ -125,7 +125,7 @@ def test_made_longer_killed_and_gone_on_with_it_ends_as_one_run(tmp_path, stop_a
             resume(tmp_path / "run", *given)
     stop_after(None)
     resume(tmp_path / "run")
-    begin(tmp_path / "whole", steady, *latest_of_each_key([*words, *longer]))
+    begin(tmp_path / "whole", steady, *holding_after([words, longer]))
     assert_same_end(tmp_path / "run", tmp_path / "whole")
 
 
@@ -168,3 +168,99 @@ def test_a_run_by_time_has_what_is_left_of_its_budget(tmp_path, stop_after, slow
     found = resume(tmp_path)
     assert (found["status"], found["iterations"], found["asked"]) == ("finished", 5, {"seconds": 5.0})
     assert resume(tmp_path, "trainer.max_time=00:00:00:08")["iterations"] == 8
+
+
+def rates(folder: Path) -> list[float]:
+    """The learning rate of each iteration, and what the next would have had."""
+    rows = csv.DictReader((folder / "metrics.csv").open(newline=""))
+    next_one = checkpoint(folder)["optimizer_states"][0]["param_groups"][0]["lr"]
+    return [*(float(row["train/lr"]) for row in rows if row["train/lr"]), next_one]
+
+
+LOGGED = "callbacks=[checkpoint,run_record,learning_rates]"
+
+
+def scheduler(node: str) -> list[str]:
+    return ["~lightning_module.scheduler", f"+lightning_module.scheduler={{_partial_: true, _target_: {node}}}"]
+
+
+def cosine(iterations: int) -> list[str]:
+    """One of torch's, which goes from one rate to the next."""
+    return scheduler(f"torch.optim.lr_scheduler.CosineAnnealingLR, T_max: {iterations}")
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        (["trainer.max_steps=4"], ["trainer.max_steps=8"]),
+        (["trainer.max_steps=4"], ["trainer.max_steps=8", "lightning_module.optimizer.lr=0.01"]),
+        (["trainer.max_steps=4", "lightning_module.scheduler.warmup=2"], ["trainer.max_steps=-1", "trainer.max_epochs=4",
+                                                                          "lightning_module.scheduler.warmup=6"]),
+        (["trainer.max_steps=4", "lightning_module.scheduler=null"], ["trainer.max_steps=6", "lightning_module.optimizer.lr=0.01"]),
+        (["trainer.max_steps=4"], ["trainer.max_steps=6", "lightning_module.scheduler=null"]),
+        (["trainer.max_steps=4", *cosine(4)], ["trainer.max_steps=6", *cosine(6)]),
+        (["trainer.max_steps=4"], ["trainer.max_steps=6", *scheduler("lightning_modules.schedules.Drops, drops: [2, 5]")]),
+    ],
+)  # fmt: skip
+def test_a_resume_has_the_rates_that_it_is_asked_for(tmp_path, first, then):
+    """From its iteration on those of a run that was asked for them from the start."""
+    begin(tmp_path / "run", LOGGED, *first)
+    resume(tmp_path / "run", *then)
+    begin(tmp_path / "whole", LOGGED, *holding_after([first, then]))
+    found, expected = rates(tmp_path / "run"), rates(tmp_path / "whole")
+    assert found[4:] == expected[4:]
+    assert len(set(found)) > 1
+
+
+def test_a_resume_has_the_optimizer_that_it_is_asked_for_and_its_record_says_since_when(tmp_path):
+    adam = "+lightning_module.optimizer={_target_: torch.optim.Adam, _partial_: true, lr: 0.1, betas: [0.9, 0.99]}"
+    begin(tmp_path, "~lightning_module.optimizer", adam, "trainer.max_steps=2", "lightning_module.scheduler=null")
+    found = resume(tmp_path, "trainer.max_steps=3", "lightning_module.optimizer.betas=[0.5,0.75]",
+                   "+lightning_module.optimizer.weight_decay=0.1")  # fmt: skip
+    (state,) = checkpoint(tmp_path)["optimizer_states"]
+    (group,) = state["param_groups"]
+    assert (group["betas"], group["weight_decay"], group["lr"]) == ((0.5, 0.75), 0.1, 0.1)
+    assert state["state"][0]["step"] == 3  # what was learned goes on
+    (segment,) = found["resumes"]
+    assert segment["from_iteration"] == 2
+    assert segment["changed"] == {
+        "trainer.max_steps": [2, 3],
+        "lightning_module.optimizer.betas": [[0.9, 0.99], [0.5, 0.75]],
+        "lightning_module.optimizer.weight_decay": [None, 0.1],
+    }
+
+
+@pytest.mark.parametrize("schedule", [cosine(4), ["lightning_module.scheduler.warmup=2"]])
+def test_what_was_not_changed_goes_on_bit_for_bit(tmp_path, stop_after, schedule):
+    begin(tmp_path / "whole", *schedule, "trainer.max_steps=6")
+    stop_after(3)
+    with pytest.raises(Interrupted):
+        begin(tmp_path / "run", *schedule, "trainer.max_steps=6")
+    stop_after(None)
+    resume(tmp_path / "run")
+    assert_same_end(tmp_path / "run", tmp_path / "whole")
+
+
+def test_early_stopping_has_the_patience_that_it_is_asked_for(tmp_path):
+    words = ["datamodule.val_size=413", "callbacks=[checkpoint,run_record,classification,early_stopping]", "trainer.max_steps=7",
+             "optimized_metric=val/error", "+callbacks.early_stopping.min_delta=1", "callbacks.early_stopping.patience=1"]  # fmt: skip
+    assert begin(tmp_path, *words)["iterations"] == 4  # the second validation is no better than the first by 1
+    with pytest.raises(
+        UserError, match=r"callbacks.early_stopping has stopped it. Set callbacks.early_stopping.patience above 1"
+    ):
+        resume(tmp_path, "trainer.max_steps=8")
+    assert resume(tmp_path, "callbacks.early_stopping.patience=2")["iterations"] == 6
+    assert resume(tmp_path, "~callbacks.early_stopping")["iterations"] == 7
+
+
+def test_a_refused_resume_leaves_no_trace(tmp_path):
+    found = begin(tmp_path, "trainer.max_steps=2")
+    for words in (["datamodule.batch_size=256"], ["lightning_module.optimizer.lr=-1"], ["lightning_module.network.width=8"],
+                  ["lightning_module.optimizer._target_=torch.optim.Adam", "~lightning_module.optimizer.momentum",
+                   "~lightning_module.optimizer.nesterov"]):  # fmt: skip
+        with pytest.raises(UserError):
+            resume(tmp_path, "trainer.max_steps=4", *words)
+    assert record(tmp_path) == found
+    assert not (tmp_path / "resumes").exists()
+    with pytest.raises(UserError, match="is finished after 2 iterations"):
+        resume(tmp_path)

@@ -22,7 +22,7 @@ def resumed(folder, split: str, *overrides: str) -> dict[str, Any]:
     record = RunRecord(str(folder), "x", seed=0)
     record.take_up_former()
     trainer: Any = SimpleNamespace(
-        global_step=4, world_size=1, datamodule=data, is_global_zero=True, callbacks=[record]
+        global_step=4, world_size=1, precision="32-true", datamodule=data, is_global_zero=True, callbacks=[record]
     )
     record.setup(trainer, None, "fit")  # type: ignore
     record.on_train_start(trainer, None)  # type: ignore
