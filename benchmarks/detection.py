@@ -33,7 +33,7 @@ def stand_ins(config: dict[str, Any], folder: str) -> list[str]:
         return SCENES
     path = Path(folder) / "classifier.pt"
     torch.save(random_classifier(config["lightning_module"]["network"]["backbone"].get("name", "vgg16")), path)
-    return [*SCENES, f"init_from.weights={path}"]
+    return [*SCENES, f"init_from={path}"]
 
 
 def random_classifier(name: str) -> dict[str, Any]:

@@ -21,13 +21,13 @@ FORMER_NAMES = {
     "lightning_modules.resnet.Triangle": "lightning_modules.schedules.Triangle",
 }
 
-# Networks named what they begin with by a key ``weights``: by target, their part that it was for and the part there.
-BEGAN = {
-    "lightning_modules.networks.resnet.TorchvisionResNet": ("net", "."),
-    "lightning_modules.networks.detection_backbones.Pyramid": ("body", "."),
-    "lightning_modules.networks.detection_backbones.VGG16": ("body", "features"),
-    "lightning_modules.networks.faster_rcnn.DetectionNetwork": ("", "."),
-}
+# Networks named what they begin with by a key ``weights``, which is the config's ``init_from`` now.
+BEGAN = (
+    "lightning_modules.networks.resnet.TorchvisionResNet",
+    "lightning_modules.networks.detection_backbones.Pyramid",
+    "lightning_modules.networks.detection_backbones.VGG16",
+    "lightning_modules.networks.faster_rcnn.DetectionNetwork",
+)
 FORMER_OVERRIDES = ("lightning_module.network.weights", "lightning_module.network.backbone.weights")
 
 
@@ -35,7 +35,7 @@ def config_of_today(config: Mapping[str, Any]) -> dict[str, Any]:
     """A saved config, resolved or not and whatever it may hold, with the names and keys of today."""
     config = with_names_of_today(config)
     module = mapping(config.get("lightning_module"))
-    initial = next(initial_weights_of(module, ""), None)
+    initial = next(initial_weights_of(module), None)
     keep_epsilon(module)
     today = without_weights(config)
     return today | ({"init_from": initial} if initial and not config.get("init_from") else {})
@@ -47,31 +47,20 @@ def mapping(node: Any) -> dict[str, Any]:
 
 def hint_of_former_key(target: Any, key: str) -> str | None:
     """Where it is said today; None where there was no such key."""
-    if key != "weights" or not began({"_target_": target}):
+    if key != "weights" or target not in BEGAN:
         return None
-    return (
-        "weights to begin with are named by init_from now, such as init_from={weights: "
-        "torchvision:resnet50/IMAGENET1K_V1, parts: {<part of the module>: .}}; see docs/using_runs.md."
-    )
+    return "weights to begin with are named by init_from now, such as init_from=torchvision:resnet50/IMAGENET1K_V1."
 
 
-def began(node: Mapping[str, Any]) -> tuple[str, str] | None:
-    target = node.get("_target_")
-    return BEGAN.get(target) if isinstance(target, str) else None
-
-
-def initial_weights_of(node: Any, path: str) -> Iterator[dict[str, Any]]:
+def initial_weights_of(node: Any) -> Iterator[str]:
     """``init_from`` for each key ``weights`` of a module's config, the outermost first."""
     if not isinstance(node, dict):
         return
-    weights, parts = node.get("weights"), began(node)
-    if isinstance(weights, str) and parts is not None:
-        model = model_of(node)
-        there = "features" if model == "mobilenet_v3_large" else parts[1]
-        source = weights if "/" in weights or "." in weights else f"torchvision:{model}/{weights}"
-        yield {"weights": source, "parts": {".".join(filter(None, [path, parts[0]])): there}}
-    for key, below in node.items():
-        yield from initial_weights_of(below, f"{path}.{key}" if path else str(key))
+    weights = node.get("weights")
+    if isinstance(weights, str) and node.get("_target_") in BEGAN:
+        yield weights if "/" in weights or "." in weights else f"torchvision:{model_of(node)}/{weights}"
+    for below in node.values():
+        yield from initial_weights_of(below)
 
 
 def model_of(node: Mapping[str, Any]) -> str:
@@ -97,7 +86,7 @@ def keep_epsilon(module: dict[str, Any]) -> None:
 
 def without_weights(node: Any) -> Any:
     if isinstance(node, dict):
-        left = {"weights"} if began(node) else set()
+        left = {"weights"} if node.get("_target_") in BEGAN else set()
         return {key: without_weights(it) for key, it in node.items() if key not in left}
     return [without_weights(it) for it in node] if isinstance(node, list) else node
 

@@ -272,6 +272,9 @@ class Says:
     micro_batch_size: int | None = None
     """Examples over all ranks whose gradient it takes at once; None: a batch's."""
 
+    initial_prefixes: Sequence[tuple[str, str]] = (("", "network."),)
+    """How names of weights from elsewhere (``init_from``) may begin there, each with how theirs begin in it."""
+
     def adopted(self, weights: dict[str, Tensor], file: str) -> dict[str, Tensor]:
         """Weights from elsewhere (``init_from``) under its names, as its own would be. file: the name of theirs."""
         return weights

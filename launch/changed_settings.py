@@ -49,6 +49,8 @@ def why_kept(
     key: str, was: Any, asked: Any, before: Mapping[str, Any], now: Mapping[str, Any], checkpoint: Mapping[str, Any]
 ) -> str | None:
     group, part = key.split(".")[0], key.split(".")[1:2]
+    if key.endswith(".run") and Path(str(was)).name == Path(str(asked)).name:
+        return None  # a run that was moved; launch.inputs sees whether it is what it was
     if group == "callbacks" and not (part[0] in before["callbacks"] and part[0] in now["callbacks"]):
         return None  # one that is added, or taken away
     if key.endswith(".mode") and None in (was, asked):

@@ -257,7 +257,8 @@ def missing_key(config: Any, override: Override) -> str | None:
     node, seen, line = OmegaConf.to_container(config, resolve=False), "", override.input_line or ""
     for part in override.key_or_group.split("."):
         if not isinstance(node, dict):
-            return None
+            value = "null" if node is None else repr(node)
+            return f"{line}: {seen} is {value} and has no key '{part}': give {seen} as a whole."
         if part not in node:
             return no_such_key(node, part, seen, line)
         node, seen = node[part], f"{seen}.{part}" if seen else part

@@ -4,10 +4,11 @@
     init_from=weights.pt                                    # a state_dict or a checkpoint; .safetensors where installed
     init_from=torchvision:resnet50/IMAGENET1K_V1            # or torchvision:ResNet50_Weights.IMAGENET1K_V1
     init_from={run: <folder>, checkpoint: best, parts: {network.trunk: discriminator.trunk}}
-    init_from={weights: torchvision:resnet50/IMAGENET1K_V1, parts: {network.net: .}}
+    init_from={weights: weights.pt, parts: {network: .}}
 
-Without ``parts`` all weights begin there whose name and shape exist there. ``parts`` names parts of the module, each
-with the part there whose weights it gets, "." being all of it. What began there, what did not and why is told in a line
+Without ``parts`` all weights begin there whose name and shape exist there, names that the module knows in another form
+(``initial_prefixes``) included. ``parts`` names parts of the module, each with the part there whose weights it gets,
+"." being all of it. What began there, what did not and why is told in a line
 and stands among the ``inputs`` of the record. A checkpoint that a run goes on from has its way: nothing is read then.
 """
 
@@ -131,21 +132,21 @@ def refuse(module: LightningModule, taken: Iterable[str]) -> None:
 
 def source_of(asked: str | Mapping[str, Any] | None) -> Source | None:
     """A text means a run where it names a folder, else weights; None where nothing is asked."""
+    if asked is None:
+        return None
     if isinstance(asked, str):
         asked = {"run" if Path(asked).is_dir() else "weights": asked}
-    run, weights, parts = ((asked or {}).get(it) for it in ("run", "weights", "parts"))
+    run, weights, parts = (asked.get(it) for it in ("run", "weights", "parts"))
     if run and weights:
-        raise UserError(f"init_from names a run, {run}, and weights, {weights}: set init_from.run or .weights to null.")
+        raise UserError(f"init_from names a run, {run}, and weights, {weights}: leave one of them out.")
     if not run and not weights:
-        if parts:
-            raise UserError("init_from.parts is given, but neither init_from.run nor init_from.weights: give one.")
-        return None
+        raise UserError("init_from names neither a run nor weights: give one of them, or init_from=null.")
     if parts is not None and not parts:
         raise UserError("init_from.parts is empty: name parts of the module, or null for all that is there.")
     named = parts if isinstance(parts, Mapping) else {it: it for it in parts or [WHOLE]}
     if not all(isinstance(it, str) and it for pair in named.items() for it in pair):
         raise UserError(f"init_from.parts is {parts}: name parts of the module, each with a part there.")
-    source = Source(run, weights, (asked or {}).get("checkpoint", "last"), named)
+    source = Source(run, weights, asked.get("checkpoint", "last"), named)
     if weights and source.url is None and not source.path.is_file():
         raise UserError(
             f"init_from: there is neither a run nor a file {weights}. Weights of torchvision are named as "
@@ -218,6 +219,8 @@ def finite(state: dict[str, Tensor], source: Any) -> dict[str, Tensor]:
 def matched(source: Source, state: Mapping[str, Tensor], origin: Origin, module: LightningModule) -> Match:
     """Raises a UserError where a part does not exist, or nothing of one begins there."""
     own = {name: it for name, it in module.state_dict().items() if isinstance(it, Tensor)}
+    if source.parts == {WHOLE: WHOLE}:
+        state = {own_name(name, own, said(module, "initial_prefixes")): it for name, it in state.items()}
     match = Match()
     for part, other in source.parts.items():
         here, there = below(part, own), below(other, state)
@@ -234,8 +237,15 @@ def matched(source: Source, state: Mapping[str, Tensor], origin: Origin, module:
             name: [list(own[name].shape), list(it.shape)] for name, it in given.items() if name not in fitting
         }
         match.not_there += [here[rest] for rest in here if rest not in there]
-        match.unused += [there[rest] for rest in there if rest not in here]
+        counted = ("num_batches_tracked",)  # of batch norm, which a frozen one does not keep
+        match.unused += [there[rest] for rest in there if rest not in here and not rest.endswith(counted)]
     return match
+
+
+def own_name(name: str, own: Mapping[str, Tensor], prefixes: Iterable[tuple[str, str]]) -> str:
+    """What the module calls the weight of that name elsewhere; the same name where it has none like it."""
+    like_it = (here + name.removeprefix(there) for there, here in prefixes if name.startswith(there))
+    return next((it for it in (name, *like_it) if it in own), name)
 
 
 def below(part: str, names: Mapping[str, Tensor]) -> dict[str, str]:

@@ -148,7 +148,11 @@ def stopped_early(checkpoint: dict[str, Any], config: dict[str, Any]) -> str | N
 def first_overrides(folder: Path) -> list[str]:
     path = folder / ".hydra" / "overrides.yaml"
     overrides: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False) if path.exists() else []
-    # Their interpolations are the config's, and so is what they say by keys of before.
+    return without_former_keys(overrides)  # their interpolations are the config's
+
+
+def without_former_keys(overrides: list[str]) -> list[str]:
+    """What they said, the saved config says by today's."""
     return [it for it in overrides if it.lstrip("+~").partition("=")[0] not in FORMER_OVERRIDES]
 
 
@@ -173,7 +177,7 @@ def earlier_overrides(folder: Path) -> list[str]:
         OmegaConf.to_container(OmegaConf.load(path), resolve=False)
         for path in sorted((folder / "resumes").glob("*.yaml"))
     ]
-    return holding_after([note["overrides"] for note in notes])
+    return holding_after([without_former_keys(note["overrides"]) for note in notes])
 
 
 def holding_after(commands: Sequence[list[str]]) -> list[str]:

@@ -79,6 +79,9 @@ class FasterRCNN(Optimized):
     """
 
     requires_data = AnnotatesObjects
+    # Of torchvision's detectors, of its classifiers, and of a run of ``ResNet`` on one of them.
+    initial_prefixes = (("", "network."), ("features.", "network.backbone.body."), ("", "network.backbone.body."),
+                        ("network.net.", "network.backbone.body."))  # fmt: skip
 
     def __init__(
         self,

@@ -24,9 +24,9 @@ METHODS = ("infogan", "improved_gan", "draw", "resnet", "faster_rcnn")
 
 
 INITIAL_WEIGHTS = {
-    "resnet_imagenet": ("torchvision:resnet50/IMAGENET1K_V1", {"network.net": "."}),
-    "faster_rcnn_coco": ("torchvision:resnet50/IMAGENET1K_V1", {"network.backbone.body": "."}),
-    "faster_rcnn_coco_whole": ("torchvision:fasterrcnn_resnet50_fpn/COCO_V1", {"network": "."}),
+    "resnet_imagenet": "torchvision:resnet50/IMAGENET1K_V1",
+    "faster_rcnn_coco": "torchvision:resnet50/IMAGENET1K_V1",
+    "faster_rcnn_coco_whole": "torchvision:fasterrcnn_resnet50_fpn/COCO_V1",
 }
 
 
@@ -86,8 +86,7 @@ def test_what_a_former_network_began_with_is_init_from_now(name, tmp_path):
     (tmp_path / ".hydra").mkdir()
     shutil.copy(FOLDER / "weights" / f"{name}.yaml", tmp_path / ".hydra" / "config.yaml")
     config = saved_config(tmp_path)
-    weights, parts = INITIAL_WEIGHTS[name]
-    assert config["init_from"] == {"weights": weights, "parts": parts}
+    assert config["init_from"] == INITIAL_WEIGHTS[name]
     assert source_of(config["init_from"])
     with torch.device("meta"):
         module = instantiate(config["lightning_module"])

@@ -81,6 +81,7 @@ def test_what_could_not_hold_is_refused_by_name(key, value, reason):
         ("callbacks.averaged_weights.decay", 0.5),
         ("callbacks.best_checkpoint.every_n_epochs", 2),
         ("callbacks.judge.judge.run", "b"),
+        ("lightning_module.trunk.run", "elsewhere/a"),  # moved
         ("callbacks", {}),
     ],
 )

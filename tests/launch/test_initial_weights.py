@@ -11,7 +11,7 @@ import torch
 from lightning import Callback
 from omegaconf import OmegaConf
 from torch import Tensor
-from torchvision.models import resnet18
+from torchvision.models import get_model, resnet18
 
 from callbacks.instruments import downloads
 from evaluate import evaluate
@@ -19,9 +19,9 @@ from foundation.errors import UserError
 from launch import initial_weights
 from launch.command_line import compose_job
 from launch.config_check import TrainConfig, check_config
-from launch.initial_weights import PUBLISHED, InitialWeights, source_of
+from launch.initial_weights import PUBLISHED, InitialWeights, own_name, source_of
 from launch.resume import prepare, take_up
-from launch.runs import Run, build, load_run
+from launch.runs import Run, build, instantiate, load_run
 from tests.finished_runs import finished_run
 from tests.lightning_modules.test_faster_rcnn import LIGHT
 from tests.lightning_modules.test_improved_gan import TINY as TINY_IMPROVED_GAN
@@ -94,7 +94,7 @@ def test_what_does_not_fit_is_told_and_begins_at_its_own_start(classifier, tmp_p
               "lightning_module.network.depth=14"]  # fmt: skip
     config = compose_job("train", deeper)
     own = built(tmp_path / "alone", *deeper).module.state_dict()
-    state, told = begun(tmp_path / "run", *deeper, f"init_from.weights={classifier}/checkpoints/last.ckpt")
+    state, told = begun(tmp_path / "run", *deeper, f"init_from={classifier}/checkpoints/last.ckpt")
     theirs = weights_of(classifier)
     assert config["lightning_module"]["network"]["depth"] == 14
     assert same(state, theirs) >= state.keys() - set(told["not_there"]) - told["other_shape"].keys()
@@ -134,6 +134,14 @@ def test_parts_begin_with_other_parts_by_their_names(classifier, tmp_path):
         tmp_path / "c", *CLASSIFIER, f"init_from={{weights: {tmp_path}/network.pt, parts: {{network: .}}}}"
     )
     assert same(state, theirs) == state.keys()
+
+
+def test_a_network_s_own_state_dict_is_understood(classifier, tmp_path):
+    theirs = weights_of(classifier)
+    torch.save({name.removeprefix("network."): it for name, it in theirs.items()}, tmp_path / "network.pt")
+    state, told = begun(tmp_path / "run", *CLASSIFIER, f"init_from={tmp_path}/network.pt")
+    assert same(state, theirs) == state.keys()
+    assert told["taken"] == len(theirs)
 
 
 @pytest.mark.parametrize("nested", ["state_dict", "model"])
@@ -219,8 +227,12 @@ REFUSED = {
     "init_from=nowhere": "init_from: there is neither a run nor a file nowhere. Weights of torchvision are named as",
     "init_from=tests": "init_from: tests has no checkpoint 'last'",
     "init_from=train.py": r"init_from: train.py .*no checkpoint",
-    "init_from.parts=[network]": "init_from.parts is given, but neither init_from.run nor init_from.weights",
-    "init_from={run: a, weights: b}": "init_from names a run, a, and weights, b: set init_from.run or .weights to null",
+    "init_from={parts: [network]}": "init_from names neither a run nor weights: give one of them, or init_from=null",
+    "init_from=''": "init_from names neither a run nor weights",
+    "init_from={run: a, weights: b}": "init_from names a run, a, and weights, b: leave one of them out",
+    "init_from={rn: a}": "init_from has no key 'rn'; did you mean 'run'",
+    "init_from.run=a": "init_from.run=a: init_from is null and has no key 'run': give init_from as a whole",
+    "init_from={run: x, parts: []}": "init_from.parts is empty: name parts of the module, or null for all that is there",
     "init_from={run: x, parts: {network: 3}}": "init_from.parts is {'network': 3}: name parts of the module",
     "init_from=torchvision:resnet5/IMAGENET1K_V1": "torchvision has no model 'resnet5'; did you mean 'resnet50'",
     "init_from=torchvision:resnet50/V9": "torchvision has no weights 'V9' of resnet50; known: DEFAULT, IMAGENET1K_V1, IMAGENET1K_V2",
@@ -240,10 +252,11 @@ def test_what_cannot_begin_is_told(classifier, tmp_path, words):
 
 
 def test_nothing_in_common_is_refused_with_the_parts_that_would_fit(classifier, tmp_path):
-    torch.save({name.removeprefix("network."): it for name, it in weights_of(classifier).items()}, tmp_path / "net.pt")
+    theirs = weights_of(classifier)
+    torch.save({name.replace("network.", "a.b."): it for name, it in theirs.items()}, tmp_path / "net.pt")
     expected = (
         f"init_from: no weight of ResNet begins with those of net.pt: none has a name and shape of there. "
-        f"{len(weights_of(classifier))} weights would by init_from={{weights: {tmp_path}/net.pt, parts: {{network: .}}}}"
+        f"{len(theirs)} weights would by init_from={{weights: {tmp_path}/net.pt, parts: {{network: a.b}}}}"
     )
     with pytest.raises(UserError, match=re.escape(expected)):
         built(tmp_path, *CLASSIFIER, f"init_from={tmp_path}/net.pt")
@@ -310,9 +323,7 @@ def test_they_are_downloaded_as_the_fit_begins(tmp_path, monkeypatch):
 
     monkeypatch.setattr(downloads, "download_url_to_file", brings)
     monkeypatch.setattr(initial_weights, "check_hash", lambda url, path: None)
-    config = compose_job(
-        "train", [*IMAGENET, "init_from={weights: torchvision:resnet18/IMAGENET1K_V1, parts: {network.net: .}}"]
-    )
+    config = compose_job("train", [*IMAGENET, "init_from=torchvision:resnet18/IMAGENET1K_V1"])
     module: Any = build_module(config)
     start = InitialWeights(config["init_from"], module, inputs := {})
     assert not cached.exists()  # nothing is downloaded before
@@ -330,8 +341,6 @@ class FakeTrainer:
 
 
 def build_module(config: dict[str, Any]) -> Any:
-    from launch.runs import instantiate
-
     return instantiate(config["lightning_module"])
 
 
@@ -375,7 +384,7 @@ def classifier_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_backbone_begins_with_a_classifier(classifier_file):
-    config = compose_job("train", [*COCO, f"init_from.weights={classifier_file}"])
+    config = compose_job("train", [*COCO, f"init_from={classifier_file}"])
     module = build_module(config)
     start = InitialWeights(config["init_from"], module, inputs := {})
     line = start.begin(module)
@@ -383,10 +392,11 @@ def test_a_backbone_begins_with_a_classifier(classifier_file):
     assert len(own) == 100  # 20 convolutions and 20 norms of four
     assert all(torch.equal(value, given[key]) for key, value in own.items())
     assert inputs["init_from"]["taken"] == 100
-    assert {"fc.weight", "fc.bias", "bn1.num_batches_tracked"} < set(inputs["init_from"]["unused"])
+    assert inputs["init_from"]["unused"] == ["fc.weight", "fc.bias"]
     assert line.startswith(
-        f"init_from: 100 of {len(module.state_dict())} weights begin with those of resnet18.pt; 22 there and"
+        "init_from: 100 of 130 weights begin with those of resnet18.pt; 30 not there (network.backbone.fpn."
     )
+    assert line.endswith("; 2 there and unused (fc.weight, fc.bias).")
 
 
 def test_an_experiment_on_coco_begins_with_its_backbone_s_published_weights():
@@ -399,15 +409,13 @@ def test_an_experiment_on_coco_begins_with_its_backbone_s_published_weights():
         assert source.path.stem == file
         with torch.device("meta"):
             module = build_module(config)
-        ((own, there),) = source.parts.items()
-        theirs = {it.removeprefix(f"{there}.") for it in shapes_of(config)}
-        assert {it.removeprefix(f"{own}.") for it in module.state_dict() if it.startswith(f"{own}.")} <= theirs
+        own = module.state_dict()
+        begun = {own_name(it, own, module.initial_prefixes) for it in names_in_torchvision(config)} & own.keys()
+        assert begun == {it for it in own if it.startswith("network.backbone.body.")}
     assert source_of(compose_job("train", ["experiment=faster_rcnn_coco_overfit"])["init_from"]) is None
 
 
-def shapes_of(config: dict[str, Any]) -> set[str]:
-    from torchvision.models import get_model
-
+def names_in_torchvision(config: dict[str, Any]) -> set[str]:
     with torch.device("meta"):
         return set(get_model(config["lightning_module"]["network"]["backbone"].get("name", "vgg16")).state_dict())
 
