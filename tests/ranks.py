@@ -45,9 +45,11 @@ def config_of(world_size: int, folder: Path, experiment: str) -> dict[str, Any]:
     return compose_job("train", overrides, str(folder / f"{experiment}{world_size}"))
 
 
-def run_on(world_size: int, folder: Path, experiment: str = "infogan_digits"):
+def run_on(world_size: int, folder: Path, experiment: str = "infogan_digits", micro_batch_size: int | None = None):
     """With frozen batch statistics."""
-    run = build(deepcopy(config_of(world_size, folder, experiment)))
+    config = deepcopy(config_of(world_size, folder, experiment))
+    config["lightning_module"]["micro_batch_size"] = micro_batch_size
+    run = build(config)
     run.module.double()  # what comes back from a fork is loaded into the parent's module
     for part in run.module.modules():
         if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
@@ -117,12 +119,20 @@ def count_on_rank(rank: int, world_size: int, folder: Path, size: int) -> None:
     dist.destroy_process_group()
 
 
+def weights_of(module: LightningModule) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     for size in (41, 2):
         for world_size in (1, 2, 3):
             multiprocessing.start_processes(count_on_rank, (world_size, folder, size), world_size, start_method="fork")
     found = {experiment: {size: measured(size, folder, experiment) for size in (1, 2, 3)} for experiment in EXPERIMENTS}
+    for experiment in EXPERIMENTS:  # six examples on each of two ranks, in three parts
+        run = run_on(2, folder, experiment, micro_batch_size=4)
+        run.trainer.fit(run.module, datamodule=run.datamodule)
+        torch.save(weights_of(run.module), folder / f"{experiment}cut.pt")
     validate_on_two(folder)
     print(json.dumps(found))
 
@@ -134,7 +144,7 @@ def measured(world_size: int, folder: Path, experiment: str) -> dict[str, Any]:
     run = run_on(world_size, folder, experiment)
     run.trainer.fit(run.module, datamodule=run.datamodule)
     trained = {key: float(value) for key, value in run.trainer.callback_metrics.items() if "_s" not in key}
-    weights = torch.cat([parameter.detach().flatten() for parameter in run.module.parameters()])
+    weights = weights_of(run.module)
     torch.save(weights, folder / f"{experiment}{world_size}.pt")
     found = {"metrics": tested, "trained": trained, "few": without_examples(world_size, folder, experiment)}
     found["samples"] = samples_on(world_size, folder) if experiment == "infogan_digits" else None

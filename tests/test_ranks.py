@@ -92,3 +92,12 @@ def test_twenty_steps_lead_to_the_same_weights(ranks, experiment, world_size):
     assert found[experiment][world_size]["dtype"] == found[experiment][1]["dtype"] == "torch.float64"
     alone, together = torch.load(folder / f"{experiment}1.pt"), torch.load(folder / f"{experiment}{world_size}.pt")
     assert float((alone - together).abs().max()) < 1e-8
+
+
+@pytest.mark.parametrize("experiment", ["infogan_digits", "resnet_digits", "draw_digits"])
+def test_micro_batches_on_two_ranks_lead_to_the_same_weights(ranks, experiment):
+    """Each rank's share in three parts against the whole batch on one rank."""
+    folder, _ = ranks
+    whole, cut = torch.load(folder / f"{experiment}1.pt"), torch.load(folder / f"{experiment}cut.pt")
+    assert float((whole - cut).abs().max()) < 1e-8
+    assert not torch.equal(whole, cut)  # added up in another order: it was cut

@@ -30,9 +30,11 @@ def train(world_size: int, case: str, folder: Path) -> str:
     """Noise inside layers is off, since it is each rank's own; batch statistics are frozen where there are any."""
     overrides = ["experiment=improved_gan_digits", "trainer=cpu" if world_size == 1 else "trainer=ddp_cpu",
                  f"trainer.devices={world_size}", "logger=none", "trainer.max_steps=8", "trainer.precision=64-true",
-                 *TINY["improved_gan_digits"], *QUIET, "~callbacks.averaged_weights", "~callbacks.image_grid", *([] if case == "matching" else TECHNIQUES)]  # fmt: skip
+                 *TINY["improved_gan_digits"], *QUIET, "~callbacks.averaged_weights", "~callbacks.image_grid", *([] if case in ("matching", "cut") else TECHNIQUES)]  # fmt: skip
     overrides = [it for it in overrides if not it.startswith("callbacks.image_grid")]
     overrides += ["+trainer.strategy.start_method=fork"] if world_size > 1 else []
+    if case == "cut":
+        overrides.append("lightning_module.micro_batch_size=6")
     if case == "apart":
         overrides.append("lightning_module._target_=tests.lightning_modules.improved_gan_on_ranks.Apart")
     run = build(compose_job("train", overrides, str(folder / f"{case}{world_size}")))
@@ -51,7 +53,7 @@ def train(world_size: int, case: str, folder: Path) -> str:
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     found = {}
-    for case, sizes in {"matching": (1, 2), "techniques": (1, 2), "apart": (2,)}.items():
+    for case, sizes in {"matching": (1, 2), "techniques": (1, 2), "apart": (2,), "cut": (2,)}.items():
         for world_size in sizes:
             found[case] = train(world_size, case, folder)
     print(json.dumps(found))

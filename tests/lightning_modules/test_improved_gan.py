@@ -442,6 +442,13 @@ def test_two_ranks_learn_what_one_does(ranks, case):
     assert float((alone["end"] - together["end"]).abs().max()) < 1e-10
 
 
+def test_micro_batches_on_two_ranks_match_the_features_of_the_whole_batch(ranks):
+    folder, _ = ranks
+    whole, cut = torch.load(folder / "matching1.pt"), torch.load(folder / "cut2.pt")
+    assert float((whole["end"] - cut["end"]).abs().max()) < 1e-10
+    assert not torch.equal(whole["end"], cut["end"])
+
+
 def test_closeness_within_a_rank_would_be_another_gradient(ranks):
     """So the test above can fail: without gathering, two ranks end elsewhere."""
     folder, _ = ranks
