@@ -17,13 +17,12 @@ from PIL import Image
 from torch import Tensor
 
 from datamodules.coco_annotations import Rows
-from datamodules.coco_images import Listed, sizes_of
+from datamodules.coco_images import Listed, of_another_size, sizes_of
 from datamodules.coco_masks import decode_masks, encode_mask, is_empty
 from datamodules.decoding import attempt, read, turned
 from datamodules.detection import Example, ObjectTable
 from datamodules.image_files import some
 from datamodules.photographs import unreadable_photograph
-from foundation.errors import UserError
 
 THINNEST = 1e-3  # pixels; what is thinner may have no area in float32, which ends torchvision's training
 
@@ -75,10 +74,7 @@ class CocoTable(ObjectTable):
         path = self.folder / os.fsdecode(bytes(self.names[position]))
         image = read_image(path, height, width, self.bits)
         if image.shape != (3, height, width):
-            raise UserError(
-                f"{path} has {image.shape[1]} x {image.shape[2]} pixels (height x width), and the annotations of image "
-                f"{self.image_ids[position]} are for {height} x {width}: they belong to another file or size."
-            )
+            raise of_another_size(path, image.shape[1:], int(self.image_ids[position]), (height, width))
         masks = None
         if objects.mask_starts is not None and objects.mask_bytes is not None:
             ends = objects.mask_starts[mine.start : mine.stop + 1].tolist()

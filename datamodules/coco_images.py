@@ -9,9 +9,12 @@ from typing import Any
 
 from datamodules.coco_annotations import AnnotationFile, Mistakes, Rows, ids_of, read_annotations, refuse, worded
 from datamodules.coco_masks import unfit_masks
-from datamodules.decoding import attempt, read
+from datamodules.decoding import attempt, opened, read
 from datamodules.listing import Listing, folders_below, is_image, joined
 from datamodules.photographs import unreadable_photograph
+from foundation.errors import UserError
+
+LOOKED_AT = 1000  # images of a file whose sizes are looked at before training
 
 
 @dataclass
@@ -58,6 +61,7 @@ def listed_in(path: Path, folder: Path, with_masks: bool, others: Rows | None = 
     for it in images:
         if it.get("height") is None or it.get("width") is None:
             it["width"], it["height"] = size_of(folder / names[it["id"]])
+    check_sizes(folder, images[:: 1 + len(images) // LOOKED_AT], names)
     if with_masks:
         sizes = sizes_of(images)
         refuse(path, unfit_masks([it for it in file.annotations if it["image_id"] in sizes], sizes))
@@ -99,6 +103,31 @@ def size_of(path: Path) -> tuple[int, int]:
     if isinstance(found, str):
         raise unreadable_photograph(path, found)
     return found
+
+
+def check_sizes(folder: Path, images: Rows, names: Mapping[int, str]) -> None:
+    """Whether the files are of the sizes that their annotations are for; of each file only its head is read."""
+    for it in images:
+        path, (height, width) = folder / names[it["id"]], sizes_of([it])[it["id"]]
+        found = attempt(stored_size, path)
+        if isinstance(found, str):
+            raise unreadable_photograph(path, found)
+        if (width, height) != found and (width, height) != size_of(path):
+            raise of_another_size(path, found[::-1], it["id"], (height, width))
+
+
+def stored_size(path: Path) -> tuple[int, int]:
+    """Width and height."""
+    with opened(path) as file:
+        return file.size
+
+
+def of_another_size(path: Path, found: Sequence[int], image: int, annotated: Sequence[int]) -> UserError:
+    """Both: height and width."""
+    return UserError(
+        f"{path} has {found[0]} x {found[1]} pixels (height x width), and the annotations of image {image} are for "
+        f"{annotated[0]} x {annotated[1]}: they belong to another file or size."
+    )
 
 
 def sizes_of(images: Rows) -> dict[int, tuple[int, int]]:

@@ -3,14 +3,15 @@
 import functools
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import PIL
-from PIL import Image
+from PIL import Image, ImageFile
 
 from foundation.errors import UserError
 
@@ -107,10 +108,7 @@ def read(
     bits: int | None = None,
     remarks: list[str] | None = None,
 ) -> Image.Image:
-    """An image of 8 bits; of several frames the first. Transparency becomes white.
-
-    Raises whatever PIL does on a file that it cannot read, and a ValueError for what is no plain file: to open a
-    named pipe would wait for ever.
+    """An image of 8 bits; of several frames the first. Transparency becomes white. Raises what ``opened`` does.
 
     Args:
         mode: ``RGB`` or ``L``.
@@ -119,9 +117,7 @@ def read(
             and a file that would be nearly black so is refused.
         remarks: gets what a person should know of the file.
     """
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise ValueError("is no plain file")
-    with Image.open(path, formats=formats()) as file:
+    with opened(path) as file:
         deep_colours = any(";16" in str(tile) for tile in file.tile) and not file.mode.startswith("I")
         if remarks is not None and file.format != "MPO" and getattr(file, "is_animated", False):
             remarks.append("several frames, of which the first is taken")
@@ -129,6 +125,19 @@ def read(
     if deep_colours and 0 < np.asarray(image).max() < NEARLY_BLACK:  # PIL reads their upper 8 bits
         raise ValueError("is nearly black, using few of its 16 bits a colour: make a file of 8 bits a colour of it")
     return image
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[ImageFile.ImageFile]:
+    """Its head is read.
+
+    Raises whatever PIL does on a file that it cannot read, and a ValueError for what is no plain file: to open a named
+    pipe would wait for ever.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise ValueError("is no plain file")
+    with Image.open(path, formats=formats()) as file:
+        yield file
 
 
 @functools.cache

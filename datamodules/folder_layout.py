@@ -133,7 +133,8 @@ class Layout:
         if self.class_names:
             return None
         folder = self.folders[0]
-        return "none of the images lies in a folder" if folder is None else f"all images lie in one folder, {folder}"
+        where = "none of the images lies in a folder" if folder is None else f"all images lie in one folder, {folder}"
+        return where + (f" (folders without images: {some(self.listing.empty)})" if self.listing.empty else "")
 
     def lines(self) -> list[str]:
         """What was made of the layout and what was left out, for a person to check."""

@@ -33,12 +33,14 @@ class Listing:
         others: files that are no images, counted by their endings.
         system: names of folders that are no person's.
         empty: folders without an image at any depth; of nested ones the outermost.
+        again: links to folders that are listed elsewhere.
     """
 
     images: list[str] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
     system: list[str] = field(default_factory=list)
     empty: list[str] = field(default_factory=list)
+    again: list[str] = field(default_factory=list)
 
     def left_out(self) -> str:
         """What of it is no image, in words; empty where there is nothing."""
@@ -47,6 +49,7 @@ class Listing:
             "files that are not read as images": files,
             "folders of the system": sorted(set(self.system)),
             "folders without images": self.empty,
+            "links to folders that are there already": self.again,
         }
         return "; ".join(f"{kind} ({some(found, 10)})" for kind, found in kinds.items() if found)
 
@@ -58,11 +61,12 @@ def folders_below(root: Path, listing: Listing) -> Iterator[tuple[str, list[str]
     """
     seen = set()
     for here, folders, files in os.walk(root, followlinks=True, onerror=not_listed):
+        relative = os.path.relpath(here, root).replace(os.sep, "/").removeprefix(".")
         if (real := os.path.realpath(here)) in seen:
+            listing.again.append(relative)
             folders.clear()
             continue
         seen.add(real)
-        relative = os.path.relpath(here, root).replace(os.sep, "/").removeprefix(".")
         listing.system += [name for name in folders if is_system(name)]
         folders[:] = sorted(name for name in folders if not is_system(name))
         listing.empty += [joined(relative, name) for name in folders]
@@ -90,7 +94,7 @@ def listing_of(root: Path) -> Listing:
                 with_images.add(folder)
     listing.images.sort()
     listing.others = +listing.others
-    empty = set(listing.empty).difference(*map(around, with_images))
+    empty = set(listing.empty).difference(listing.again, *map(around, with_images))
     listing.empty = sorted(it for it in empty if it.rpartition("/")[0] not in empty)
     return listing
 

@@ -88,6 +88,7 @@ def check_command_line(config_name: str, arguments: Sequence[str]) -> list[dict[
         overrides = OverridesParser.create().parse_overrides(parsed.overrides)
     except HydraException as error:
         raise UserError(f"The command line cannot be read: {str(error).splitlines()[0]}") from None
+    check_stays_here(overrides)
     if config_name == "train":
         check_plugins(overrides)
     searched = search_space(overrides)
@@ -133,6 +134,15 @@ def plugins_of(overrides: Sequence[Override]) -> dict[str, str]:
                 found |= {str(key).rpartition("/")[2]: it for key, it in default.items() if "override /hydra/" in key}
     by_hand = {it.key_or_group: it.value() for it in overrides if it.key_or_group.startswith("hydra/")}
     return found | {key.rpartition("/")[2]: str(value) for key, value in by_hand.items()}
+
+
+def check_stays_here(overrides: Sequence[Override]) -> None:
+    """Whether relative places go on beginning where the command was given."""
+    if moves := [it.input_line for it in overrides if it.key_or_group == "hydra.job.chdir" and it.value()]:
+        raise UserError(
+            f"{moves[0]} would have relative places, such as data/, begin in the run's folder, where all that a run "
+            "writes goes anyway: leave it out."
+        )
 
 
 def check_plugins(overrides: Sequence[Override]) -> None:

@@ -229,6 +229,22 @@ def test_perfect_detections_are_measured_as_perfect(folder, stage):
     assert figures["map"] == figures["mask_map"] == figures["mar_100"] == figures["mask_mar_100"] == 1
 
 
+def test_ids_may_begin_with_nought_and_annotations_have_none(folder):
+    """The evaluator takes the number 0 for nothing."""
+    for split, first in (("train", 300), ("val", 900)):
+        edit(folder, split, each("images", lambda it, first=first: {"id": it["id"] - first}))
+        edit(folder, split, each("annotations", lambda it, first=first: {"image_id": it["image_id"] - first}))
+        edit(folder, split, each("annotations", lambda it: {"category_id": it["category_id"] - 1, "id": None}))
+        edit(folder, split, each("categories", lambda it: {"id": it["id"] - 1}))
+    datamodule = ready(folder, masks=True)
+    assert (datamodule.category_ids[0], datamodule.tables["test"].image_ids.tolist()[0]) == (0, 0)
+    metric = MeanAveragePrecisionMetric(datamodule.coco_ground_truth("test"), masks=True)
+    for image, target in targets(datamodule, datamodule.test_dataloader()).items():
+        metric.update(torch.tensor([image]), [perfect(datamodule, target)])
+    figures = metric.compute()
+    assert figures["map"] == figures["mask_map"] == figures["mar_100"] == 1
+
+
 def test_the_ground_truth_is_the_file_s(folder):
     datamodule = ready(folder, test_split="train")
     truth = datamodule.coco_ground_truth("test")
@@ -322,6 +338,10 @@ def test_an_image_that_cannot_be_read_or_does_not_fit_is_named(folder, num_worke
         ):
             list(ready(folder, num_workers=num_workers).test_dataloader())
     Image.new("RGB", (65, 47)).save(path)
+    with pytest.raises(
+        UserError, match=rf"^\S+{path.name} has 47 x 65 pixels \(height x width\), and the annotations of"
+    ):
+        _ = CocoDataModule(str(folder), batch_size=2).num_classes  # before anything is made
     with pytest.raises(
         UserError,
         match=rf"^\S+{path.name} has 47 x 65 pixels \(height x width\), and the annotations of image 910 are for 48 x 65",

@@ -113,6 +113,16 @@ def test_system_folders_are_no_classes_and_what_is_left_out_is_said(tmp_path):
     ]
 
 
+def test_a_link_to_a_folder_that_is_there_already_is_said(tmp_path):
+    touch(tmp_path, "cat/1.png", "dog/1.png")
+    (tmp_path / "kitten").symlink_to(tmp_path / "cat", target_is_directory=True)
+    (tmp_path / "cat" / "round").symlink_to(tmp_path, target_is_directory=True)
+    assert Layout(tmp_path, listing_of(tmp_path)).lines() == [
+        "2 classes; 2 images (cat 1, dog 1).",
+        "left out: links to folders that are there already (cat/round, kitten).",
+    ]
+
+
 def test_classes_are_said_with_their_counts_in_each_split(tmp_path):
     lines = layout(tmp_path, *both("train"), "train/fox/1.png", "test/cat/1.png").lines()
     assert lines == ["3 classes; train 5 images (cat 2, dog 2, fox 1); test 1 images (cat 1, dog 0, fox 0)."]
@@ -137,6 +147,14 @@ def test_why_there_are_no_labels(tmp_path, files, why):
     assert found.lack_of_labels == why
     assert (found.class_names, set(found.classes)) == ([], {None})
     assert found.lines()[0].startswith(f"no labels, since {why}; ")
+
+
+def test_a_class_without_images_is_named_where_one_is_left(tmp_path):
+    (tmp_path / "dog").mkdir()
+    assert (
+        layout(tmp_path, "cat/1.png").lack_of_labels
+        == "all images lie in one folder, cat (folders without images: dog)"
+    )
 
 
 def test_letters_composed_in_two_ways_are_one_class(tmp_path):

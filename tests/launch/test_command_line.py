@@ -166,3 +166,14 @@ def test_a_chosen_sweep_is_checked_like_the_same_values_on_the_command_line():
     assert len(check_command_line("train", [*words[:1], "trainer=ddp_cpu"])) == 2
     with pytest.raises(UserError, match="sweep=infogan_mutual: there is no such choice; did you mean"):
         check_command_line("train", ["sweep=infogan_mutual"])
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "predict"])
+def test_relative_places_go_on_beginning_where_the_command_was_given(name):
+    words = {"train": [], "evaluate": ["run=outputs/x"], "predict": ["run=outputs/x", "input=x.png"]}[name]
+    with pytest.raises(
+        UserError, match=r"hydra.job.chdir=true would have relative places, such as data/, begin in the run"
+    ):
+        check_command_line(name, [*words, "hydra.job.chdir=true"])
+    if name == "train":
+        assert len(check_command_line(name, ["hydra.job.chdir=false"])) == 1
