@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from foundation.errors import told_as_sentences
 from foundation.length import Length
 from foundation.published import TESTED, published
+from foundation.run_files import pictures_in, tables_in
 from launch.command_line import check_command_line, split_arguments
 from launch.config_check import TrainConfig, check_config, plain
 from launch.processes import folder_of_rank_zero_alone, guard, wait_for_ranks
@@ -40,7 +41,8 @@ def train(config: dict[str, Any], checkpoint: Path | None = None) -> float | Non
         take_up(run, checkpoint)
     if run.trainer.is_global_zero:
         folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
+        if checkpoint is None:
+            OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
         print(heading(config, run), flush=True)
 
     def note_failure(reason: str) -> None:
@@ -84,16 +86,15 @@ def summary(config: dict[str, Any], metrics: dict[str, float], folder: Path, wei
         if key.startswith(TESTED):
             of_paper = published(config["paper"], key, data, config)
             lines.append(f"  {key:<32}{value:.4f}" + ("" if of_paper is None else f"   (paper: {of_paper})"))
-    places = {
-        "pictures": "images",
-        "classes": "classes.png",
-        "clusters": "clusters.png",
-        "metrics": "metrics.csv",
-        "checkpoint": "checkpoints/last.ckpt",
-        "record": "record.json",
-    }
-    lines += [f"  {name:<12}{folder / place}" for name, place in places.items() if (folder / place).exists()]
-    return "\n".join(["", *lines])
+    return "\n".join(["", *lines, *(f"  {name:<20}{path}" for name, path in places_in(folder).items())])
+
+
+def places_in(folder: Path) -> dict[str, Path]:
+    """Where to look: what callbacks have left, of a picture and its table the picture, and what every run has."""
+    left = {path.stem: path for path in (*tables_in(folder), *pictures_in(folder)) if path.parent == folder}
+    always = {"metrics": "metrics.csv", "checkpoint": "checkpoints/last.ckpt", "record": "record.json"}
+    named = {"pictures": folder / "images"} | left | {name: folder / place for name, place in always.items()}
+    return {name.replace("_", " "): path for name, path in named.items() if path.exists()}
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")

@@ -93,7 +93,10 @@ class Classification(Measurement):
         return in_stage(stage, names)
 
     def pictures(self, module: Any) -> set[str]:
-        return {"test/classes", "test/classes_table"}
+        return {"test/classes"}
+
+    def tables(self, module: Any) -> set[str]:
+        return {"test/classes_table"}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         assert isinstance(pl_module, Classifies)

@@ -79,7 +79,10 @@ class ClusterAccuracy(Measurement):
         return in_stage(stage, names)
 
     def pictures(self, module: Any) -> set[str]:
-        return {"test/clusters", "test/clusters_table"}
+        return {"test/clusters"}
+
+    def tables(self, module: Any) -> set[str]:
+        return {"test/clusters_table"}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         clusters = clusters_of(pl_module, self.code, "cluster_accuracy")

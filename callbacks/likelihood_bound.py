@@ -89,7 +89,10 @@ class LikelihoodBound(Measurement):
         return in_stage(stage, names)
 
     def pictures(self, module: Any) -> set[str]:
-        return {"test/kl_steps", "test/kl_steps_table"}
+        return {"test/kl_steps"}
+
+    def tables(self, module: Any) -> set[str]:
+        return {"test/kl_steps_table"}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         assert isinstance(pl_module, BoundsLikelihood)

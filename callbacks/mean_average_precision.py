@@ -141,7 +141,7 @@ class MeanAveragePrecision(Measurement):
         names = [PREFIXES[kind] + name for kind in self.kinds for name in FIGURES]
         return in_stage(stage, dict.fromkeys(names, "max")) if stage != "train" else {}
 
-    def pictures(self, module: Any) -> set[str]:
+    def tables(self, module: Any) -> set[str]:
         return {f"test/average_precision{SUFFIXES[kind]}_table" for kind in self.kinds}
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -53,13 +53,14 @@ class RunRecord(Callback):
         self.record["metrics"] = {}
         self.record["wall_time_s"] = {}
         self.inputs: dict[str, Any] = {}  # what launch.runs has found
+        self.goes_on: bool | None = None  # a former record; False: refused so far
         self.loaded: dict[str, Any] | None = None  # the data as it was set up, before a fit or its resume changed it
 
     def take_up_former(self) -> None:
         """Go on with the record of a run that is resumed, where it left one."""
         former = self.folder / "record.json"
         if former.exists():
-            self.record = json.loads(former.read_text())
+            self.record, self.goes_on = json.loads(former.read_text()), False
             self.record["metrics"] = with_keys_of_today(self.record.get("metrics", {}))
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -70,6 +71,7 @@ class RunRecord(Callback):
     @rank_zero_only
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step > 0:
+            self.goes_on = True
             self._go_on(trainer, pl_module)
             return
         self.record |= describe_run(self.folder) | {
@@ -89,7 +91,7 @@ class RunRecord(Callback):
         segment = {key: now[key] for key in ("command", "commit", "started_at")} | {
             "from_iteration": trainer.global_step,
             "precision": trainer.precision,
-            "changed": differences(before.get("config", {}), now["config"]),
+            "changed": changed_settings(before.get("config", {}), now["config"]),
         }
         before_data, loaded = before.get("data_at_start", before.get("data", {})), self.loaded or {}
         if any(loaded.get(key) != value for key, value in before_data.items()):
@@ -123,6 +125,8 @@ class RunRecord(Callback):
         self._finish(trainer, "finished")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if self.goes_on is False:
+            return  # what was asked of a resume cannot be: the run is as it was
         if isinstance(exception, SystemExit | KeyboardInterrupt):
             self._finish(trainer, "interrupted")
         else:
@@ -152,6 +156,12 @@ class RunRecord(Callback):
     @rank_zero_only
     def _write(self) -> None:
         write_json(self.folder / "record.json", self.record)
+
+
+def changed_settings(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """By key the former value and today's; places, which change no number, are left out."""
+    found = differences(before, now)
+    return {key: both for key, both in found.items() if not any(isinstance(it, str) and "/" in it for it in both)}
 
 
 def final_metrics(trainer: Trainer) -> dict[str, float]:

@@ -14,11 +14,10 @@ from typing import Any, Literal
 
 from hydra.utils import get_object
 
-from callbacks.throughput import Throughput
 from foundation.errors import UserError, told_as_sentences
-from foundation.metrics import former_keys
+from foundation.metrics import GROUPS, former_keys, group_of
 from foundation.protocols import said
-from foundation.published import published
+from foundation.published import TESTED, published
 from launch.command_line import CONF, compose_job
 from launch.declared import Parts
 from launch.loggers import has_key
@@ -31,9 +30,9 @@ INSTALL = (
 
 @dataclass
 class Panel:
-    """One panel: its keys as lines over the iterations, as bars of final values, or as pictures."""
+    """One panel: its keys as lines over the iterations, as bars of final values, as pictures, or one table."""
 
-    kind: Literal["lines", "bars", "pictures"]
+    kind: Literal["lines", "bars", "pictures", "table"]
     title: str
     keys: list[str]
 
@@ -57,6 +56,7 @@ class Logged:
     """Its name and split."""
     metrics: set[str]
     pictures: set[str]
+    tables: set[str] = field(default_factory=set)
 
 
 def what_experiments_log() -> list[Logged]:
@@ -70,7 +70,8 @@ def what_is_logged(experiment: str) -> Logged:
     method = config["lightning_module"]["_target_"].split(".")[-2]
     kind = get_object(config["datamodule"]["_target_"])
     data = {"name": config["datamodule"].get("name") or kind.name, "split": said(kind, "test_name")}
-    return Logged(experiment, method, config["paper"] or {}, data, set(parts.metrics()), parts.pictures())
+    return Logged(experiment, method, config["paper"] or {}, data, set(parts.metrics()), parts.shown("pictures"),
+                  parts.shown("tables"))  # fmt: skip
 
 
 def sections(experiments: Iterable[Logged]) -> list[Section]:
@@ -82,21 +83,28 @@ def sections(experiments: Iterable[Logged]) -> list[Section]:
 
 
 def panels_of(experiments: list[Logged]) -> list[Panel]:
-    """The paper's figure, losses, what else is logged in training and validation, pictures, throughput."""
+    """The papers' figures, losses, validation, training, pictures, tables, the test's other figures, throughput.
+
+    Every key that is declared has its place, by its stage and by how its name begins or ends.
+    """
     metrics: set[str] = set().union(*(it.metrics for it in experiments))
     pictures: set[str] = set().union(*(it.pictures for it in experiments))
-    losses = {key for key in metrics if key.startswith("train/loss")}
-    speed = metrics & Throughput().metrics(None, "train").keys()
-    rates = {key for key in metrics if key.startswith("train/lr")}
-    training = {key for key in metrics if key.startswith("train/")} - losses - speed - rates
+    tables: set[str] = set().union(*(it.tables for it in experiments))
+    of_papers = figures(experiments)
+    tested = sorted(key for key in metrics if key.startswith(TESTED) and [key] not in [it.keys for it in of_papers])
+    over_iterations = sorted(metrics - set(tested) - {key for it in of_papers for key in it.keys})
+    group = {kind: [key for key in over_iterations if group_of(key) == kind] for kind in GROUPS}
+    validated = [key for key in group["figures"] if key.startswith("val/")]
     panels = [
-        *figures(experiments),
-        Panel("lines", "losses", sorted(losses)),
-        *(Panel("lines", key, [key]) for key in sorted(key for key in metrics if key.startswith("val/"))),
-        *(Panel("lines", key, [key]) for key in sorted(training)),
+        *of_papers,
+        Panel("lines", "losses", group["losses"]),
+        *(Panel("lines", key, [key]) for key in validated),
+        *(Panel("lines", key, [key]) for key in group["figures"] if key not in validated),
         *(Panel("pictures", key, [key]) for key in sorted(pictures)),
-        *(Panel("lines", key, [key, *former_keys(key)]) for key in sorted(speed)),
-        Panel("lines", "learning rates", sorted(rates)),
+        *(Panel("table", key, [key]) for key in sorted(tables)),
+        *(Panel("bars", key, [key]) for key in tested),
+        *(Panel("lines", key, [key, *former_keys(key)]) for key in group["speed"]),
+        Panel("lines", "learning rates", group["learning rates"]),
     ]
     return [it for it in panels if it.keys]
 
@@ -129,6 +137,7 @@ def made_workspace(plan: list[Section], entity: str, project: str) -> Any:
         "lines": lambda it: panels.LinePlot(title=it.title, x="iteration", y=it.keys),
         "bars": lambda it: panels.BarPlot(title=it.title, metrics=it.keys),
         "pictures": lambda it: panels.MediaBrowser(title=it.title, media_keys=it.keys),
+        "table": lambda it: panels.WeavePanelSummaryTable(table_name=it.keys[0]),
     }
     parts = [
         workspaces.Section(name=section.method, panels=[make[it.kind](it) for it in section.panels], is_open=True)

@@ -7,9 +7,7 @@ It reads what the run has written so far, so a run that failed or still trains h
 """
 
 import argparse
-import base64
 import json
-import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
@@ -20,14 +18,14 @@ import yaml
 
 from finished.charts import Curve, line_chart, read_curves
 from finished.curves import names_of
+from finished.exhibits import number, pictures_of, tables_of
 from foundation.errors import UserError, told_as_sentences
-from foundation.metrics import IN_WORDS, Direction, best
+from foundation.metrics import GROUPS, IN_WORDS, Direction, best, group_of
 from foundation.published import TESTED, TRAIN_SET, key_in, metrics_of, published, split_of
 from launch.sweep_table import job_order
 
 STYLE = Path(__file__).with_name("report.css")
 STAGES = {"train": "Training", "val": "Validation", "test": "Test", TRAIN_SET: "On the training images"}
-MOST_PICTURES = 12  # a run
 
 
 @dataclass
@@ -101,7 +99,8 @@ def run_page(run: RunFiles) -> str:
     title = f"{run.config.get('name') or run.record.get('experiment') or run.folder.name}, seed {seed_of(run)}"
     return page(title, [
         f'<h1>{escape(title)} {badge(run.status)}</h1>', f'<p class="dim">{escape(in_short(run))}</p>', error_of(run),
-        figures_of(run), pictures_of(run), *curves_of([run]), facts_of(run), config_of(run),
+        figures_of(run), pictures_of(run.folder), tables_of(run.folder), *curves_of([run]), facts_of(run),
+        config_of(run),
     ])  # fmt: skip
 
 
@@ -110,7 +109,7 @@ def sweep_page(folder: Path, runs: list[RunFiles]) -> str:
     title = f"{', '.join(names)}: {len(runs)} runs"
     numbers = {status: sum(it.status == status for it in runs) for status in sorted({it.status for it in runs})}
     told = ", ".join(f"{number} {status}" for status, number in numbers.items())
-    pictures = [pictures_of(it, f"Pictures of {it.name}", 3) for it in runs]
+    pictures = [pictures_of(it.folder, f"Pictures of {it.name}", 3) for it in runs]
     return page(title, [
         f"<h1>{escape(title)}</h1>", f'<p class="dim">{escape(told)}; {escape(folder.name)}</p>', table_of(runs),
         *curves_of(runs), *pictures, *(config_of(it, f"Config of {it.name}") for it in runs[:1]),
@@ -222,10 +221,7 @@ def curves_of(runs: list[RunFiles]) -> list[str]:
 
 
 def rank(key: str) -> tuple[int, str]:
-    """Losses first, and last how fast it went (in seconds, or by them) and with which rates."""
-    name = key.partition("/")[2]
-    speed = name.endswith("_s") or name == "lr" or name.startswith("lr_")
-    return (0 if name.startswith("loss") else 2 if speed else 1), key
+    return GROUPS.index(group_of(key)), key
 
 
 def legend(runs: list[RunFiles]) -> str:
@@ -248,26 +244,6 @@ def in_the_end(curve: Curve, direction: Direction) -> str:
     """The last value, and the best where it is another."""
     last, highest = curve.values[-1], best(curve.values, direction)
     return number(last) if highest in (None, last) else f"{number(last)}, best {number(highest)}"
-
-
-def pictures_of(run: RunFiles, title: str = "Pictures", most: int = MOST_PICTURES) -> str:
-    """The latest samples, then traversals, then pictures of the measurement."""
-    samples = sorted(run.folder.glob("images/samples-*.png"))[-1:]
-    others = [path for path in sorted(run.folder.glob("images/*.png")) if not path.name.startswith("samples-")]
-    paths = [*samples, *others, *sorted(run.folder.glob("*.png"))]
-    paths = [path for path in paths if not path.name.startswith("curves-")][:most]
-    shown = "".join(figure(path) for path in paths)
-    return f'<h2>{escape(title)}</h2><div class="pictures">{shown}</div>' if shown else ""
-
-
-def figure(path: Path) -> str:
-    kind = "card pixels" if path.parent.name == "images" else "card"
-    name = escape(path.stem.replace("_", " "))
-    return f'<figure class="{kind}"><img src="{data_uri(path)}" alt="{name}"><figcaption>{name}</figcaption></figure>'
-
-
-def data_uri(path: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
 def facts_of(run: RunFiles) -> str:
@@ -300,13 +276,6 @@ def config_of(run: RunFiles, title: str = "Config") -> str:
         return ""
     text = yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True)
     return f'<details class="card"><summary>{escape(title)}</summary><pre>{escape(text)}</pre></details>'
-
-
-def number(value: float) -> str:
-    """Four digits that a person can read; a value that is not finite as it is."""
-    if not math.isfinite(value):
-        return str(value)
-    return f"{value:.4f}" if 0.001 <= abs(value) < 100 else f"{value:.4g}"
 
 
 def duration(seconds: float) -> str:

@@ -36,7 +36,7 @@ from finished.results import (
 from foundation.errors import UserError, told_as_sentences
 from foundation.metrics import Direction
 from foundation.published import TESTED
-from foundation.records import latest_of_each_key
+from foundation.records import key_of, latest_of_each_key
 from launch.command_line import compose_job
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -64,7 +64,8 @@ def record(run: Path, results: Path) -> Path:
         raise UserError(f"{run} ran {reason}{named}: commit, and run it again.")
     # Where a person keeps data and runs is nobody's business and changes no number.
     kept = [it for it in found["overrides"] if not it.lstrip("+").startswith(("paths.", "hydra."))]
-    found["overrides"] = [without_folders(it) for it in latest_of_each_key(kept)]
+    since = changes_within(found.get("resumes", []))
+    found["overrides"] = [without_folders(it) + since.get(key_of(it), "") for it in latest_of_each_key(kept)]
     for judged in found.get("judges", {}).values():
         judged.get("judge", {}).pop("run", None)
     content = json.dumps({key: found[key] for key in EXPORTED if key in found}, indent=2) + "\n"
@@ -76,6 +77,12 @@ def record(run: Path, results: Path) -> Path:
     results.mkdir(exist_ok=True)
     target.write_text(content)
     return target
+
+
+def changes_within(resumes: list[dict[str, Any]]) -> dict[str, str]:
+    """By key of what a resume changed in the midst of training, since when it holds; a later end is no such change."""
+    given = [(key, it["from_iteration"]) for it in resumes for key in it.get("changed", {})]
+    return {key: f" (from iteration {begun})" for key, begun in given if not key.startswith("trainer.")}
 
 
 def without_folders(override: str) -> str:

@@ -40,6 +40,18 @@ def in_stage(stage: str, directions: Directions) -> dict[str, Direction]:
     return {f"{stage}/{name}": direction for name, direction in directions.items()}
 
 
+GROUPS = ("losses", "figures", "speed", "learning rates")
+
+
+def group_of(key: str) -> str:
+    """Of GROUPS the one that a key belongs to, by how its name begins or ends: ``step_s`` and ``examples_per_s``
+    measure or count seconds."""
+    name = key.partition("/")[2]
+    if name == "lr" or name.startswith("lr_"):
+        return "learning rates"
+    return "losses" if name.startswith("loss") else "speed" if name.endswith("_s") else "figures"
+
+
 def with_direction(metric: str, direction: Direction) -> str:
     """A metric as an axis or a heading names it."""
     return metric if direction is None else f"{metric} ({IN_WORDS[direction]})"

@@ -346,7 +346,11 @@ class Says:
         return None
 
     def pictures(self, module: Any) -> set[str]:
-        """The keys of the pictures and tables that it shows in a logger."""
+        """The keys of the pictures that it shows in a logger."""
+        return set()
+
+    def tables(self, module: Any) -> set[str]:
+        """The same of tables."""
         return set()
 
     def describe_for_record(self) -> dict[str, Any]:

@@ -35,8 +35,10 @@ class Parts:
     def metrics(self) -> dict[str, Direction]:
         return metrics_of_run(self.module, self.datamodule, self.callbacks)
 
-    def pictures(self) -> set[str]:
-        return set().union(*(said(it, "pictures")(self.module) for it in self.callbacks))
+    def shown(self, what: str) -> set[str]:
+        """The keys of ``pictures`` or ``tables``."""
+        keys: set[str] = set().union(*(said(it, what)(self.module) for it in self.callbacks))
+        return {key_for(key, self.datamodule) for key in keys}
 
     def direction(self, metric: str) -> Direction:
         """Of a metric that is logged, or would be if nothing were unavailable here."""

@@ -1,6 +1,7 @@
 """metrics.csv that a resumed run goes on with, and wandb that asks nothing and stops no training."""
 
 import csv
+import hashlib
 import netrc
 import os
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from omegaconf import OmegaConf
 from foundation.metrics import with_keys_of_today
 from foundation.protocols import said
 from foundation.published import TESTED
+from foundation.run_files import pictures_in, read_table, series_of, tables_in
 from foundation.source_tree import git
 
 START_S = 20.0  # for wandb to answer
@@ -74,6 +76,7 @@ class WandbRun(Logger):
         self.wandb: Any = None
         self.run: Any = None
         self.started = False
+        self.shown: set[Any] = set()  # files of pictures, contents of tables
 
     @property
     def name(self) -> str:
@@ -171,12 +174,32 @@ class WandbRun(Logger):
     @rank_zero_only
     def log_image(self, key: str, images: list[str], step: int | None = None) -> None:
         """PNG files, shown under one key after ``step`` iterations."""
+        self.shown |= {Path(it).absolute() for it in images}
         self._do(lambda run: run.log({key: [self.wandb.Image(it) for it in images]} | at(step)))
+
+    @rank_zero_only
+    def log_video(self, key: str, videos: list[str], step: int | None = None) -> None:
+        """GIF files, shown under one key after ``step`` iterations."""
+        self.shown |= {Path(it).absolute() for it in videos}
+        self._do(lambda run: run.log({key: [self.wandb.Video(it, format="gif") for it in videos]} | at(step)))
 
     @rank_zero_only
     def log_table(self, key: str, columns: list[str], data: list[list[Any]], step: int | None = None) -> None:
         """A table with a row for each list of ``data``."""
+        self.shown.add(content_of(columns, data))
         self._do(lambda run: run.log({key: self.wandb.Table(columns=columns, data=data)} | at(step)))
+
+    @rank_zero_only
+    def show_the_rest(self) -> None:
+        """What callbacks have left in the run's folder and not shown, as ``images/<name>`` and ``tables/<name>``."""
+        for path in pictures_in(self.folder):
+            if path.absolute() not in self.shown:
+                show = self.log_video if path.suffix.lower() == ".gif" else self.log_image
+                show(f"images/{series_of(path)}", [str(path)])
+        for path in tables_in(self.folder):
+            columns, rows = read_table(path)
+            if content_of(columns, rows) not in self.shown:
+                self.log_table(f"tables/{path.stem}", columns, rows)
 
     def _do(self, action: Callable[[Any], Any]) -> None:
         self.start({}, [])
@@ -187,6 +210,11 @@ class WandbRun(Logger):
         except Exception as error:  # whatever a dying service raises: the training goes on, metrics.csv is complete
             tell(f"it has failed ({first_line(error)}); from here on this run is logged to files alone.")
             self.run = None
+
+
+def content_of(columns: list[str], rows: list[list[Any]]) -> str:
+    """What tells a table from another."""
+    return hashlib.sha256(repr((columns, rows)).encode()).hexdigest()
 
 
 def at(iteration: int | None) -> dict[str, int]:
@@ -205,6 +233,8 @@ def wandb_run(run: Any) -> Iterator[None]:
     status, code = "failed", 1
     try:
         yield
+        for logger in loggers:
+            logger.show_the_rest()
         status, code = "finished", 0
     except (SystemExit, KeyboardInterrupt):
         status, code = "interrupted", KILLED

@@ -6,10 +6,10 @@ from typing import Any
 from torch.nn import BatchNorm1d
 
 from foundation.errors import UserError, did_you_mean
-from foundation.length import Length
 from foundation.metrics import IN_WORDS, STAGES, Direction
 from foundation.protocols import capabilities_of, declared_metrics, members_of, said, serves
 from foundation.published import key_for, key_in
+from launch.length_check import monitors_of_validation, unfit_lengths
 
 NAMED = 10  # classes in a sentence
 
@@ -35,8 +35,7 @@ def check_run(
     ]
     if trains:
         problems += [
-            *Length.of(config["trainer"]).problems(),
-            *untrained(trainer),
+            *unfit_lengths(config, trainer, monitors_of_validation(config, callbacks)),
             *uncut_batches(datamodule, trainer),
             *unfit_micro_batches(module, datamodule, trainer),
             *unfit_optimizers(module, trainer),
@@ -257,14 +256,6 @@ def uncut_batches(datamodule: Any, trainer: Any) -> Iterator[str]:
             f"datamodule.batch_size={batch_size} is the global batch and cannot be cut among {ranks} ranks: "
             f"choose a multiple of {ranks}, such as {near}."
         )
-
-
-def untrained(trainer: Any) -> Iterator[str]:
-    """Settings by which a run would end as finished without having learned, or without a record of it."""
-    if trainer.fast_dev_run:
-        yield "trainer.fast_dev_run saves and logs nothing: use debug=steps, which does, for a few iterations."
-    elif trainer.limit_train_batches == 0:
-        yield "trainer.limit_train_batches=0 trains nothing: give a number of batches or a share above 0."
 
 
 def unfit_micro_batches(module: Any, datamodule: Any, trainer: Any) -> Iterator[str]:

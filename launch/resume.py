@@ -7,6 +7,7 @@ and each resume leaves its command beside it in ``resumes/``.
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from launch.changed_settings import check_optimizers, refuse_changed_settings
 from launch.command_line import CONF, compose_job, split_arguments
 from launch.config_check import TrainConfig, check_config, plain
 from launch.inputs import refuse_changes
+from launch.length_check import LastCheck
 from launch.loggers import MetricsFile
 from launch.processes import is_first_process, warn_of_other_ranks
 from launch.saved_config import run_config
@@ -62,20 +64,21 @@ def prepare(asked: str, overrides: list[str]) -> tuple[dict[str, Any], Path]:
 def take_up(run: Any, path: Path) -> None:
     """What a resumed run keeps of itself, once its built parts are seen to fit its checkpoint.
 
-    Only then its command is noted, so that what was refused never holds in a later resume.
+    Its command and config are noted when nothing can refuse them any more, so that they never hold in a later resume
+    otherwise.
     """
     saved = read_checkpoint(path)
     check_averaging(run.callbacks, saved, path)
     check_fits(run.module, saved["state_dict"], path)
     check_optimizers(run.module, saved["optimizer_states"], path)
     refuse_changes(path.parent.parent, run.inputs)
-    for part in (*run.trainer.loggers, *run.callbacks):
+    for part in (*run.trainer.loggers, *run.trainer.callbacks):
         if isinstance(part, MetricsFile):
             part.go_on_from(saved["global_step"])
         elif isinstance(part, RunRecord):
             part.take_up_former()
-    if run.trainer.is_global_zero:
-        note_command(Path(run.config["paths"]["run_dir"]), split_arguments(sys.argv[1:])[1])
+        elif isinstance(part, LastCheck) and run.trainer.is_global_zero:
+            part.when_passed = partial(note_resume, run.config)
     warn_of_other_ranks(run.trainer, len(saved.get("random_states", [])))
 
 
@@ -187,6 +190,12 @@ def holding_after(commands: Sequence[list[str]]) -> list[str]:
         keys = {key_of(it) for it in command}
         holding = [it for it in holding if key_of(it) not in keys] + command
     return holding
+
+
+def note_resume(config: dict[str, Any]) -> None:
+    folder = Path(config["paths"]["run_dir"])
+    note_command(folder, split_arguments(sys.argv[1:])[1])
+    OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
 
 
 def note_command(folder: Path, overrides: list[str]) -> None:

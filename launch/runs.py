@@ -40,6 +40,7 @@ from launch.config_check import OWN_PACKAGES
 from launch.fit_loop import go_on_exactly
 from launch.initial_weights import InitialWeights
 from launch.inputs import inputs_of, no_such_part, origin_of_metric, trained_run
+from launch.length_check import LastCheck, monitors_of_validation
 from launch.machine import hush, keep_freed_memory, resolve_precision, spare_driver_queries
 from launch.parts_check import check_run
 from launch.saved_config import saved_config
@@ -79,7 +80,10 @@ def build(config: dict[str, Any], trains: bool = True, resumes: bool = False) ->
     for it in callbacks:
         if isinstance(it, RunRecord):
             it.inputs = inputs
-    begins = [InitialWeights(config.get("init_from"), module, inputs)] if trains and not resumes else []
+    begins: list[Callback] = []
+    if trains:
+        begins += [LastCheck(monitors_of_validation(config, callbacks))]
+        begins += [] if resumes else [InitialWeights(config.get("init_from"), module, inputs)]
     loggers = [instantiate(node) for node in (config["logger"] or {}).values()]
     trainer = build_trainer(config["trainer"], module, [*begins, *callbacks], loggers)
     check_run(config, module, datamodule, callbacks, trainer, trains)

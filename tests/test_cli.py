@@ -13,7 +13,7 @@ import torch
 from tests.forks import run_in_fork
 from tests.launch.test_loggers import of_kind, records
 from tests.lightning_modules.test_infogan import TINY
-from train import summary
+from train import places_in, summary
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZE = [
@@ -211,6 +211,15 @@ def test_help_lists_groups_and_experiments():
     (experiments,) = [line for line in done.stdout.splitlines() if line.startswith("experiment: ")]
     assert {"infogan_digits", "infogan_mnist"} <= set(experiments.partition(": ")[2].split(", "))
     assert "trainer: auto, cpu, ddp, ddp_cpu, default, gpu" in done.stdout
+
+
+def test_at_the_end_it_is_said_where_everything_lies_that_a_callback_has_left(tmp_path):
+    (tmp_path / "images").mkdir()
+    for name in ("classes.png", "classes.csv", "sentences.csv", "metrics.csv", "record.json", "images/a.png"):
+        (tmp_path / name).touch()
+    assert places_in(tmp_path) == {
+        "pictures": tmp_path / "images", "classes": tmp_path / "classes.png", "sentences": tmp_path / "sentences.csv",
+        "metrics": tmp_path / "metrics.csv", "record": tmp_path / "record.json"}  # fmt: skip
 
 
 def test_the_paper_s_figure_stands_beside_its_own_data_at_the_end(tmp_path):

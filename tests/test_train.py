@@ -255,12 +255,14 @@ def test_early_stopping_has_the_patience_that_it_is_asked_for(tmp_path):
 
 def test_a_refused_resume_leaves_no_trace(tmp_path):
     found = begin(tmp_path, "trainer.max_steps=2")
-    for words in (["datamodule.batch_size=256"], ["lightning_module.optimizer.lr=-1"], ["lightning_module.network.width=8"],
+    kept = {name: (tmp_path / name).read_text() for name in ("config.yaml", "metrics.csv")}
+    for words in (["datamodule.batch_size=256"], ["trainer.limit_test_batches=0.1"], ["lightning_module.optimizer.lr=-1"], ["lightning_module.network.width=8"],
                   ["lightning_module.optimizer._target_=torch.optim.Adam", "~lightning_module.optimizer.momentum",
                    "~lightning_module.optimizer.nesterov"]):  # fmt: skip
         with pytest.raises(UserError):
             resume(tmp_path, "trainer.max_steps=4", *words)
     assert record(tmp_path) == found
+    assert {name: (tmp_path / name).read_text() for name in kept} == kept
     assert not (tmp_path / "resumes").exists()
     with pytest.raises(UserError, match="is finished after 2 iterations"):
         resume(tmp_path)

@@ -1,6 +1,5 @@
 """PNG and GIF files in the run folder, and the same pictures in the logger."""
 
-import csv
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from torchvision.utils import make_grid, save_image
 
 from foundation.errors import UserError
 from foundation.published import key_for
+from foundation.run_files import read_table
 
 FIGURES_UP_TO = 20  # rows or columns of counts; beyond, there is no room
 READABLE_SIDE = 48  # pixels; smaller images are magnified so that a person can see them
@@ -133,8 +133,7 @@ def log_animation(trainer: Trainer, key: str, path: Path) -> None:
 def log_table(trainer: Trainer, key: str, path: Path) -> None:
     """Show a CSV file with a heading in every logger that takes tables (wandb)."""
     key = key_for(key, getattr(trainer, "datamodule", None))
-    with path.open(newline="") as file:
-        columns, *rows = csv.reader(file)
+    columns, rows = read_table(path)
     for logger in trainer.loggers:
         if hasattr(logger, "log_table"):
             logger.log_table(key=key, columns=columns, data=rows, step=trainer.global_step)  # pyright: ignore

@@ -10,7 +10,6 @@ from finished import dashboard
 from finished.dashboard import Logged, Panel, Section
 from foundation.errors import UserError
 from foundation.metrics import key_of_today
-from foundation.published import TESTED
 
 
 @cache
@@ -28,13 +27,13 @@ def no_key(monkeypatch):
 def test_every_key_is_declared_by_an_experiment_of_its_method():
     for section in dashboard.sections(logged()):
         theirs = [it for it in logged() if it.method == section.method]
-        declared = set().union(*(it.metrics | it.pictures for it in theirs))
+        declared = set().union(*(it.metrics | it.pictures | it.tables for it in theirs))
         named = [key for panel in section.panels for key in panel.keys]
         assert {key_of_today(it) for it in named} <= declared
         assert {"train/examples_per_s"} | (declared & {"images/samples", "test/classes"}) <= set(named)
         figures = {it.paper["metric"] for it in theirs if it.paper.get("metric")}
-        assert {key for panel in section.panels if panel.kind == "bars" for key in panel.keys} == figures
-        assert {key for it in theirs for key in it.metrics if not key.startswith(TESTED)} <= set(named)
+        assert {key for panel in section.panels if panel.kind == "bars" for key in panel.keys} >= figures
+        assert {key for it in theirs for key in it.metrics | it.pictures | it.tables} <= set(named)
 
 
 def test_every_experiment_is_in_a_section():
@@ -62,6 +61,24 @@ def test_the_paper_s_figure_stands_in_the_title():
     ]  # fmt: skip
 
 
+def test_metrics_and_tables_of_a_method_that_nobody_knows_have_their_panels():
+    keys = {"train/loss_masked", "train/perplexity", "val/bleu", "test/bleu", "test/robust_accuracy_linf", "train/lr_head",
+            "train/tokens_per_s", "train_set/bleu"}  # fmt: skip
+    paper = {"metric": "test/bleu"}
+    made = dashboard.panels_of([Logged("a_text", "a", paper, {}, keys, set(), {"test/sentences_table"})])
+    assert [(panel.kind, panel.keys) for panel in made] == [
+        ("bars", ["test/bleu"]),
+        ("lines", ["train/loss_masked"]),
+        ("lines", ["val/bleu"]),
+        ("lines", ["train/perplexity"]),
+        ("table", ["test/sentences_table"]),
+        ("bars", ["test/robust_accuracy_linf"]),
+        ("bars", ["train_set/bleu"]),
+        ("lines", ["train/tokens_per_s"]),
+        ("lines", ["train/lr_head"]),
+    ]
+
+
 def test_without_a_key_the_plan_is_written_and_told(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(dashboard, "what_experiments_log", logged)
     dashboard.main(["--out", str(tmp_path / "new" / "dashboard.json")])
@@ -86,7 +103,8 @@ def test_the_workspace_has_the_plan_s_keys():
     made = dashboard.made_workspace(plan, "somebody", "relight")
     assert [section.name for section in made.sections] == [section.method for section in plan]
     for section, planned in zip(made.sections, plan, strict=True):
-        assert [panel.title for panel in section.panels] == [panel.title for panel in planned.panels]
+        kinds = zip(section.panels, planned.panels, strict=True)
+        assert all(it.kind == "table" or panel.title == it.title for panel, it in kinds)
     spec = made._to_model().model_dump_json()  # what would be sent
     assert all(
         f'"{key}"' in spec.replace("\\", "") for section in plan for panel in section.panels for key in panel.keys

@@ -69,6 +69,16 @@ def test_of_what_the_slices_of_a_run_were_asked_the_latest_counts(tmp_path):
         "+callbacks@callbacks=classifier_score"]  # fmt: skip
 
 
+def test_a_setting_that_did_not_hold_from_the_start_says_since_when(tmp_path):
+    overrides = ["experiment=infogan_mnist", "trainer.max_steps=8", "lightning_module.optimizer.lr=0.1"]
+    changed = {"trainer.max_steps": [4, 8], "lightning_module.optimizer.lr": [0.3, 0.1]}
+    resumes = [{"from_iteration": 4, "changed": changed}, {"from_iteration": 6, "changed": {}}, {"from_iteration": 7}]
+    path = tables.record(write_run(tmp_path / "run", overrides=overrides, resumes=resumes), tmp_path / "results")
+    assert json.loads(path.read_text())["overrides"] == [
+        *overrides[:2], "lightning_module.optimizer.lr=0.1 (from iteration 4)"
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [

@@ -10,13 +10,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 import wandb
 from omegaconf import OmegaConf
 from wandb.util import get_core_path
 
 import train
 from callbacks.checkpoint import Interrupted
+from callbacks.instruments.pictures import save_single
 from foundation.errors import UserError
+from foundation.protocols import said
 from launch import loggers
 from launch.command_line import compose_job
 from launch.loggers import MetricsFile, WandbRun, has_key, sweep_of, wandb_run
@@ -93,7 +96,7 @@ def test_an_offline_run_holds_config_metrics_pictures_and_the_table(trained):
     assert [it["iteration"] for it in rows if "train/loss_g" in it] == [2, 4]
     assert {it["iteration"] for it in rows if "test/cluster_accuracy" in it} == {4}
     media = {key.removesuffix("._type"): it["iteration"] for it in rows for key in it if key.endswith("._type")}
-    assert media == dict.fromkeys(pictures_of(config), 4)
+    assert media == dict.fromkeys(shown_by(config), 4)
     (file,) = [it["test/clusters_table.path"] for it in rows if "test/clusters_table.path" in it]
     (folder,) = segments(Path(config["paths"]["run_dir"]))
     table = json.loads((folder / "files" / file).read_text())
@@ -104,9 +107,31 @@ def test_an_offline_run_holds_config_metrics_pictures_and_the_table(trained):
     assert out.count("wandb: no key is configured, so this run is kept offline; `wandb sync ") == 1
 
 
-def pictures_of(config: dict) -> set[str]:
+def shown_by(config: dict) -> set[str]:
     run = build(config)
-    return set().union(*(it.pictures(run.module) for it in run.callbacks if hasattr(it, "pictures")))
+    return set().union(*(said(it, what)(run.module) for it in run.callbacks for what in ("pictures", "tables")))
+
+
+def test_what_a_callback_leaves_in_the_folder_is_shown_without_its_saying_so(tmp_path):
+    logger = WandbRun("relight", str(tmp_path))
+    job = SimpleNamespace(
+        config={"name": "x", "lightning_module": {"_target_": "lightning_modules.infogan.InfoGAN"}},
+        datamodule=None, trainer=SimpleNamespace(loggers=[logger], is_global_zero=True),
+    )  # fmt: skip
+    with wandb_run(job):
+        logger.log_metrics({"train/loss": 1.0}, 4)
+        for name in ("words-000002.png", "words-000004.png", "shown.png", "steps.gif"):
+            save_single(torch.zeros(1, 4, 4), tmp_path / "images" / name)
+        logger.log_image("images/shown", [str(tmp_path / "images" / "shown.png")], 5)
+        (tmp_path / "sentences.csv").write_text('sentence,bleu,tokens\n"Ein, Satz",0.5,3\nnoch einer,,4\n')
+        (tmp_path / "metrics.csv").write_text("epoch,step,train/loss\n0,4,1.0\n")
+    rows = history(records(*segments(tmp_path)))
+    media = {key.removesuffix("._type") for it in rows for key in it if key.endswith("._type")}
+    assert media == {"images/shown", "images/words", "images/steps", "tables/sentences"}
+    (file,) = [it["tables/sentences.path"] for it in rows if "tables/sentences.path" in it]
+    table = json.loads((segments(tmp_path)[0] / "files" / file).read_text())
+    assert table["columns"] == ["sentence", "bleu", "tokens"]
+    assert table["data"] == [["Ein, Satz", 0.5, 3], ["noch einer", None, 4]]
 
 
 def test_every_metric_stands_against_the_iteration(trained):
