@@ -9,8 +9,12 @@ import numpy as np
 import scipy.linalg
 import torch
 from lightning import Trainer
+from scipy.linalg.lapack import dpstrf
 from torch import Tensor
 from torchmetrics import Metric
+
+STRIP = 128
+"""Rows of the products that are summed at once; what these hold below the diagonal is wasted."""
 
 
 class Gaussian(NamedTuple):
@@ -26,25 +30,31 @@ class Gaussian(NamedTuple):
 def frechet_distance(first: Gaussian, second: Gaussian) -> float:
     """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) (Heusel et al. 2017, arXiv:1706.08500, eq. 6).
 
-    The eigenvalues of C1 C2 are the squared singular values of R1 R2, where R is a covariance's symmetric root. A
-    general eigenvalue solver or matrix root may find complex or negative ones where there are fewer images than
-    features; these are neither.
+    The trace of the root is that of (R C2 R')^(1/2), where R' R = C1: the product is symmetric, so its eigenvalues are
+    real. R has as many rows as the covariance of fewer images has rank, so no eigenvalue that should be 0 is taken
+    for a small one, whose root would not be small.
     """
-    singular = np.linalg.svd(root(first.covariance) @ root(second.covariance), compute_uv=False)
+    few, many = sorted((first, second), key=lambda it: it.images)
+    factor = cholesky_factor(few.covariance)
+    values = scipy.linalg.eigvalsh(factor @ many.covariance @ factor.T)
     difference = first.mean - second.mean
     traces = np.trace(first.covariance) + np.trace(second.covariance)
-    return float(difference @ difference + traces - 2 * singular.sum())
+    return float(difference @ difference + traces - 2 * np.sqrt(values.clip(min=0)).sum())
 
 
-def root(covariance: np.ndarray) -> np.ndarray:
-    values, vectors = scipy.linalg.eigh(covariance)
-    return vectors * np.sqrt(values.clip(min=0)) @ vectors.T
+def cholesky_factor(covariance: np.ndarray) -> np.ndarray:
+    """R, [rank, D], with R' R = covariance, which may be singular."""
+    pivoted, pivots, rank, _ = dpstrf(np.asarray_chkfinite(covariance))
+    factor = np.empty((rank, len(covariance)))
+    factor[:, pivots - 1] = np.triu(pivoted)[:rank]
+    return factor
 
 
 class GaussianMetric(Metric):
     """Mean and covariance of features from sums in double precision.
 
     Neither batches nor ranks nor order change them beyond their last digits, and no image's features are kept.
+    ``products`` is symmetric, so it is summed on the diagonal and above alone, and in place: half the work.
     """
 
     full_state_update = False
@@ -63,13 +73,15 @@ class GaussianMetric(Metric):
         features = features.double()
         self.images += len(features)
         self.total += features.sum(dim=0)
-        self.products += features.T @ features
+        for left in range(0, features.shape[1], STRIP):
+            self.products[left : left + STRIP, left:].addmm_(features[:, left : left + STRIP].T, features[:, left:])
 
     def compute(self) -> Gaussian:
         count = int(self.images)
         assert count > 1
         mean = self.total / count
-        covariance = (self.products - count * torch.outer(mean, mean)) / (count - 1)
+        products = self.products.triu() + self.products.triu(1).T
+        covariance = (products - count * torch.outer(mean, mean)) / (count - 1)
         return Gaussian(count, mean.cpu().numpy(), covariance.cpu().numpy())
 
 
