@@ -11,7 +11,7 @@ an input (``Classifies``), and one heir for each kind of input; who calls a modu
 import inspect
 import math
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -121,6 +121,33 @@ class ClassifiesText(Classifies, Protocol):
 
 
 @runtime_checkable
+class PenalizesTransport(Protocol):
+    """A classifier whose loss under perturbation is measured at a price for how far inputs move."""
+
+    gamma: Any
+    """The price, a number or a tensor of one."""
+    cost: Any
+    """The kind of norm, ``l2`` or ``linf``, whose square the price is of."""
+    steps: int
+    """Of its own ascent to the worst input."""
+
+    def inputs_of(self, batch: Mapping[str, Any]) -> Tensor:
+        """What moves, [B, ...]."""
+        ...
+
+    def losses_of(self, label: Tensor) -> Callable[[Tensor], Tensor]:
+        """From inputs [B, ...] to each one's loss, [B], for these labels [B]."""
+        ...
+
+    knows_curvature_bound: bool
+
+    def curvature_bound(self) -> float | None:
+        """An upper bound on the largest eigenvalue of the loss's Hessian by its input, wherever that is; None where
+        none is known. It takes seconds, and is another one after each step of training."""
+        ...
+
+
+@runtime_checkable
 class BoundsLikelihood(Protocol):
     """Its validation and test steps return ``index`` [B], ``reconstruction_nats`` [B] and ``kl_nats`` [B, steps]:
     what adds up to an upper bound on -log p(x) of each example."""
@@ -209,13 +236,22 @@ class WholeIteration(Protocol):
 
 
 @runtime_checkable
+class HoldsTables(Protocol):
+    """Asked of a DataModule."""
+
+    tables: dict[str, Any]
+    """Its splits once it is set up: ``tables[split][positions]`` is a batch as it is stored, not augmented."""
+    eval_batch_size: int
+
+
+@runtime_checkable
 class HoldsImages(Protocol):
     """Asked of a DataModule."""
 
     image_shape: tuple[int, ...]
     """Channels, height, width."""
     tables: dict[str, Any]
-    """Its splits once it is set up: ``tables[split][positions]["image"]`` is uint8 [B, C, H, W], not augmented."""
+    """As of ``HoldsTables``; ``tables[split][positions]["image"]`` is uint8 [B, C, H, W]."""
 
 
 @runtime_checkable
@@ -244,6 +280,8 @@ class Says:
 
     image_shape: tuple[int, ...] | None = ()
     """Channels, height, width. (): it reads or gives no images; None: images that have sizes of their own."""
+    point_size: int | None = None
+    """Coordinates of a point. None: it reads or gives none."""
     vocabulary_size: int | None = None
     """Token ids lie below it. None: it reads or gives none."""
     max_length: int | None = None

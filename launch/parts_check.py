@@ -22,6 +22,7 @@ def check_run(
         *unkept_promises(module),
         *unfit_inputs(module, datamodule),
         *unfit_shapes(module, datamodule),
+        *unfit_points(module, datamodule),
         *unfit_tokens(module, datamodule),
         *unfit_classes(module, datamodule),
         *unfit_callbacks(config, module, callbacks),
@@ -55,7 +56,7 @@ def unkept_promises(module: Any) -> Iterator[str]:
 
 
 def unfit_inputs(module: Any, datamodule: Any) -> Iterator[str]:
-    """Images where token ids are read, and the reverse."""
+    """Images where token ids are read, points where images are, and the like."""
     reads, holds = kind_of_input(module), kind_of_input(datamodule)
     if reads and holds and reads != holds:
         yield (
@@ -74,6 +75,8 @@ def kind_of_input(part: Any) -> str | None:
     """What a module reads or a DataModule gives, told by the sizes that it names; None where it names none."""
     if said(part, "vocabulary_size"):
         return "token ids"
+    if said(part, "point_size"):
+        return "points"
     return "images" if said(part, "image_shape") else None
 
 
@@ -88,6 +91,15 @@ def unfit_shapes(module: Any, datamodule: Any) -> Iterator[str]:
         yield (
             f"The module is built for images of (channels, height, width) {tuple(wanted)}, but datamodule "
             f"{datamodule.name} gives {tuple(given)}: choose another datamodule or change the networks' sizes."
+        )
+
+
+def unfit_points(module: Any, datamodule: Any) -> Iterator[str]:
+    wanted, given = said(module, "point_size"), said(datamodule, "point_size")
+    if wanted and given and wanted != given:
+        yield (
+            f"The module is built for points of {wanted} coordinates, but datamodule {datamodule.name} gives {given}: "
+            "choose another datamodule or change the network's sizes."
         )
 
 

@@ -142,11 +142,12 @@ def table(jobs: Sequence[Job]) -> str:
 
 def shortened(keys: Sequence[str]) -> dict[str, str]:
     """For each key as many of its last parts as set it apart from the others."""
+    dotted = {key: key.lstrip("+").replace("/", ".") for key in keys}  # groups have slashes
     found = {}
     for key in keys:
-        parts = key.lstrip("+").split(".")
+        parts = dotted[key].split(".")
         ends = [".".join(parts[-count:]) for count in range(1, len(parts) + 1)]
-        alone = (end for end in ends if not any(f".{it}".endswith(f".{end}") for it in keys if it != key))
+        alone = (end for end in ends if not any(f".{it}".endswith(f".{end}") for of, it in dotted.items() if of != key))
         found[key] = next(alone, key)
     return found
 

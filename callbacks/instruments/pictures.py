@@ -62,6 +62,23 @@ def save_figure(path: Path, width: float, height: float) -> Iterator[Any]:
     figure.savefig(path, dpi=110)
 
 
+@contextmanager
+def save_panels(path: Path, titles: Sequence[str]) -> Iterator[list[Any]]:
+    """Axes for each title, in rows of two or three, of the same height. Else as ``save_figure``."""
+    columns = 2 if len(titles) == 4 else min(len(titles), 3)
+    rows = -(-len(titles) // columns)
+    figure = Figure(figsize=(4.2 * columns, 3.6 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = [*figure.subplots(rows, columns, squeeze=False, sharey=True).flat]
+    for axes, title in zip(panels, titles, strict=False):
+        axes.set_title(title)
+    for axes in panels[len(titles) :]:
+        axes.remove()
+    yield panels[: len(titles)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
 def draw_counts(
     counts: Tensor, path: Path, *, rows: Sequence[str], columns: Sequence[str], title: str, of_rows: str,
     of_columns: str, framed: Iterable[tuple[int, int]] = (),

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from foundation.errors import UserError
-from lightning_modules.attacks.gradient import Examples, LogitsOf, check_counts, starts, within, worse_of
+from lightning_modules.attacks.gradient import Examples, LogitsOf, check_counts, random_start, within, worse_of
 from lightning_modules.attacks.norms import Norm, spread, steepest
 
 Objective = Callable[[Tensor], Tensor]
@@ -77,11 +77,9 @@ def ascend(
             _, gradient, _ = value_and_gradient(logits_of, objective, at.moved, examples.labels)
         if number < steps:
             share = MOMENTUM if number else 1.0
-            ahead = within(
-                examples.images, at.moved + spread(at.step, gradient) * steepest(gradient, norm), norm, budget
-            )
+            ahead = within(examples, at.moved + spread(at.step, gradient) * steepest(gradient, norm), norm, budget)
             following = at.moved + share * (ahead - at.moved) + (1 - share) * (at.moved - at.former)
-            at.former, at.moved = at.moved, within(examples.images, following, norm, budget)
+            at.former, at.moved = at.moved, within(examples, following, norm, budget)
     return worst
 
 
@@ -135,12 +133,7 @@ class AutoPGD:
 
     def __call__(self, logits_of: LogitsOf, examples: Examples, budget: Tensor, restart: int = 0) -> Tensor:
         """As of ``FastGradient``."""
-        start = within(
-            examples.images,
-            examples.images + starts(examples, self.norm, budget, self.seed, restart),
-            self.norm,
-            budget,
-        )
+        start = random_start(examples, self.norm, budget, self.seed, restart)
 
         def objective(logits: Tensor) -> Tensor:
             return cross_entropy(logits, examples.labels, reduction="none")
@@ -178,12 +171,7 @@ class TargetedAutoPGD:
         if restart >= classes - 1:
             return examples.images
         target = others.argsort(dim=1, descending=True, stable=True)[:, restart]
-        start = within(
-            examples.images,
-            examples.images + starts(examples, self.norm, budget, self.seed, restart),
-            self.norm,
-            budget,
-        )
+        start = random_start(examples, self.norm, budget, self.seed, restart)
 
         def objective(logits: Tensor) -> Tensor:
             return targeted_ratio(logits, examples.labels, target)

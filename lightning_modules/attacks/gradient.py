@@ -7,6 +7,7 @@ What it finds for an example depends on the example, its budget and its index al
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -30,9 +31,11 @@ class Examples:
     """[B] int64."""
     indices: Tensor
     """[B] int64: in their split; what is drawn for an example is a function of it."""
+    box: tuple[float, float] | None = (0.0, 1.0)
+    """The least and largest value of a pixel; None for points without bounds."""
 
     def __getitem__(self, chosen: Tensor) -> "Examples":
-        return Examples(self.images[chosen], self.labels[chosen], self.indices[chosen])
+        return Examples(self.images[chosen], self.labels[chosen], self.indices[chosen], self.box)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -51,9 +54,10 @@ def loss_and_gradient(logits_of: LogitsOf, images: Tensor, labels: Tensor) -> tu
     return losses.detach(), gradient.to(images.dtype), logits.argmax(1) != labels
 
 
-def within(images: Tensor, moved: Tensor, norm: Norm, budget: Tensor) -> Tensor:
-    """``moved`` brought back into the ball about its image, and then into [0, 1], which no image has left."""
-    return (images + into_ball(moved - images, norm, budget)).clamp(0, 1)
+def within(examples: Examples, moved: Tensor, norm: Norm, budget: Tensor) -> Tensor:
+    """``moved`` brought back into the ball about its image, and then into the box, in which the images lie."""
+    inside = examples.images + into_ball(moved - examples.images, norm, budget)
+    return inside if examples.box is None else inside.clamp(*examples.box)
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class FastGradient:
         """budget: [B]. The perturbed images, [B, C, H, W] in [0, 1]."""
         _, gradient, _ = loss_and_gradient(logits_of, examples.images, examples.labels)
         moved = examples.images + spread(budget, gradient) * steepest(gradient, self.norm)
-        return within(examples.images, moved, self.norm, budget)
+        return within(examples, moved, self.norm, budget)
 
 
 @dataclass(frozen=True)
@@ -96,16 +100,13 @@ class IteratedFastGradient:
         for _ in range(self.steps):
             _, gradient, _ = loss_and_gradient(logits_of, moved, examples.labels)
             moved = moved + spread(budget / self.steps, gradient) * steepest(gradient, self.norm)
-            moved = within(examples.images, moved, self.norm, budget)
+            moved = within(examples, moved, self.norm, budget)
         return moved
 
 
 @dataclass(frozen=True)
 class ProjectedGradient:
-    """PGD (Madry et al. 2018, arXiv:1706.06083): steps that are brought back into the ball, the worst image kept.
-
-    The worst is the first that is taken for another class, else the one of the largest loss.
-    """
+    """PGD (Madry et al. 2018, arXiv:1706.06083): steps that are brought back into the ball."""
 
     norm: Norm
     steps: int = 20
@@ -115,6 +116,9 @@ class ProjectedGradient:
     random_start: bool = True
     """Begin at a point of the ball that (seed, index, restart) chooses; else at the image."""
     seed: int = 0
+    keep: Literal["worst", "last"] = "worst"
+    """The worst image is the first that is taken for another class, else the one of the largest loss: what a test is
+    about. Training takes the last."""
 
     def __post_init__(self) -> None:
         check_counts(self, "steps", "restarts")
@@ -132,14 +136,16 @@ class ProjectedGradient:
         images, labels = examples.images, examples.labels
         moved = images
         if self.random_start:
-            moved = within(images, images + starts(examples, self.norm, budget, self.seed, restart), self.norm, budget)
+            moved = random_start(examples, self.norm, budget, self.seed, restart)
         worst, worst_loss = images, torch.full_like(budget, -torch.inf)
         for step in range(self.steps + 1):
+            if step == self.steps and self.keep == "last":
+                return moved
             losses, gradient, wrong = loss_and_gradient(logits_of, moved, labels)
             worst, worst_loss = worse_of(worst, worst_loss, moved, losses, wrong)
             if step < self.steps:
                 moved = moved + spread(self.step_size * budget, gradient) * steepest(gradient, self.norm)
-                moved = within(images, moved, self.norm, budget)
+                moved = within(examples, moved, self.norm, budget)
         return worst
 
 
@@ -150,14 +156,14 @@ def worse_of(worst: Tensor, worst_loss: Tensor, moved: Tensor, losses: Tensor, w
     return torch.where(spread(better, moved), moved, worst), torch.where(better, losses, worst_loss)
 
 
-def starts(examples: Examples, norm: Norm, budget: Tensor, seed: int, restart: int) -> Tensor:
-    """A perturbation in each example's ball, drawn from (seed, index, restart) alone."""
+def random_start(examples: Examples, norm: Norm, budget: Tensor, seed: int, restart: int) -> Tensor:
+    """A point of each example's ball, drawn from (seed, index, restart) alone."""
     shape = tuple(examples.images.shape[1:])
     drawn = [
         drawn_in_ball(shape, norm, keyed_generator(seed, "attack", int(index), restart)) for index in examples.indices
     ]
     unit = torch.stack(drawn).to(examples.images) if drawn else torch.zeros_like(examples.images)
-    return spread(budget, unit) * unit
+    return within(examples, examples.images + spread(budget, unit) * unit, norm, budget)
 
 
 def check_counts(attack: object, *names: str) -> None:
