@@ -82,8 +82,8 @@ run-named:
 input-named:
 	@test -n "$(INPUT)" || { echo "Name an image or a folder of images, as in INPUT=photos" >&2; exit 2; }
 
-bench: setup  ## our training step, loader and mAP on two ranks against others
-	@$(BIN)/python -m benchmarks
+bench: setup  ## our steps, loader, mAP and FID against others; with clones, ARGS="--peer infogan=<folder>"
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 results: setup  ## make the pages' tables from results/
 	@$(BIN)/python -m finished.tables results

@@ -1,15 +1,37 @@
-"""All benchmarks at their defaults, and one table: ``make bench``, or ``python -m benchmarks``."""
+"""All benchmarks at their defaults, and one table: ``make bench``, or ``python -m benchmarks``.
+
+    python -m benchmarks --peer infogan=../InfoGAN-PyTorch --peer resnet=../pytorch_resnet_cifar10
+
+With clones of other people's repositories there is a second table, of our steps against theirs (``benchmarks.peers``).
+"""
+
+import argparse
 
 import torch
 
-from benchmarks import loader, mean_average_precision, training_step
+from benchmarks import frechet_distance, loader, mean_average_precision, peers, training_step
 from benchmarks.turns import table
 from foundation.errors import told_as_sentences
 
-with told_as_sentences():
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer", action="append", default=[], help="METHOD=FOLDER")
+    given = parser.parse_args(arguments)
+    for it in given.peer:
+        peers.named(it)  # a wrong folder is said before anything is timed
     steps, loaders, precisions = training_step.main([]), loader.main([]), mean_average_precision.main([])
+    distances = frechet_distance.main([])
     rows = [row for turns in steps for row in turns.rows(training_step.BARE)]
     rows += [row for turns in loaders for row in turns.rows(loader.PLATFORM)]
     rows += [row for turns in precisions for row in turns.rows(mean_average_precision.PLATFORM)]
+    rows += [row for turns in distances for row in turns.rows(frechet_distance.PLATFORM)]
     print(f"{torch.get_num_threads()} threads; a time is by that of the bare loop or of the platform's part", "")
     print(table(rows), "", *(it.overhead(training_step.PLATFORM, training_step.BARE) for it in steps), sep="\n")
+    if given.peer:
+        print("", "One thread each; their CPU time by ours", peers.report(peers.main(given.peer)), sep="\n")
+
+
+if __name__ == "__main__":
+    with told_as_sentences():
+        main()

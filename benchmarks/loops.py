@@ -13,6 +13,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 from torch.optim import Optimizer
 
 from benchmarks.detection import usual_detector_loop
+from benchmarks.losses import loss_of
 from benchmarks.usual_draw import UsualDraw, usual_draw_loop
 from benchmarks.usual_improved_gan import UsualDiscriminator, UsualGenerator, usual_improved_gan_loop
 from datamodules.augmentation import Augment, shift_and_flip
@@ -28,8 +29,8 @@ from lightning_modules.infogan import InfoGAN
 from lightning_modules.networks.improved_gan import MLPDiscriminator
 from lightning_modules.turns import TakesTurns, on_device
 
-Loop = Callable[[int], None]
-"""Trains for a number of iterations."""
+Loop = Callable[[int], list[Tensor]]
+"""Trains for a number of iterations and gives the loss of each, all players' together, without their signs."""
 Data = ImageTable | list[dict[str, Any]]
 """Images in memory, or whole batches."""
 
@@ -129,13 +130,15 @@ def turns_loop(run: Run, following: Callable[[], dict[str, Any]]) -> Loop:
     half, kind = run.trainer.precision == "bf16-mixed", run.trainer.strategy.root_device.type
     numbers = count()
 
-    def loop(iterations: int) -> None:
+    def loop(iterations: int) -> list[Tensor]:
+        losses = []
         for _ in range(iterations):
             inputs = on_device(module.host_inputs(following(), next(numbers)), module.device)
             with torch.autocast(kind, torch.bfloat16, enabled=half):
-                module.device_step(inputs)
+                losses.append(loss_of(module.device_step(inputs)))
             for schedule in schedules:
                 schedule.step()
+        return losses
 
     return loop
 
@@ -181,7 +184,8 @@ def usual_infogan_loop(module: InfoGAN, images: Tensor, batch_size: int) -> Loop
     following = batches_of(images, batch_size)
     ones, zeros = (torch.full((batch_size,), value, device=images.device) for value in (1.0, 0.0))
 
-    def loop(iterations: int) -> None:
+    def loop(iterations: int) -> list[Tensor]:
+        losses = []
         for _ in range(iterations):
             optimizer_d.zero_grad()
             loss_real = binary_cross_entropy_with_logits(d.real_logit(images[following()]), ones)
@@ -199,6 +203,8 @@ def usual_infogan_loop(module: InfoGAN, images: Tensor, batch_size: int) -> Loop
                 loss += cross_entropy(output, value) if is_category else mse_loss(output.chunk(2, dim=1)[0], value)
             loss.backward()
             optimizer_g.step()
+            losses.append((loss_real + loss_fake).detach() + loss.detach())
+        return losses
 
     return loop
 
@@ -231,7 +237,8 @@ def one_loss_loop(run: Run, following: Callable[[], dict[str, Any]]) -> Loop:
     (optimizer,), schedules = module.configure_optimizers()
     half = run.trainer.precision == "bf16-mixed"
 
-    def loop(iterations: int) -> None:
+    def loop(iterations: int) -> list[Tensor]:
+        losses = []
         for _ in range(iterations):
             with torch.autocast(device.type, torch.bfloat16, enabled=half):
                 done = module.training_step(following(), 0)
@@ -241,6 +248,8 @@ def one_loss_loop(run: Run, following: Callable[[], dict[str, Any]]) -> Loop:
             optimizer.step()
             for schedule in schedules:
                 schedule["scheduler"].step()
+            losses.append(done.detach().abs())
+        return losses
 
     return loop
 
@@ -252,12 +261,15 @@ def usual_classifier_loop(run: Run, data: ImageTable) -> Loop:
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
     following = augmented_batches(run, data)
 
-    def loop(iterations: int) -> None:
+    def loop(iterations: int) -> list[Tensor]:
+        losses = []
         for _ in range(iterations):
             batch = following()
             loss = cross_entropy(network((batch["image"] - mean) * scale), batch["label"])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            losses.append(loss.detach())
+        return losses
 
     return loop

@@ -10,7 +10,9 @@
 - ``usual loop``: the method as it is usually written in plain PyTorch (``benchmarks/loops.py``), a detector as
   torchvision has it (``benchmarks/detection.py``).
 
-All take turns in one process, within one fit: after each turn of the Trainer a callback runs the loops.
+All take turns in one process, within one fit: after each turn of the Trainer a callback runs the loops. Each experiment
+is measured in float32, and in half precision where ``precision: auto`` chooses that. A contestant whose losses
+are not finite, or grow, ends the benchmark.
 Where the data is not there, random images of its shape stand in, which is said; nothing is downloaded.
 """
 
@@ -23,9 +25,11 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from benchmarks.detection import batches_in_memory, stand_ins
 from benchmarks.loops import Data, Loop, bare_loop, usual_loop
+from benchmarks.losses import Bounds, loss_of
 from benchmarks.turns import Turns, table
 from datamodules.detection import DetectionDataModule
 from datamodules.images import ImageDataModule, ImageTable
@@ -46,6 +50,8 @@ class InTurns(Callback):
 
     def __init__(self, turns: Turns, loops: dict[str, Loop], rounds: int) -> None:
         self.turns, self.loops, self.rounds = turns, loops, rounds
+        self.bounds = {name: Bounds(f"{turns.title}, {name}") for name in (PLATFORM, *loops)}
+        self.losses: list[Tensor] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.turns.start()
@@ -53,15 +59,33 @@ class InTurns(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        self.losses.append(loss_of(outputs))
         if trainer.global_step % self.turns.iterations:
             return
-        self.turns.stop(PLATFORM)
+        self._stop(PLATFORM, self.losses)
         for name, loop in self.loops.items():
             self.turns.start()
-            loop(self.turns.iterations)
-            self.turns.stop(name)
+            self._stop(name, loop(self.turns.iterations))
+        self.losses = []
         trainer.should_stop = len(self.turns.turns[PLATFORM]) > self.rounds
         self.turns.start()
+
+    def _stop(self, contestant: str, losses: list[Tensor]) -> None:
+        self.turns.stop(contestant)
+        self.bounds[contestant].check(torch.stack(losses).tolist())
+
+
+def prepared(experiment: str, overrides: list[str], folder: str, everything: bool = False) -> Run:
+    """An experiment that trains without end."""
+    words = [f"experiment={experiment}", f"trainer.max_steps={10**9}", "logger=csv"]
+    words += [*stand_ins(compose_job("train", words), folder), *overrides]
+    config = compose_job("train", words if everything else [*words, "trainer.limit_val_batches=0"], folder)
+    check_config(config, TrainConfig)
+    if not everything:
+        config["callbacks"] = {name: it for name, it in config["callbacks"].items() if name not in LEFT_OUT}
+        config["trainer"]["enable_checkpointing"] = False  # else Lightning adds a checkpoint of its own each epoch
+        config |= {"optimized_metric": None, "paper": None}  # logged by what is left out
+    return build(config)
 
 
 def measure(
@@ -72,26 +96,29 @@ def measure(
     Without ``iterations`` a turn has as many as the bare loop makes in TURN_S.
     """
     with tempfile.TemporaryDirectory() as folder:
-        words = [f"experiment={experiment}", f"trainer.max_steps={10**9}", "logger=csv"]
-        words += [*stand_ins(compose_job("train", words), folder), *overrides]
-        config = compose_job("train", words if everything else [*words, "trainer.limit_val_batches=0"], folder)
-        check_config(config, TrainConfig)
-        if not everything:
-            config["callbacks"] = {name: it for name, it in config["callbacks"].items() if name not in LEFT_OUT}
-            config["trainer"]["enable_checkpointing"] = False  # else Lightning adds a checkpoint of its own each epoch
-            config |= {"optimized_metric": None, "paper": None}  # logged by what is left out
-        run = build(config)
+        run = prepared(experiment, overrides, folder, everything)
         data, device = training_data(run), run.trainer.strategy.root_device
         loops = {BARE: bare_loop(run, data)}
         iterations = iterations or fitting_iterations(loops[BARE], device)
-        turns = Turns(experiment, device, iterations, run.datamodule.batch_size)  # pyright: ignore
+        title = f"{experiment}, {run.trainer.precision}"
+        turns = Turns(title, device, iterations, run.datamodule.batch_size)  # pyright: ignore
         if usual := usual_loop(run, data):
             loops[USUAL] = usual
         run.trainer.callbacks.append(InTurns(turns, loops, rounds))  # pyright: ignore[reportAttributeAccessIssue]
-        print(f"{experiment}: batch {turns.batch_size}, {run.trainer.precision}, {device.type}", file=sys.stderr)
+        print(f"{title}: batch {turns.batch_size}, {device.type}", file=sys.stderr)
         with redirect_stdout(io.StringIO()):  # the progress lines
             run.trainer.fit(run.module, datamodule=run.datamodule)
     return turns
+
+
+def precisions(experiment: str, overrides: list[str]) -> list[str]:
+    """float32, and what ``precision: auto`` chooses where that is another; where an override names one, that alone."""
+    named = [it.partition("=")[2] for it in overrides if it.startswith("trainer.precision=")]
+    if named:
+        return named[-1:]
+    with tempfile.TemporaryDirectory() as folder:
+        chosen = prepared(experiment, [*overrides, "trainer.precision=auto"], folder).trainer.precision
+    return list(dict.fromkeys(["32-true", str(chosen)]))
 
 
 def fitting_iterations(loop: Loop, device: torch.device) -> int:
@@ -130,7 +157,9 @@ def main(arguments: list[str] | None = None) -> list[Turns]:
     given = parser.parse_args(arguments)
     measured = []
     for experiment in given.experiments:
-        measured.append(measure(experiment, given.override, given.iterations, given.rounds, given.everything))
+        for precision in precisions(experiment, given.override):
+            overrides = [*given.override, f"trainer.precision={precision}"]
+            measured.append(measure(experiment, overrides, given.iterations, given.rounds, given.everything))
     return measured
 
 

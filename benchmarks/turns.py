@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass
 from statistics import median
+from typing import Literal
 
 import torch
 
@@ -23,10 +24,16 @@ class Turns:
         device: where the work is done; waited for at both ends of a turn.
         iterations: in a turn.
         batch_size: examples an iteration.
+        clock: by which contestants are compared. CPU time is the fairer one where each has a process of its own on a
+            machine that others use.
     """
 
-    def __init__(self, title: str, device: torch.device, iterations: int, batch_size: int) -> None:
+    def __init__(
+        self, title: str, device: torch.device, iterations: int, batch_size: int,
+        clock: Literal["wall_s", "cpu_s"] = "wall_s",
+    ) -> None:  # fmt: skip
         self.title, self.device, self.iterations, self.batch_size = title, device, iterations, batch_size
+        self.clock = clock
         self.turns: dict[str, list[Spent]] = {}
         self.start()
 
@@ -43,17 +50,26 @@ class Turns:
         return time.perf_counter(), time.process_time()
 
     def milliseconds(self, contestant: str) -> float:
-        """Median of an iteration."""
-        return 1000 * median(it.wall_s for it in self.turns[contestant][1:]) / self.iterations
+        """Median of an iteration, by ``clock``."""
+        return 1000 * median(getattr(it, self.clock) for it in self.turns[contestant][1:]) / self.iterations
 
     def examples_per_cpu_second(self, contestant: str) -> float:
         spent = median(it.cpu_s for it in self.turns[contestant][1:])
         return self.iterations * self.batch_size / max(spent, 1e-9)
 
-    def ratio(self, contestant: str, other: str) -> float:
-        """The median over the rounds of one's time by the other's in the same round."""
+    def ratios(self, contestant: str, other: str) -> list[float]:
+        """One's time by the other's in the same round."""
         pairs = zip(self.turns[contestant][1:], self.turns[other][1:], strict=True)
-        return median(one.wall_s / two.wall_s for one, two in pairs)
+        return [getattr(one, self.clock) / max(getattr(two, self.clock), 1e-9) for one, two in pairs]
+
+    def ratio(self, contestant: str, other: str) -> float:
+        """The median over the rounds."""
+        return median(self.ratios(contestant, other))
+
+    def ratio_and_range(self, contestant: str, other: str) -> str:
+        """The median over the rounds, the least and the greatest."""
+        ratios = self.ratios(contestant, other)
+        return f"{median(ratios):.3f} ({min(ratios):.2f}-{max(ratios):.2f})"
 
     def overhead(self, contestant: str, bare: str) -> str:
         """What a contestant takes beyond the bare one, in ms and per cent."""
@@ -72,7 +88,7 @@ class Turns:
                 f"{self.milliseconds(name):.3f}",
                 in_three_digits(1000 * self.batch_size / self.milliseconds(name)),
                 in_three_digits(self.examples_per_cpu_second(name)),
-                f"{self.ratio(name, reference):.3f}",
+                self.ratio_and_range(name, reference),
             ]
             for name in self.turns
         ]
@@ -83,16 +99,22 @@ def in_three_digits(number: float) -> str:
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
-HEADINGS = ["measured", "contestant", "ms/iteration", "examples/s", "examples/CPU-s", "time by reference"]
+HEADINGS = ["measured", "contestant", "ms/iteration", "examples/s", "examples/CPU-s", "time by reference (min-max)"]
 
 
 def table(rows: list[list[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(HEADINGS, *rows, strict=True)]
-    lines = [HEADINGS, ["-" * width for width in widths], *rows]
+    return columns(HEADINGS, rows)
+
+
+def columns(headings: list[str], rows: list[list[str]]) -> str:
+    """As wide as they need to be; what begins with a digit stands at the right."""
+    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+    right = [all(row[column][:1].isdigit() for row in rows) for column in range(len(headings))]
+    lines = [headings, ["-" * width for width in widths], *rows]
     return "\n".join(
         "  ".join(
-            cell.ljust(width) if column < 2 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
+            cell.rjust(width) if at_right else cell.ljust(width)
+            for cell, width, at_right in zip(line, widths, right, strict=True)
+        ).rstrip()
         for line in lines
     )

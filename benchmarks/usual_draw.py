@@ -77,16 +77,19 @@ class UsualDraw(nn.Module):
         return (drawn + divergence).mean()
 
 
-def usual_draw_loop(model: UsualDraw, batch: Callable[[], dict[str, Any]]) -> Callable[[int], None]:
+def usual_draw_loop(model: UsualDraw, batch: Callable[[], dict[str, Any]]) -> Callable[[int], list[Tensor]]:
     """In float32, torch's Adam as it is by default, gradients clipped."""
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-4)
 
-    def loop(iterations: int) -> None:
+    def loop(iterations: int) -> list[Tensor]:
+        losses = []
         for _ in range(iterations):
             loss = model.loss(batch()["image"])
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 10.0)
             optimizer.step()
+            losses.append(loss.detach())
+        return losses
 
     return loop

@@ -64,23 +64,24 @@ def log_sum_exp(logits: Tensor) -> Tensor:
 
 def usual_improved_gan_loop(
     g: UsualGenerator, d: UsualDiscriminator, batches: Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]
-) -> Callable[[int], None]:
+) -> Callable[[int], list[Tensor]]:
     """In float32. A batch: labelled images [B, pixels], their labels, images for D, images for G."""
     optimizer_d = torch.optim.Adam(d.parameters(), lr=3e-3, betas=(0.5, 0.999))
     optimizer_g = torch.optim.Adam(g.parameters(), lr=3e-3, betas=(0.5, 0.999))
     inputs: int = g.linears[0].in_features  # pyright: ignore
 
-    def loop(iterations: int) -> None:
+    def loop(iterations: int) -> list[Tensor]:
+        losses = []
         for _ in range(iterations):
             labelled, label, unlabelled, for_generator = next(batches)
             size, device = len(labelled), labelled.device
             known, real = d(labelled)[1], d(unlabelled)[1]
             fake = d(g(torch.rand(size, inputs, device=device)).detach())[1]
             odds_known, odds_real, odds_fake = map(log_sum_exp, (known, real, fake))
-            loss = -torch.gather(known, 1, label.unsqueeze(1)).mean() + odds_known.mean()
-            loss = loss + 0.5 * (-odds_real.mean() + softplus(odds_real).mean() + softplus(odds_fake).mean())
+            loss_d = -torch.gather(known, 1, label.unsqueeze(1)).mean() + odds_known.mean()
+            loss_d = loss_d + 0.5 * (-odds_real.mean() + softplus(odds_real).mean() + softplus(odds_fake).mean())
             optimizer_d.zero_grad()
-            loss.backward()
+            loss_d.backward()
             optimizer_d.step()
 
             features, _ = d(g(torch.rand(size, inputs, device=device)))
@@ -90,5 +91,7 @@ def usual_improved_gan_loop(
             optimizer_d.zero_grad()
             loss.backward()
             optimizer_g.step()
+            losses.append(loss_d.detach().abs() + loss.detach())
+        return losses
 
     return loop

@@ -13,8 +13,8 @@ from scipy.linalg.lapack import dpstrf
 from torch import Tensor
 from torchmetrics import Metric
 
-STRIP = 128
-"""Rows of the products that are summed at once; what these hold below the diagonal is wasted."""
+ROWS, STRIP = 1000, 128
+"""Images whose products are taken at once, and rows of the products: what these hold below the diagonal is wasted."""
 
 
 class Gaussian(NamedTuple):
@@ -54,7 +54,8 @@ class GaussianMetric(Metric):
     """Mean and covariance of features from sums in double precision.
 
     Neither batches nor ranks nor order change them beyond their last digits, and no image's features are kept.
-    ``products`` is symmetric, so it is summed on the diagonal and above alone, and in place: half the work.
+    ``products`` is symmetric, so it is summed on the diagonal and above alone, and in place: half the work. Features
+    wait until there are ROWS of them; a product of few is mostly threads that wait for each other.
     """
 
     full_state_update = False
@@ -68,15 +69,37 @@ class GaussianMetric(Metric):
         self.add_state("total", torch.zeros(features, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("products", torch.zeros(features, features, dtype=torch.float64), dist_reduce_fx="sum")
 
+        self.waiting: list[Tensor] = []
+
     def update(self, features: Tensor) -> None:
         """features: [B, D]."""
-        features = features.double()
+        self.waiting.append(features)
+        if sum(map(len, self.waiting)) >= ROWS:
+            self.add_waiting()
+
+    def forward(self, features: Tensor) -> None:
+        self.update(features)  # the base would put the states aside and come back with a batch's own
+
+    def add_waiting(self) -> None:
+        if not self.waiting:
+            return
+        features = torch.cat(self.waiting).double()
+        self.waiting.clear()
         self.images += len(features)
         self.total += features.sum(dim=0)
         for left in range(0, features.shape[1], STRIP):
             self.products[left : left + STRIP, left:].addmm_(features[:, left : left + STRIP].T, features[:, left:])
 
+    def sync(self, *arguments: Any, **named: Any) -> None:
+        self.add_waiting()
+        super().sync(*arguments, **named)
+
+    def reset(self) -> None:
+        self.waiting.clear()
+        super().reset()
+
     def compute(self) -> Gaussian:
+        self.add_waiting()
         count = int(self.images)
         assert count > 1
         mean = self.total / count

@@ -6,11 +6,14 @@ import math
 import pytest
 import torch
 
-from benchmarks import loader, mean_average_precision, sweep, training_step
+from benchmarks import frechet_distance, loader, mean_average_precision, peers, sweep, training_step
+from benchmarks.losses import Bounds, loss_of
+from benchmarks.peer_loops import PEERS
 from benchmarks.turns import Spent, Turns, table
 from benchmarks.usual_draw import UsualDraw
+from foundation.errors import UserError
 from tests.forks import run_in_fork
-from tests.lightning_modules import test_draw, test_improved_gan
+from tests.lightning_modules import test_draw, test_improved_gan, test_resnet
 from tests.lightning_modules.test_infogan import TINY
 
 CPU = torch.device("cpu")
@@ -57,6 +60,84 @@ def test_the_usual_draw_has_a_loss_of_the_same_kind(read_size, write_size):
     assert float(loss.detach()) == pytest.approx(64 * math.log(2), abs=10)
 
 
+def test_float32_stands_beside_what_auto_chooses():
+    experiment, overrides = "infogan_digits", ["trainer=cpu", *TINY["infogan_digits"]]
+    overrides = [it for it in overrides if not it.startswith("trainer.precision")]
+    both = training_step.precisions(experiment, overrides)
+    assert both[0] == "32-true"
+    assert both[1:] in ([], ["bf16-mixed"])
+    assert training_step.precisions(experiment, [*overrides, "trainer.precision=64-true"]) == ["64-true"]
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf, 50.1])
+def test_a_contestant_that_diverges_ends_the_benchmark(loss):
+    bounds = Bounds("the usual loop")
+    bounds.check([5.0, 4.0])
+    bounds.check([49.0])
+    with pytest.raises(UserError, match="the usual loop diverges: .* in iteration 2 of a turn and may be 50"):
+        bounds.check([5.0, loss])
+
+
+def test_an_iteration_s_loss_is_that_of_all_players_without_signs():
+    told = {"loss_d": torch.tensor(-1.5), "loss_g": torch.tensor(2.0), "real_probability": torch.tensor(0.5)}
+    assert float(loss_of(told)) == 3.5
+
+
+def test_a_diverging_loop_is_noticed_on_either_side(monkeypatch):
+    overrides = ["trainer=cpu", *TINY["infogan_digits"]]
+    monkeypatch.setattr(
+        training_step, "usual_loop", lambda *_: lambda count: [torch.tensor(10.0**it) for it in range(count)]
+    )
+    with pytest.raises(UserError, match="infogan_digits, 32-true, usual loop diverges"):
+        training_step.measure("infogan_digits", overrides, iterations=4, rounds=1)
+    overrides += ["lightning_module.optimizer_d.lr=1e30"]
+    with pytest.raises(UserError, match="infogan_digits, 32-true, platform diverges"):
+        training_step.measure("infogan_digits", overrides, iterations=4, rounds=1)
+
+
+CLONE = {
+    "resnet.py": "from torch import nn\ndef resnet20():\n    return nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))\n",
+    "trainer.py": "",
+}
+
+
+@pytest.mark.slow
+def test_a_peer_s_clone_is_timed_in_a_process_of_its_own(tmp_path):
+    for name, text in CLONE.items():
+        (tmp_path / name).write_text(text)
+    ((peer, clone),) = peers.named(f"resnet={tmp_path}")
+    overrides = [*test_resnet.TINY["resnet_cifar10"], "trainer.precision=32-true", f"paths.data_dir={tmp_path}"]
+    turns = peers.measure(peer, clone, overrides, rounds=1, iterations=1)
+    assert {name: len(spent) for name, spent in turns.turns.items()} == {
+        "peer": 2, "peer, PIL loader": 2, "platform, 32-true": 2,
+    }  # fmt: skip
+    assert peers.report([turns]).count("resnet_cifar10 / akamaster") == 2
+    (tmp_path / "resnet.py").write_text("resnet20 = 1 / 0\n")
+    with pytest.raises(UserError, match="peer ended with exit code 1: ZeroDivisionError"):
+        peers.measure(peer, clone, overrides, rounds=1, iterations=1)
+
+
+def test_a_folder_that_is_no_known_clone_is_said(tmp_path):
+    for word, said in {
+        f"infogn={tmp_path}": "did you mean 'infogan'",
+        str(tmp_path): "give a method and a clone's folder",
+        f"draw={tmp_path}/none": "there is no folder",
+        f"draw={tmp_path}": "no clone that this benchmark knows for draw: kamenbliznashki's has draw.py and utils.py",
+    }.items():
+        with pytest.raises(UserError, match=said):
+            peers.named(word)
+
+
+def test_every_peer_names_an_experiment_that_there_is():
+    for it in PEERS:
+        assert training_step.compose_job("train", [f"experiment={it.experiment}"])
+
+
+def test_the_frechet_distance_is_measured_against_torch_fidelity():
+    statistics, distances = frechet_distance.measure(images=60, features=8, rounds=1)
+    assert len(statistics.turns["platform"]) == len(distances.turns["torch-fidelity"]) == 2
+
+
 def test_random_images_stand_in_for_missing_files_and_everything_can_be_left_in(tmp_path, capsys):
     overrides = ["trainer=cpu", *TINY["infogan_mnist"], f"paths.data_dir={tmp_path}", "trainer.val_check_interval=2"]
     turns = training_step.measure("infogan_mnist", overrides, iterations=2, rounds=1, everything=True)
@@ -97,7 +178,9 @@ def test_ratios_are_within_a_round_and_the_first_round_warms_up():
     assert turns.examples_per_cpu_second("a") == 50
     assert turns.ratio("a", "b") == 2
     assert turns.overhead("a", "b") == "it: a over b +100.000 ms an iteration, +100.0 %"
-    assert table(turns.rows("b")).splitlines()[2].split() == ["it", "a", "200.000", "50", "50", "2.000"]
+    assert table(turns.rows("b")).splitlines()[2].split() == ["it", "a", "200.000", "50", "50", "2.000", "(2.00-4.00)"]
+    turns.clock = "cpu_s"
+    assert turns.ratio_and_range("a", "b") == "4.000 (4.00-4.00)"
 
 
 def test_a_jobs_overhead_is_its_share_of_the_time_without_fit_and_test():

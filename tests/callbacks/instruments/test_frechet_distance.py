@@ -8,6 +8,7 @@ import torch
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
 from callbacks.instruments.frechet_distance import (
+    ROWS,
     STRIP,
     Gaussian,
     GaussianMetric,
@@ -38,6 +39,23 @@ def test_mean_and_covariance_are_numpy_s(size):
     assert np.array_equal(covariance, covariance.T)
     np.testing.assert_allclose(mean, features.numpy().mean(0), rtol=1e-13)
     np.testing.assert_allclose(covariance, np.cov(features.numpy(), rowvar=False), rtol=1e-11, atol=1e-13)
+
+
+def test_waiting_features_count_once_and_are_forgotten_by_a_reset():
+    metric, features = GaussianMetric(3), normal(2 * ROWS + 5, 3)
+    for part in (features[: ROWS - 1], features[ROWS - 1 : ROWS + 1], features[ROWS + 1 :]):
+        metric(part)
+    assert not metric.waiting
+    metric.update(features[:7])
+    for _ in range(2):
+        images, mean, _ = metric.compute()
+        assert images == len(features) + 7
+        np.testing.assert_allclose(mean, torch.cat([features, features[:7]]).numpy().mean(0), rtol=1e-11)
+    metric.update(5 + features)
+    metric.update(5 + features[:1])
+    metric.reset()
+    metric.update(features[:50])
+    np.testing.assert_allclose(metric.compute().covariance, np.cov(features[:50].numpy(), rowvar=False), rtol=1e-11)
 
 
 def test_by_hand():
