@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 
 from callbacks.averaged_weights import weights_of
 from callbacks.instruments.run_clock import epochs_done
+from foundation.denormals import are_flushed
 from foundation.length import Length
 from foundation.metrics import Direction, with_keys_of_today
 from foundation.protocols import declared_metrics, said
@@ -281,6 +282,7 @@ def describe_hardware(trainer: Trainer) -> dict[str, Any]:
         "accelerator": device.type,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "denormals": "flushed" if are_flushed() else "kept",
         "system": f"{platform.system()} {platform.machine()}",
     }
 

@@ -17,6 +17,7 @@ from torchvision.transforms import functional
 
 from datamodules.batches import GlobalBatches
 from datamodules.decoding import as_stored, attempt, read
+from foundation.denormals import are_flushed, flush_in_worker
 from foundation.errors import UserError
 from foundation.randomness import keyed_generator
 
@@ -179,8 +180,14 @@ class PhotographLoader(DataLoader[Any]):
 def made_by_workers(
     table: Dataset[Any], batches: DrawnBatches, num_workers: int, trainer: Trainer | None
 ) -> PhotographLoader:
-    """num_workers: 0: batches are made by the process that asks for them."""
+    """num_workers: 0: batches are made by the process that asks for them. They take denormals as that one does."""
     pinned = trainer is not None and trainer.strategy.root_device.type == "cuda"
     return PhotographLoader(
-        table, sampler=batches, batch_size=None, num_workers=num_workers, pin_memory=pinned, generator=torch.Generator()
+        table,
+        sampler=batches,
+        batch_size=None,
+        num_workers=num_workers,
+        pin_memory=pinned,
+        generator=torch.Generator(),
+        worker_init_fn=partial(flush_in_worker, are_flushed()),
     )

@@ -30,6 +30,7 @@ def hush() -> None:
         "Be aware that when using `ckpt_path`, callbacks used to create",  # a resume may leave one out
         "Found .* module\\(s\\) in eval mode at the start",  # finished runs as inputs
         "Checkpoint directory .* exists and is not empty",  # a resumed run goes on in its own folder
+        "The value of the smallest subnormal for .* is zero",  # older numpy's, where denormals are flushed
         "`isinstance\\(treespec, LeafSpec\\)` is deprecated",
     ):
         warnings.filterwarnings("ignore", message=message)

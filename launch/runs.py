@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import OmegaConf
 from torch import nn
 
+from callbacks.instruments.denormals import Denormals
 from callbacks.instruments.run_clock import RunClock
 from callbacks.instruments.settings_of_now import SettingsOfNow
 from callbacks.instruments.shared_statistics import SharedStatistics
@@ -31,6 +32,7 @@ from foundation.checkpoints import (
     class_names_in,
     read_checkpoint,
 )
+from foundation.denormals import flush_denormals
 from foundation.errors import UserError
 from foundation.former_names import name_of_today
 from foundation.length import NO_LIMIT, Length
@@ -68,6 +70,7 @@ def build(config: dict[str, Any], trains: bool = True, resumes: bool = False) ->
         trains: else it is measured.
         resumes: training goes on from a checkpoint, which brings the weights.
     """
+    flush_denormals(config.get("flush_denormals", False))  # before any pool of threads starts
     hush()
     spare_driver_queries()
     if not torch.cuda.is_available():
@@ -85,6 +88,7 @@ def build(config: dict[str, Any], trains: bool = True, resumes: bool = False) ->
         begins += [LastCheck(monitors_of_validation(config, callbacks))]
         begins += [] if resumes else [InitialWeights(config.get("init_from"), module, inputs)]
     loggers = [instantiate(node) for node in (config["logger"] or {}).values()]
+    begins += [Denormals(config.get("flush_denormals", False))]
     trainer = build_trainer(config["trainer"], module, [*begins, *callbacks], loggers)
     check_run(config, module, datamodule, callbacks, trainer, trains)
     return Run(config, module, datamodule, callbacks, trainer, inputs)
@@ -246,6 +250,7 @@ class Finished:
 def load_on_device(folder: str | Path, checkpoint: str, accelerator: str) -> Finished:
     hush()
     config = saved_config(folder)
+    flush_denormals(config.get("flush_denormals", False))
     module, path = built_as_trained(config, folder, checkpoint)
     try:
         device = Fabric(accelerator=accelerator, devices=1).device

@@ -1,8 +1,8 @@
 """The jobs of a sweep (``-m``): what each runs in, what becomes of a failed one, and a study that goes on.
 
-A job on one rank runs in the process that its launcher gave it. A job on several ranks gets a process of its own,
-started with the job's own command: Lightning starts the other ranks by repeating the command, which of a sweep would
-be the whole sweep again, and it kills this process when a rank fails.
+A job on one rank runs in the process that its launcher gave it, unless an earlier one had its threads set otherwise. A
+job on several ranks gets a process of its own, started with the job's own command: Lightning starts the other ranks by
+repeating the command, which of a sweep would be the whole sweep again, and it kills this process when a rank fails.
 """
 
 import logging
@@ -36,6 +36,7 @@ from launch.sweep_table import jobs_in, metric_of, tell
 TRAIN = Path(__file__).resolve().parent.parent / "train.py"
 TRACEBACK_LINES = 200
 OPTUNA_S_WORDS = {"max": "maximize", "min": "minimize"}
+FLUSHED_HERE: set[bool] = set()  # flush_denormals of this process's jobs: threads that they left stay so
 HARDWARE = ("launcher", "trainer", "logger", "sweep", "debug", "paths")  # may differ within a study
 
 
@@ -55,9 +56,11 @@ def run_job(train: Callable[[dict[str, Any]], float | None], config: dict[str, A
     take_threads()
     try:
         with own_command(list(job.overrides.task)):
-            if on_several_ranks(config["trainer"]):
+            flush = config.get("flush_denormals", False)
+            if on_several_ranks(config["trainer"]) or (not flush) in FLUSHED_HERE:
                 train_in_own_process(folder)
             else:
+                FLUSHED_HERE.add(flush)
                 train(config)
         value = final_metric(folder, metric_of(config))
     except Exception as error:  # whatever it is, the other jobs run

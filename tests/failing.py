@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from lightning import Callback
 
+from foundation.denormals import are_flushed
+
 
 class FailOnRank(Callback):
     """Raises on a rank, in an iteration of training or at the very end."""
@@ -31,5 +33,6 @@ class NoteRank(Callback):
 
     def on_train_start(self, trainer, pl_module) -> None:
         note = {"seed": trainer.datamodule.seed, "lr": pl_module.optimizer_g.keywords["lr"], "pid": os.getpid(),
-                "threads": torch.get_num_threads(), "port": os.environ.get("MASTER_PORT")}  # fmt: skip
+                "threads": torch.get_num_threads(), "port": os.environ.get("MASTER_PORT"),
+                "denormals_are_flushed": are_flushed()}  # fmt: skip
         (self.folder / f"rank{trainer.global_rank}.json").write_text(json.dumps(note))

@@ -79,6 +79,7 @@ def test_the_ranks_of_a_job_train_the_same_in_one_folder(ranks):
     notes = notes_of(sweep)
     assert notes.keys() == {"0rank0", "0rank1", "1rank0"}
     assert {it["seed"] for it in notes.values()} == {3}
+    assert {it["denormals_are_flushed"] for it in notes.values()} == {True}
     assert notes["0rank0"]["port"] == notes["0rank1"]["port"] is not None
     assert (sweep / "0" / ".hydra" / "overrides.yaml").exists()
 

@@ -116,6 +116,16 @@ def test_a_single_run_is_left_alone(config):
         sweeps.run_job(lambda config: (_ for _ in ()).throw(UserError("its own")), config)
 
 
+def test_what_takes_denormals_otherwise_than_a_job_before_gets_its_own_process(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweeps, "FLUSHED_HERE", set())
+    where = []
+    monkeypatch.setattr(sweeps, "train_in_own_process", lambda folder: where.append("own"))
+    for flush in (True, True, False, True):
+        measure(tmp_path)
+        sweeps.run_job(lambda config: where.append("here"), config | {"flush_denormals": flush})
+    assert where == ["here", "here", "own", "here"]
+
+
 def test_what_has_several_ranks_gets_its_own_process():
     assert not sweeps.on_several_ranks(TRAINER)
     for change in ({"strategy": {"_target_": "DDPStrategy"}}, {"devices": -1}, {"devices": "auto"}, {"num_nodes": 2}):
