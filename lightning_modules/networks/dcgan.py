@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from foundation.errors import UserError
+from lightning_modules.networks.products import Linear
 
 T = TypeVar("T")
 
@@ -49,7 +50,7 @@ class Generator(nn.Module):
         layers: list[nn.Module] = []
         width = input_size
         for size in [*hidden, math.prod(base)]:
-            layers += [nn.Linear(width, size), nn.BatchNorm1d(size), nn.ReLU(inplace=True)]
+            layers += [Linear(width, size), nn.BatchNorm1d(size), nn.ReLU(inplace=True)]
             width = size
         layers.append(nn.Unflatten(1, tuple(base)))
         width = base[0]
@@ -107,13 +108,13 @@ class Discriminator(nn.Module):
         layers.append(nn.Flatten())
         width *= height * breadth
         for size in hidden:
-            layers += [nn.Linear(width, size), nn.BatchNorm1d(size), nn.LeakyReLU(leak, inplace=True)]
+            layers += [Linear(width, size), nn.BatchNorm1d(size), nn.LeakyReLU(leak, inplace=True)]
             width = size
         self.trunk = nn.Sequential(*layers)
         self.head = nn.Linear(width, 1)
         posterior: list[nn.Module] = []
         if posterior_hidden is not None:
-            posterior += [nn.Linear(width, posterior_hidden), nn.BatchNorm1d(posterior_hidden)]
+            posterior += [Linear(width, posterior_hidden), nn.BatchNorm1d(posterior_hidden)]
             posterior.append(nn.LeakyReLU(leak, inplace=True))
             width = posterior_hidden
         self.posterior = nn.Sequential(*posterior, nn.Linear(width, posterior_size))

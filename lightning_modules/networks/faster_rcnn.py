@@ -24,6 +24,7 @@ from lightning_modules.networks.detection_backbones import (
     Pyramid,
     norm_layer,
 )
+from lightning_modules.networks.products import with_own_linears
 from lightning_modules.networks.region_pooling import RegionAlign, RegionPool
 from lightning_modules.networks.region_proposals import (
     RegionProposals,
@@ -83,7 +84,8 @@ class RegionHeads(RoIHeads):
         masks: bool = False,
     ) -> None:
         super().__init__(
-            RegionPool(7) if head == "vgg16" else RegionAlign(7, canonical_size), box_head(head, channels, width, norm),
+            RegionPool(7) if head == "vgg16" else RegionAlign(7, canonical_size),
+            with_own_linears(box_head(head, channels, width, norm)),
             FastRCNNPredictor(width, num_classes + 1), fg_iou_thresh=0.5, bg_iou_thresh=0.5,
             batch_size_per_image=regions_per_image, positive_fraction=0.25, bbox_reg_weights=None,
             score_thresh=min_score, nms_thresh=nms, detections_per_img=max_detections,

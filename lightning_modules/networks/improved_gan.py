@@ -24,6 +24,7 @@ from lightning_modules.networks.improved_gan_layers import (
     WeightNormUp,
     alone,
 )
+from lightning_modules.networks.products import Linear
 
 Normalization = Literal["batch", "virtual", "none"]
 
@@ -96,7 +97,7 @@ class MLPGenerator(Generator):
         layers: list[nn.Module] = []
         size = input_size
         for following in hidden:
-            linear = nn.Linear(size, following, bias=normalization == "none")
+            linear = Linear(size, following, bias=normalization == "none")
             nn.init.xavier_uniform_(linear.weight)
             layers += [linear, self.normalized(following, 1, eps=1e-6), nn.Softplus()]
             size = following
@@ -124,7 +125,7 @@ class ConvGenerator(Generator):
         self.image_shape = (channels[-1], base[1] * 2 ** len(channels), base[2] * 2 ** len(channels))
         biased = normalization == "none"
         size = math.prod(base)
-        first = nn.Linear(input_size, size, bias=biased)
+        first = Linear(input_size, size, bias=biased)
         layers: list[nn.Module] = [first, self.normalized(size, 1, eps=1e-6), nn.ReLU(), nn.Unflatten(1, tuple(base))]
         width = base[0]
         for following in channels[:-1]:

@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import conv2d, conv_transpose2d, linear
+from torch.nn import functional
+from torch.nn.functional import conv2d, conv_transpose2d
 
 from lightning_modules.networks.precision import at_least_single
+from lightning_modules.networks.products import linear
 
 Gather = Callable[[Tensor], Tensor]
 """This rank's rows -> those of all ranks, with gradient."""
@@ -91,7 +93,8 @@ class WeightNormLinear(WeightNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """The products are scaled, not the weights: there are fewer of them."""
-        outputs = linear(x, self.weight) * self.scale()
+        products = linear if self.training else functional.linear
+        outputs = products(x, self.weight) * self.scale()
         return self.initialized(outputs) if self.initializing else outputs + self.bias
 
 
@@ -190,7 +193,7 @@ class MinibatchDiscrimination(nn.Module):
     def project(self, x: Tensor) -> Tensor:
         """x: [n, features] -> M, [n, kernels, width] float32 or double."""
         scale = self.log_scale.exp() / torch.linalg.vector_norm(self.weight, dim=0)
-        projected = linear(x, self.weight.flatten(1).T).unflatten(1, (self.kernels, self.width))
+        projected = functional.linear(x, self.weight.flatten(1).T).unflatten(1, (self.kernels, self.width))
         return at_least_single(projected) * scale
 
     def forward(self, x: Tensor, sizes: Sequence[int], gather: Gather = alone) -> Tensor:

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import linear
 
 from lightning_modules.networks.precision import half_where_asked, out_of_autocast
+from lightning_modules.networks.products import multiply
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Parameters(torch.autograd.Function):
     def backward(ctx: Any, _: Tensor) -> tuple[Tensor, Tensor, None]:
         inputs, gradients = (torch.cat(them) for them in zip(*ctx.pairs, strict=True))
         ctx.pairs.clear()
-        return gradients.T @ inputs, gradients.sum(0), None
+        return multiply(gradients.T, inputs.T), gradients.sum(0), None
 
 
 class Use(torch.autograd.Function):
@@ -48,7 +48,7 @@ class Use(torch.autograd.Function):
     def forward(ctx: Any, inputs: Tensor, token: Tensor, uses: Uses) -> Tensor:
         ctx.save_for_backward(inputs)
         ctx.uses = uses
-        return linear(inputs, uses.weight, uses.bias)
+        return multiply(inputs, uses.weight, uses.bias)
 
     @staticmethod
     @once_differentiable
@@ -57,7 +57,7 @@ class Use(torch.autograd.Function):
         # Where the gradient of the parameters is not asked for, nothing would take the pairs away again.
         if torch._C._will_engine_execute_node(ctx.uses.token.grad_fn):  # pyright: ignore[reportAttributeAccessIssue]
             ctx.uses.pairs.append((inputs.detach(), gradient))
-        wanted = gradient @ ctx.uses.weight if ctx.needs_input_grad[0] else None
+        wanted = multiply(gradient, ctx.uses.weight.T) if ctx.needs_input_grad[0] else None
         return wanted, ctx.uses.token.detach(), None
 
 
