@@ -26,8 +26,9 @@ from launch.config_check import EvaluateConfig, check_config, plain
 def evaluate(config: dict[str, Any], folder: Path) -> dict[str, float]:
     """Measure ``config["run"]`` and write what was found to ``folder``; returns the metrics."""
     check_config(config, EvaluateConfig)
+    from callbacks.instruments.chosen_precision import keep_precision
     from callbacks.run_record import describe_run, judges_of, measured_again, write_json
-    from foundation.checkpoints import weights_in
+    from foundation.checkpoints import read_checkpoint, weights_in
     from foundation.errors import UserError
     from launch.inputs import tell_changes
     from launch.runs import build, for_training_only, load_checkpoint
@@ -44,6 +45,8 @@ def evaluate(config: dict[str, Any], folder: Path) -> dict[str, float]:
     measured = saved | {"trainer": trainer, "callbacks": callbacks, "logger": None, "optimized_metric": None}
     run = build(measured, trains=False)
     checkpoint = load_checkpoint(run.module, config["run"], config["checkpoint"], run.datamodule)
+    if config["precision"] is None:
+        keep_precision(run.trainer, read_checkpoint(checkpoint), Path(config["run"]))
     recorded = run.trainer.is_global_zero and (Path(config["run"]) / "record.json").exists()
     now = describe_run(folder) | {"inputs": run.inputs} if recorded else {}
     if recorded:

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
 from callbacks.averaged_weights import weights_of
+from callbacks.instruments.chosen_precision import measured_for
 from callbacks.instruments.run_clock import epochs_done
 from foundation.denormals import are_flushed
 from foundation.length import Length
@@ -32,13 +33,14 @@ PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "omegaconf", "wan
 class RunRecord(Callback):
     """Writes the record at the start with status ``running`` and again after fit, test or a failure.
 
-    It holds the experiment, seed, overrides, resolved config, commit and whether it stands for the code that ran (where
-    not, ``changes`` names what differs and ``diff.patch`` beside the record holds it), data with sizes and fingerprint
-    (as it is now, and as ``data_at_start`` where training has changed it), hardware, versions, precision, wall times,
-    how long training was asked for (``asked``: iterations, epochs or seconds) and how long it was, resumes, which
-    weights were tested (``trained`` or averaged), the runs that it was given (``inputs``, by the config's keys), who
-    judged (``judges``: weights and numbers of images) and all final metrics under the keys they were logged with, and
-    which direction of each is better (``directions``). ``make record`` makes a result of it.
+    It holds the experiment, seed, overrides, resolved config, commit and whether it stands for the code that ran
+    (where not, ``changes`` names what differs and ``diff.patch`` beside the record holds it), data with sizes and
+    fingerprint (as it is now, and as ``data_at_start`` where training has changed it), hardware, versions,
+    precision (where ``auto`` has chosen it by measuring, ``precision_ms``: milliseconds of layers' steps), wall
+    times, how long training was asked for (``asked``: iterations, epochs or seconds) and how long it was, resumes,
+    which weights were tested (``trained`` or averaged), the runs that it was given (``inputs``, by the config's
+    keys), who judged (``judges``: weights and numbers of images) and all final metrics under the keys they were
+    logged with, and which direction of each is better (``directions``). ``make record`` makes a result of it.
 
     Args:
         folder: the run folder.
@@ -83,7 +85,7 @@ class RunRecord(Callback):
             "parameters": sum(parameter.numel() for parameter in pl_module.parameters()),
             "directions": directions_of(trainer, pl_module),
         }
-        self.record |= {"inputs": self.inputs} if self.inputs else {}
+        self.record |= measured_for(trainer) | ({"inputs": self.inputs} if self.inputs else {})
         self._note_data(trainer)
         self._write()
 

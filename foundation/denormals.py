@@ -1,4 +1,4 @@
-"""Denormals: floats so near to zero that a processor is slow with each of them. Flushed, they are zero.
+"""Denormals: floats so near to zero that many processors are slow with each of them. Flushed, they are zero.
 
 It is a property of each thread. A thread has it from the one that starts it and a forked process from the one that it
 is forked from; a process that is started anew, such as a spawned worker, has to be told.

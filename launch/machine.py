@@ -1,12 +1,10 @@
-"""The machine and its libraries: what is silenced, asked in another way, kept, and computed how precisely."""
+"""The machine and its libraries: what is silenced, asked in another way, and kept."""
 
 import ctypes
 import logging
 import os
 import sys
 import warnings
-from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -56,13 +54,3 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, -1)
-
-
-def resolve_precision(precision: str | int | None, accelerator: str) -> Any:
-    """``auto`` is bf16-mixed where the hardware multiplies in bf16, else 32-true."""
-    if precision != "auto":
-        return precision
-    if accelerator != "cpu" and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    return "bf16-mixed" if "avx512_bf16" in flags or "amx_bf16" in flags else "32-true"

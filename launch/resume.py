@@ -16,6 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from callbacks.averaged_weights import check_averaging
+from callbacks.instruments.chosen_precision import keep_precision
 from callbacks.instruments.run_clock import done_in, has_had_enough
 from callbacks.run_record import RunRecord
 from foundation.checkpoints import check_fits, checkpoint_path, read_checkpoint
@@ -79,6 +80,7 @@ def take_up(run: Any, path: Path) -> None:
             part.take_up_former()
         elif isinstance(part, LastCheck) and run.trainer.is_global_zero:
             part.when_passed = partial(note_resume, run.config)
+    keep_precision(run.trainer, saved, path.parent.parent)
     warn_of_other_ranks(run.trainer, len(saved.get("random_states", [])))
 
 

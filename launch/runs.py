@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import OmegaConf
 from torch import nn
 
+from callbacks.instruments.chosen_precision import ChosenPrecision
 from callbacks.instruments.denormals import Denormals
 from callbacks.instruments.run_clock import RunClock
 from callbacks.instruments.settings_of_now import SettingsOfNow
@@ -43,10 +44,12 @@ from launch.fit_loop import go_on_exactly
 from launch.initial_weights import InitialWeights
 from launch.inputs import inputs_of, no_such_part, origin_of_metric, trained_run
 from launch.length_check import LastCheck, monitors_of_validation
-from launch.machine import hush, keep_freed_memory, resolve_precision, spare_driver_queries
+from launch.machine import hush, keep_freed_memory, spare_driver_queries
 from launch.parts_check import check_run
+from launch.precision import resolve_precision
 from launch.saved_config import saved_config
 
+CACHE = "data/cache"  # of runs from before a config named it
 LOADING: ContextVar[tuple[Path, ...]] = ContextVar("LOADING", default=())  # inputs that are being loaded, outer first
 
 
@@ -88,18 +91,20 @@ def build(config: dict[str, Any], trains: bool = True, resumes: bool = False) ->
         begins += [LastCheck(monitors_of_validation(config, callbacks))]
         begins += [] if resumes else [InitialWeights(config.get("init_from"), module, inputs)]
     loggers = [instantiate(node) for node in (config["logger"] or {}).values()]
-    begins += [Denormals(config.get("flush_denormals", False))]
-    trainer = build_trainer(config["trainer"], module, [*begins, *callbacks], loggers)
+    asked = config["trainer"]["precision"]
+    chosen = resolve_precision(asked, config["trainer"]["accelerator"], Path(config["paths"].get("cache_dir", CACHE)))
+    begins += [Denormals(config.get("flush_denormals", False)), ChosenPrecision(asked, chosen.milliseconds)]
+    node = config["trainer"] | {"precision": chosen.precision}
+    trainer = build_trainer(node, module, [*begins, *callbacks], loggers)
     check_run(config, module, datamodule, callbacks, trainer, trains)
     return Run(config, module, datamodule, callbacks, trainer, inputs)
 
 
 def build_trainer(node: dict[str, Any], module: Any, callbacks: list[Callback], loggers: list[Logger]) -> Trainer:
-    node = node | {"precision": resolve_precision(node["precision"], node["accelerator"])}
     strategy = node["strategy"]
     if isinstance(strategy, dict) and strategy.get("find_unused_parameters", False) is None:
         needed = said(module, "needs_find_unused_parameters")
-        node["strategy"] = strategy | {"find_unused_parameters": needed}
+        node = node | {"strategy": strategy | {"find_unused_parameters": needed}}
     length = Length.of(node)
     # Lightning has its own clock, and takes an unsaid number of epochs for 1,000.
     node |= {"max_epochs": NO_LIMIT if length.epochs is None else length.epochs, "max_time": None}

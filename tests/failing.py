@@ -34,5 +34,5 @@ class NoteRank(Callback):
     def on_train_start(self, trainer, pl_module) -> None:
         note = {"seed": trainer.datamodule.seed, "lr": pl_module.optimizer_g.keywords["lr"], "pid": os.getpid(),
                 "threads": torch.get_num_threads(), "port": os.environ.get("MASTER_PORT"),
-                "denormals_are_flushed": are_flushed()}  # fmt: skip
+                "denormals_are_flushed": are_flushed(), "precision": trainer.precision}  # fmt: skip
         (self.folder / f"rank{trainer.global_rank}.json").write_text(json.dumps(note))

@@ -4,12 +4,7 @@ import sys
 import pytest
 import torch
 
-from launch.machine import keep_freed_memory, resolve_precision
-
-
-def test_precision_is_what_was_asked_or_what_the_hardware_is_made_for():
-    assert resolve_precision("64-true", "cpu") == "64-true"
-    assert resolve_precision("auto", "cpu") in ("bf16-mixed", "32-true")
+from launch.machine import keep_freed_memory
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
