@@ -183,8 +183,8 @@ def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
 
 def unfit_keys(value: Any, hint: Any, path: str) -> Iterator[str]:
     """One sentence for each mistake in this value and below it."""
-    if (path, value) == ("trainer.precision", "auto"):
-        return  # the project's own word, which launch.precision.resolve_precision replaces
+    if (path, value) in (("trainer.precision", "auto"), ("trainer.max_steps", None)):
+        return  # the project's own words, which are replaced where the trainer is built
     if value is None and path.startswith("callbacks.") and path.endswith(".monitor"):
         callback = path.removesuffix(".monitor")
         yield f"{callback} has no metric to go by: set optimized_metric to a val/ metric, or remove it with ~{callback}"
