@@ -122,7 +122,7 @@ def check_alone(overrides: Sequence[Override]) -> None:
 def chosen_file(group: str, overrides: Sequence[Override]) -> Any:
     """The file of conf/<group> that a command chooses; empty where there is none, or none of that name."""
     chosen = [it.value() for it in overrides if it.key_or_group == group]
-    own = [it.value() for it in overrides if it.key_or_group == SEARCHPATH]
+    own: list[Any] = [it.value() for it in overrides if it.key_or_group == SEARCHPATH]
     places = [CONF, *(Path(str(it).removeprefix("file://")) for it in (own[-1] if own else ()))]
     paths = [place / group / f"{chosen[-1]}.yaml" for place in places] if chosen else []
     return next((OmegaConf.load(it) for it in paths if it.exists()), {})

@@ -200,7 +200,8 @@ def unfit_keys(value: Any, hint: Any, path: str) -> Iterator[str]:
         for key in known & value.keys():
             yield from unfit_keys(value[key], field_hints[key], f"{path}.{key}" if path else key)
     elif not fits(value, hint):
-        meant = fits("", hint) and isinstance(value, int | float)
+        members = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+        meant = {*members} <= {str, Path, type(None)} and isinstance(value, int | float)
         cure = f" If it is a name, write it in quotes: '{path}=\"{str(value).lower()}\"'" if meant else ""
         yield f"{path} is {value!r}, which is not {describe(hint)}.{cure}"
     elif isinstance(value, Mapping):
