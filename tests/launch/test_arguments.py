@@ -9,7 +9,7 @@ from hydra.core.override_parser.types import QuotedString
 
 from foundation.errors import UserError
 from launch.arguments import readable
-from launch.command_line import check_command_line, compose_job, split_arguments
+from launch.command_line import CONF, check_command_line, compose_job, split_arguments
 
 
 def value_of(argument: str) -> object:
@@ -101,8 +101,11 @@ def test_the_cure_is_what_a_shell_and_hydra_take(words):
 
 
 def test_glob_stands_for_the_files_of_a_group():
-    words = readable("train", ["-m", "experiment=infogan_digits,glob(*digits,exclude=[*two*,draw*])"])
-    assert words == ["--multirun", "experiment=infogan_digits,improved_gan_digits,resnet_digits"]
+    words = readable("train", ["-m", "experiment=infogan_digits,glob(resnet_*,exclude=[*t,*10*])"])
+    others = sorted(
+        it.stem for it in (CONF / "experiment").glob("resnet_*") if it.stem[-1] != "t" and "10" not in it.stem
+    )
+    assert words == ["--multirun", f"experiment={','.join(['infogan_digits', *others])}"]
     assert readable("train", ["-m", "trainer=glob(ddp*)"])[-1] == "trainer=ddp,ddp_cpu"
 
 
