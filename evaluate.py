@@ -19,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from foundation.errors import told_as_sentences
-from launch.command_line import check_command_line, readable
+from launch.command_line import check_command_line
 from launch.config_check import EvaluateConfig, check_config, plain
 
 
@@ -80,7 +80,6 @@ def main(config: DictConfig) -> None:
 
 if __name__ == "__main__":
     with told_as_sentences():
-        sys.argv[1:] = readable("evaluate", sys.argv[1:], ["run"])
         for asked in check_command_line("evaluate", sys.argv[1:]):
             from launch.saved_config import saved_config
 

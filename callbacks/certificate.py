@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from callbacks.instruments.examples import evenly_chosen
 from callbacks.instruments.measurement import Measurement
 from callbacks.instruments.pictures import log_picture, log_table, save_figure
 from callbacks.instruments.tables import write_table
@@ -21,13 +22,14 @@ from foundation.errors import UserError
 from foundation.metrics import Direction, Directions, in_stage
 from foundation.protocols import HoldsTables, PenalizesTransport, evaluating
 from foundation.randomness import keyed_generator
+from lightning_modules.attacks.norms import spread
 from lightning_modules.wrm import ascend, certificate, largest_curvature, robust_surrogate, transport_cost
 
 KINKED = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.Hardtanh, nn.MaxPool2d, nn.AdaptiveMaxPool2d)
 
 
 class TransportMetric(Metric):
-    """Sums over examples of loss, its square, cost and surrogate at what the ascent has found, in double precision."""
+    """Sums over examples of loss, cost and surrogate where an ascent has ended, in double precision."""
 
     full_state_update = False
     sums: Tensor
@@ -39,23 +41,18 @@ class TransportMetric(Metric):
         self.add_state("examples", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, losses: Tensor, costs: Tensor, gamma: float) -> None:
-        """losses, costs: [B]."""
+        """losses, costs: [B]; gamma: of the surrogate, whatever the ascent's was."""
         losses, costs = losses.double(), costs.double()
         surrogates = robust_surrogate(losses, costs, gamma)
-        self.sums += torch.stack([it.sum() for it in (losses, losses.square(), costs, surrogates)])
+        self.sums += torch.stack([it.sum() for it in (losses, costs, surrogates, surrogates.square())])
         self.examples += len(losses)
 
     def compute(self) -> dict[str, float]:
-        """``loss`` with its ``standard_error``, ``rho`` and ``phi``: means over ``examples``."""
+        """``loss``, ``rho`` and ``phi``, means over ``examples``, and the ``standard_error`` of phi."""
         total = max(int(self.examples), 1)
-        loss, square, rho, phi = (self.sums / total).tolist()
-        return {
-            "loss": loss,
-            "standard_error": math.sqrt(max(square - loss**2, 0.0) / total),
-            "rho": rho,
-            "phi": phi,
-            "examples": int(self.examples),
-        }
+        loss, rho, phi, square = (self.sums / total).tolist()
+        standard_error = math.sqrt(max(square - phi**2, 0.0) / total)
+        return {"loss": loss, "rho": rho, "phi": phi, "standard_error": standard_error, "examples": int(self.examples)}
 
 
 class MeanMetric(Metric):
@@ -83,7 +80,8 @@ class Certificate(Measurement):
 
     - ``test/phi``, ``test/rho_hat``: E[phi_gamma] and E[c] of training examples, which make the line gamma rho + phi;
     - ``test/certificate_gap``: the least by which that line is above the worst losses found on test examples, over a
-      sweep of gammas. Below 0 by more than the sampling error, the certificate is refuted;
+      sweep of gammas. Below 0 by more than the sampling error (two ``standard_error`` of the table), what is drawn is
+      no bound for what the test examples were drawn from;
     - ``test/inner_gap``: by how much phi rises on average with many steps and several starts: what the line lacks;
     - ``test/concave_share``: of sampled points, those whose loss bends upwards by less than 2 gamma (of the L2 cost);
     - ``test/lzz_bound``: an upper bound on that bend, where the network is a chain of smooth layers. Where it is below
@@ -95,7 +93,7 @@ class Certificate(Measurement):
     Args:
         folder: where these go.
         sweep: the gammas of the worst cases, by the module's own.
-        sweep_examples, gap_examples, curvature_examples: how many test examples, the first ones.
+        sweep_examples, gap_examples, curvature_examples: how many test examples, evenly spread; None: all.
         gap_steps, gap_starts: of the longer ascent.
     """
 
@@ -107,11 +105,11 @@ class Certificate(Measurement):
         self,
         folder: str,
         sweep: Sequence[float] = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0, 8.0),
-        sweep_examples: int = 2000,
-        gap_examples: int = 1000,
+        sweep_examples: int | None = 2000,
+        gap_examples: int | None = 1000,
         gap_steps: int = 400,
         gap_starts: int = 3,
-        curvature_examples: int = 100,
+        curvature_examples: int | None = 100,
     ) -> None:
         if not sweep or not all(0 < it < math.inf for it in sweep):
             raise UserError(f"callbacks.certificate.sweep is {list(sweep)}: give numbers above 0, such as [0.5, 1, 2].")
@@ -123,7 +121,7 @@ class Certificate(Measurement):
             "curvature_examples": curvature_examples,
         }
         for key, count in counts.items():
-            if count < 1:
+            if count is not None and count < 1:
                 raise UserError(f"callbacks.certificate.{key} is {count}: give 1 or more.")
         self.folder, self.sweep = Path(folder), sorted(sweep)
         self.sweep_examples, self.gap_examples = sweep_examples, gap_examples
@@ -177,20 +175,25 @@ class Certificate(Measurement):
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for metric in (self.metric, self.inner_gap, self.concave, *self.of_sweep):
             metric.reset()
+        self.total = len(trainer.test_dataloaders.dataset)  # pyright: ignore
 
     def update(self, trainer: Trainer, module: Any, outputs: Any, batch: Any) -> None:
         with evaluating(module, gradients=True):
             if not trainer.testing:
-                self.metric.update(*worst_case(module, batch, float(module.gamma)))
+                self.metric.update(*worst_case(module, batch), float(module.gamma))
                 return
+            of_sweep = self._some(batch, self.sweep_examples)
             for share, metric in zip(self.sweep, self.of_sweep, strict=True):
-                if len((of_sweep := first(batch, self.sweep_examples))["index"]):
-                    metric.update(*worst_case(module, of_sweep, share * float(module.gamma)))
-            if len((of_gap := first(batch, self.gap_examples))["index"]):
-                self.inner_gap.update(self._inner_gap(module, of_gap))
-            if module.cost == "l2" and len((of_curvature := first(batch, self.curvature_examples))["index"]):
-                for concave in concave_where(module, of_curvature):
-                    self.concave.update(concave.double())
+                metric.update(*worst_case(module, of_sweep, share), float(module.gamma))
+            self.inner_gap.update(self._inner_gap(module, self._some(batch, self.gap_examples)))
+            for concave in (
+                concave_where(module, self._some(batch, self.curvature_examples)) if module.cost == "l2" else ()
+            ):
+                self.concave.update(concave.double())
+
+    def _some(self, batch: Any, count: int | None) -> dict[str, Tensor]:
+        chosen = evenly_chosen(batch["index"], self.total, count)
+        return {key: value[chosen] for key, value in batch.items()}
 
     def _inner_gap(self, module: Any, batch: Any) -> Tensor:
         """By how much the longer ascent finds phi larger, [B], 0 or more.
@@ -200,9 +203,9 @@ class Certificate(Measurement):
         gamma, x, losses_of = float(module.gamma), module.inputs_of(batch), module.losses_of(batch["label"])
         own = ascend(losses_of, x, gamma, module.steps, module.cost)
         best = short = surrogate_at(module, batch, own, gamma)
-        distance = float(transport_cost(own, x, "l2").mean().sqrt())
+        distances = transport_cost(own, x, "l2").sqrt()
         for number in range(self.gap_starts):
-            start = x + distance * drawn_like(x, batch["index"], number) if number else own
+            start = x + spread(distances, x) * drawn_like(x, batch["index"], number) if number else own
             moved = ascend(losses_of, x, gamma, self.gap_steps, module.cost, start)
             best = torch.maximum(best, surrogate_at(module, batch, moved, gamma))
         return best - short
@@ -223,18 +226,16 @@ class Certificate(Measurement):
         batches = list(GlobalBatches(len(table), datamodule.eval_batch_size, seed=None, **shares))
         with evaluating(module, gradients=True):
             for positions in counted(trainer, batches, "the certificate on training data"):
-                if len(positions):
-                    batch = {key: value.to(device) for key, value in table[positions].items()}
-                    batch = datamodule.on_after_batch_transfer(batch, 0)
-                    self.metric.update(*worst_case(module, batch, float(module.gamma)))
+                batch = {key: value.to(device) for key, value in table[positions].items()}
+                batch = datamodule.on_after_batch_transfer(batch, 0)
+                self.metric.update(*worst_case(module, batch), float(module.gamma))
 
     def figures(self) -> dict[str, float]:
         line, of_sweep = self.metric.compute(), [it.compute() for it in self.of_sweep]
         found = {"phi": line["phi"], "rho_hat": line["rho"]}
         if any(it["examples"] for it in of_sweep):  # a test, not a validation
-            above = [certificate(it["rho"], self.gamma, line["phi"]) - it["loss"] for it in of_sweep]
-            found |= {"certificate_gap": min(above), "inner_gap": self.inner_gap.compute()}
-            found |= {"concave_share": self.concave.compute()}
+            found |= {"certificate_gap": min(line["phi"] - it["phi"] for it in of_sweep)}
+            found |= {"inner_gap": self.inner_gap.compute(), "concave_share": self.concave.compute()}
             found |= {} if self.bound is None else {"lzz_bound": self.bound}
         return found
 
@@ -244,8 +245,8 @@ class Certificate(Measurement):
         word = "proved" if self.proved else "estimated"
         rows: list[list[Any]] = [["gamma_of_worst_case", "rho", "test_loss", "standard_error", "certificate", "status"]]
         for share, it in zip(self.sweep, of_sweep, strict=True):
-            bound = certificate(it["rho"], self.gamma, line["phi"])
-            rows.append([share * self.gamma, it["rho"], it["loss"], it["standard_error"], bound, word])
+            bound, error = certificate(it["rho"], self.gamma, line["phi"]), error_of_gap(line, it)
+            rows.append([share * self.gamma, it["rho"], it["loss"], error, bound, word])
         write_table(self.folder / "certificate.csv", rows)
         concave = self.concave.compute()
         about = "" if math.isnan(concave) else f"; concave at {concave:.0%} of sampled points"
@@ -255,11 +256,11 @@ class Certificate(Measurement):
         log_table(trainer, "test/certificate_table", self.folder / "certificate.csv")
 
 
-def worst_case(module: Any, batch: Any, gamma: float) -> tuple[Tensor, Tensor, float]:
-    """Losses and costs, each [B], where the module's own ascent ends at this gamma, and that."""
+def worst_case(module: Any, batch: Any, share: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Losses and costs, each [B], where the module's own ascent ends at this share of its gamma."""
     x, losses_of = module.inputs_of(batch), module.losses_of(batch["label"])
-    moved = ascend(losses_of, x, gamma, module.steps, module.cost)
-    return losses_of(moved).detach(), transport_cost(moved, x, module.cost), gamma
+    moved = ascend(losses_of, x, share * float(module.gamma), module.steps, module.cost)
+    return losses_of(moved).detach(), transport_cost(moved, x, module.cost)
 
 
 def surrogate_at(module: Any, batch: Any, moved: Tensor, gamma: float) -> Tensor:
@@ -276,17 +277,16 @@ def concave_where(module: Any, batch: Any) -> list[Tensor]:
     return [largest_curvature(losses_of, point, start) < 2 * gamma for point in points]
 
 
-def first(batch: Any, count: int) -> dict[str, Tensor]:
-    """The rows of a batch that are among the first ``count`` examples of their split."""
-    chosen = batch["index"] < count
-    return {key: value[chosen] for key, value in batch.items()}
-
-
 def drawn_like(x: Tensor, index: Tensor, number: int) -> Tensor:
     """Normal directions of norm about 1, [B, ...], each drawn from (index, number) alone."""
     shape = tuple(x.shape[1:])
     drawn = [torch.randn(shape, generator=keyed_generator(0, "certificate", int(it), number)) for it in index]
-    return torch.stack(drawn).to(x) / math.sqrt(math.prod(shape))
+    return torch.stack(drawn).to(x) / math.sqrt(math.prod(shape)) if drawn else torch.zeros_like(x)
+
+
+def error_of_gap(line: dict[str, float], point: dict[str, float]) -> float:
+    """The standard error of how far a point is below the line, gamma rho + phi - loss: both are means over samples."""
+    return math.hypot(line["standard_error"], point["standard_error"])
 
 
 def draw_certificate(
@@ -294,7 +294,7 @@ def draw_certificate(
 ) -> None:
     """The line, and the worst cases that were found; word: whether it is proved or estimated."""
     rhos, losses = [it["rho"] for it in of_sweep], [it["loss"] for it in of_sweep]
-    errors = [2 * it["standard_error"] for it in of_sweep]
+    errors = [2 * error_of_gap(line, it) for it in of_sweep]
     with save_figure(path, width=7.0, height=4.5) as axes:
         ends = [0.0, max(rhos)]
         label = f"certificate ({word}): {gamma:.3g} rho + {line['phi']:.3g}"

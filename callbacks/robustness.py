@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torchmetrics import Metric
 
+from callbacks.instruments.examples import evenly_chosen, places, wanted
 from callbacks.instruments.measurement import Measurement
 from callbacks.instruments.pictures import log_picture, log_table, save_figure, save_grid
 from callbacks.instruments.tables import write_table
@@ -25,7 +26,7 @@ from lightning_modules.attacks.search import Attack, Found, search
 class RobustnessMetric(Metric):
     """For one attack: how many examples were fooled at each budget, and each example's smallest perturbation.
 
-    An example's figures stand at its number, so that they depend on neither batches nor ranks.
+    An example's figures stand at its place, so that they depend on neither batches nor ranks.
     """
 
     full_state_update = False
@@ -41,11 +42,11 @@ class RobustnessMetric(Metric):
         self.add_state("smallest", torch.zeros(examples, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("norms", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
-    def update(self, index: Tensor, found: Found, norms: Tensor) -> None:
-        """index, and the norms of the examples themselves: [B]."""
+    def update(self, place: Tensor, found: Found, norms: Tensor) -> None:
+        """place: numbers of the examples among those that are attacked; norms: their own. Both [B]."""
         self.wrong += found.wrong.sum(1)
-        self.examples += len(index)
-        self.smallest[index] += found.smallest.double()
+        self.examples += len(place)
+        self.smallest[place] += found.smallest.double()
         self.norms += norms.double().sum()
 
     def compute(self) -> dict[str, Any]:
@@ -76,7 +77,7 @@ class Robustness(Measurement):
         folder: where tables and pictures go.
         attacks: by names of one's own; each of ``lightning_modules/attacks``.
         budgets: by norm, ``l2`` and ``linf``, in ascending order; of pixels in [0, 1].
-        examples: how many test images, the first ones; None: all.
+        examples: how many test images, evenly spread; None: all.
         bisections: how often the gap between two budgets is halved for an image's smallest perturbation.
         shown: images of the picture.
     """
@@ -121,13 +122,14 @@ class Robustness(Measurement):
 
     def describe_for_record(self) -> dict[str, Any]:
         return {
-            "robustness": {"images": "all" if self.examples is None else f"the first {self.examples:,} of the test"}
+            "robustness": {
+                "images": "all" if self.examples is None else f"{self.examples:,} of the test, evenly spread"
+            }
         }
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        total = len(trainer.test_dataloaders.dataset)  # pyright: ignore
-        size = total if self.examples is None else min(self.examples, total)
-        device = trainer.strategy.root_device
+        self.total, device = len(trainer.test_dataloaders.dataset), trainer.strategy.root_device  # pyright: ignore
+        size = wanted(self.total, self.examples)
         self.all_metrics = {
             it.name: RobustnessMetric(len(self.budgets[it.norm]), size).to(device) for it in self.attacks
         }
@@ -140,17 +142,15 @@ class Robustness(Measurement):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None: ...
 
     def update(self, trainer: Trainer, module: Any, outputs: Any, batch: Any) -> None:
-        size_of_split = len(next(iter(self.all_metrics.values())).smallest)
-        chosen = (batch["index"] < size_of_split).nonzero().squeeze(1)
-        if not len(chosen):
-            return
+        chosen = evenly_chosen(batch["index"], self.total, self.examples)
         examples = Examples(batch["image"], batch["label"], batch["index"])[chosen]
         with evaluating(module, gradients=True):
             for attack in self.attacks:
                 found = search(attack, module.class_logits, examples, self.budgets[attack.norm], self.bisections)
                 norms = size(examples.images, attack.norm)
-                self.all_metrics[attack.name].update(examples.indices, found, norms)
-                if self.shown and attack.name not in self.pictured:
+                place = places(examples.indices, self.total, self.examples)
+                self.all_metrics[attack.name].update(place, found, norms)
+                if self.shown and len(examples) and attack.name not in self.pictured:
                     clean, perturbed = examples.images[: self.shown], found.images[: self.shown]
                     self.pictured[attack.name] = [clean, perturbed, perturbed - clean]
 
@@ -181,7 +181,9 @@ class Robustness(Measurement):
                 relative = budget / of["mean_norm"] if of["mean_norm"] else math.nan
                 rows.append([attack.name, attack.norm, budget, relative, error, of["median"], of["censored"]])
         write_table(self.folder / "robustness.csv", rows)
-        by_image = [[number, *row] for number, row in enumerate(zip(*smallest.values(), strict=True))]
+        everything = torch.arange(self.total)
+        index = everything[evenly_chosen(everything, self.total, self.examples)].tolist()
+        by_image = [[number, *row] for number, *row in zip(index, *smallest.values(), strict=True)]
         write_table(self.folder / "perturbations.csv", [["index", *smallest], *by_image])
         draw_curves(rows[1:], self.folder / "robustness.png")
         log_picture(trainer, "test/robustness", self.folder / "robustness.png")

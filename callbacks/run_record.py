@@ -4,7 +4,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import shlex
 import sys
 import time
 from datetime import UTC, datetime
@@ -251,7 +250,7 @@ def describe_run(folder: Path, patch: str = "diff.patch") -> dict[str, Any]:
     return {
         "pid": os.getpid(),
         "host": platform.node(),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "overrides": OmegaConf.to_container(OmegaConf.load(overrides), resolve=False) if overrides.exists() else [],
         "config": config,
         "asked": Length.of(config.get("trainer", {})).given(),

@@ -107,6 +107,16 @@ class ClassifiesImages(Classifies, Protocol):
 
 
 @runtime_checkable
+class ClassifiesPoints(Classifies, Protocol):
+    point_size: int | None
+    """Coordinates of a point."""
+
+    def class_logits(self, points: Tensor) -> Tensor:
+        """points: [B, point_size] -> [B, num_classes]."""
+        ...
+
+
+@runtime_checkable
 class ClassifiesText(Classifies, Protocol):
     vocabulary_size: int
     """Token ids lie below it."""

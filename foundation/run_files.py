@@ -1,8 +1,7 @@
-"""What a run's folder holds for a person to look at, whichever callbacks leave it there, and how to go on in it."""
+"""Pictures and tables that callbacks leave in a run's folder for a person to look at, whichever callbacks those are."""
 
 import csv
 import re
-import shlex
 from pathlib import Path
 
 KINDS_OF_PICTURES = {".png": "image/png", ".gif": "image/gif", ".jpg": "image/jpeg", ".jpeg": "image/jpeg",
@@ -50,8 +49,3 @@ def numbers_or_texts(column: list[str]) -> list[Cell]:
         except ValueError:
             continue
     return [*column]
-
-
-def to_go_on(folder: str | Path, *settings: str) -> str:
-    """The command that goes on with a run, as a shell takes it."""
-    return shlex.join(["python", "train.py", f"resume={folder}", *settings])

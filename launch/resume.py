@@ -4,7 +4,6 @@ This happens without Hydra's own start, which would write into the folder: the f
 and each resume leaves its command beside it in ``resumes/``.
 """
 
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -27,8 +26,7 @@ from foundation.length import Length
 from foundation.records import is_training, key_of, read_record
 from foundation.security import check_foreign
 from launch.changed_settings import check_optimizers, refuse_changed_settings
-from launch.command_line import split_arguments
-from launch.composition import CONF, SEARCHPATH, compose_job
+from launch.command_line import CONF, compose_job, split_arguments
 from launch.config_check import TrainConfig, check_config, plain
 from launch.inputs import refuse_changes
 from launch.length_check import LastCheck
@@ -153,13 +151,9 @@ def stopped_early(checkpoint: dict[str, Any], config: dict[str, Any]) -> str | N
 
 
 def first_overrides(folder: Path) -> list[str]:
-    """Of the run's first command, with where it looked for files beside conf/."""
     path = folder / ".hydra" / "overrides.yaml"
     overrides: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False) if path.exists() else []
-    kept = path.with_name("hydra.yaml")
-    of_hydra: Any = OmegaConf.select(OmegaConf.load(kept), "hydra.overrides.hydra") if kept.exists() else None
-    places = [it for it in of_hydra or () if it.startswith(f"{SEARCHPATH}=")]
-    return places + without_former_keys(overrides)  # their interpolations are the config's
+    return without_former_keys(overrides)  # their interpolations are the config's
 
 
 def without_former_keys(overrides: list[str]) -> list[str]:
@@ -210,6 +204,6 @@ def note_command(folder: Path, overrides: list[str]) -> None:
     folder = folder / "resumes"
     folder.mkdir(exist_ok=True)
     number = len(list(folder.glob("*.yaml"))) + 1
-    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
     note = {"command": command, "overrides": overrides, "started_at": datetime.now(UTC).isoformat(timespec="seconds")}
     OmegaConf.save(OmegaConf.create(note), folder / f"{number:03d}.yaml")

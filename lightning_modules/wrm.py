@@ -25,7 +25,7 @@ from torch.nn.functional import cross_entropy
 from datamodules.splits import Table
 from foundation.errors import UserError
 from foundation.metrics import Directions
-from foundation.protocols import Classifies, ClassifiesImages, PenalizesTransport
+from foundation.protocols import ClassifiesImages, ClassifiesPoints, PenalizesTransport
 from lightning_modules.attacks.gradient import Examples, FastGradient, IteratedFastGradient, ProjectedGradient
 from lightning_modules.attacks.norms import Norm, near_in_linf, size, spread
 from lightning_modules.classifier import Classifier
@@ -116,7 +116,8 @@ def dominant_eigenvalue(losses_of: LossesOf, inputs: Tensor, start: Tensor, shif
         inputs = inputs.detach().requires_grad_(True)
         (gradient,) = torch.autograd.grad(losses_of(inputs).sum(), inputs, create_graph=True)
         for _ in range(iterations):
-            (product,) = torch.autograd.grad((gradient * direction).sum(), inputs, retain_graph=True)
+            along = (gradient * direction).sum()
+            (product,) = torch.autograd.grad(along, inputs, retain_graph=True, materialize_grads=True)
             product = product + spread(shift, product) * direction
             value = (product * direction).flatten(1).sum(1)
             direction = unit(product)
@@ -198,11 +199,11 @@ class WRM(Classifier):
         self,
         network: nn.Module,
         *,
-        gamma: Gamma | Mapping[str, float | None],
+        gamma: Gamma | Mapping[str, Any],
         cost: Norm = "l2",
         steps: int = 15,
         training: Training = "wrm",
-        budget: Budget | Mapping[str, float | None] | None = None,
+        budget: Budget | Mapping[str, Any] | None = None,
         **classifier: Any,
     ) -> None:
         super().__init__(network, **classifier)
@@ -293,7 +294,7 @@ class WRM(Classifier):
     # --- what callbacks ask ------------------------------------------------------------------------------------
 
     def capabilities(self) -> set[type]:
-        return {ClassifiesImages if self.input == "image" else Classifies, PenalizesTransport}
+        return {ClassifiesImages if self.input == "image" else ClassifiesPoints, PenalizesTransport}
 
     def inputs_of(self, batch: Batch) -> Tensor:
         return batch[self.input]
@@ -309,7 +310,8 @@ class WRM(Classifier):
         if not self.knows_curvature_bound:
             return None
         network: Any = self.network
-        norms = operator_norms(network, self.image_shape if self.input == "image" else (self.point_size,))
+        shape: Any = self.image_shape if self.input == "image" else (self.point_size,)
+        norms = operator_norms(network, shape)
         behind = len(norms) - 1  # the last layer has no activation
         slopes, curvatures = [network.activation.slope] * behind, [network.activation.curvature] * behind
         return curvature_bound(norms, [*slopes, 1.0], [*curvatures, 0.0])

@@ -14,10 +14,10 @@ from lightning import Callback
 
 from launch.command_line import compose_job
 from launch.runs import build
-from tests.lightning_modules import test_draw, test_infogan, test_resnet
+from tests.lightning_modules import test_draw, test_infogan, test_resnet, test_wrm
 
 STEPS, SAVED_EVERY = 12, 4
-TINY = test_infogan.TINY | test_resnet.TINY | test_draw.TINY
+TINY = test_infogan.TINY | test_resnet.TINY | test_draw.TINY | test_wrm.TINY
 
 
 class SignalAt(Callback):

@@ -19,7 +19,7 @@ from callbacks.cluster_accuracy import ClusterAccuracyMetric
 from datamodules.batches import GlobalBatches
 from launch.command_line import compose_job
 from launch.runs import build
-from tests.lightning_modules import test_draw, test_infogan, test_resnet
+from tests.lightning_modules import test_draw, test_infogan, test_resnet, test_wrm
 
 STEPS = 20
 EXPERIMENTS = {
@@ -29,6 +29,12 @@ EXPERIMENTS = {
     ],
     "resnet_digits": test_resnet.TINY["resnet_digits"],
     "draw_digits": [*test_draw.TINY["draw_digits"], "callbacks=[default,likelihood_bound]"],
+    "wrm_digits": [
+        *test_wrm.TINY["wrm_digits"],
+        "callbacks=[default,classification,certificate,robustness]",
+        "callbacks.robustness.examples=60",
+        "lightning_module.gamma={absolute: 1.0, relative: null}",
+    ],
 }
 
 

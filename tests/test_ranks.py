@@ -72,6 +72,16 @@ def test_the_bound_is_the_same(ranks):
             assert found[world_size][measured] == pytest.approx(found[1][measured], rel=1e-6)
 
 
+def test_certificate_and_robustness_are_the_same(ranks):
+    """But for the last digits of what is added up in another order; logged values are float32."""
+    found = ranks[1]["wrm_digits"]
+    assert found[1]["metrics"].keys() > {"test/phi", "test/certificate_gap", "test/inner_gap", "test/censored_fgm_l2"}
+    assert found[1]["metrics"]["test/rho_hat"] > 0
+    for measured in ("metrics", "few", "trained"):
+        for world_size in (2, 3):
+            assert found[world_size][measured] == pytest.approx(found[1][measured], rel=1e-6)
+
+
 def test_a_rank_without_an_example_changes_nothing(ranks):
     found = ranks[1]["infogan_digits"]
     assert found[1]["few"].keys() == {"test/cluster_accuracy", "test/cluster_purity", "test/cluster_information_nats"}
@@ -86,7 +96,7 @@ def test_the_ranks_shares_are_the_same_samples(ranks):
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
-@pytest.mark.parametrize("experiment", ["infogan_digits", "resnet_digits", "draw_digits"])
+@pytest.mark.parametrize("experiment", ["infogan_digits", "resnet_digits", "draw_digits", "wrm_digits"])
 def test_twenty_steps_lead_to_the_same_weights(ranks, experiment, world_size):
     folder, found = ranks
     assert found[experiment][world_size]["dtype"] == found[experiment][1]["dtype"] == "torch.float64"
@@ -94,7 +104,7 @@ def test_twenty_steps_lead_to_the_same_weights(ranks, experiment, world_size):
     assert float((alone - together).abs().max()) < 1e-8
 
 
-@pytest.mark.parametrize("experiment", ["infogan_digits", "resnet_digits", "draw_digits"])
+@pytest.mark.parametrize("experiment", ["infogan_digits", "resnet_digits", "draw_digits", "wrm_digits"])
 def test_micro_batches_on_two_ranks_lead_to_the_same_weights(ranks, experiment):
     """Each rank's share in three parts against the whole batch on one rank."""
     folder, _ = ranks

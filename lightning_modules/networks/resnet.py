@@ -10,12 +10,13 @@ from typing import Literal
 
 import torchvision
 from torch import Tensor, nn
-from torch.nn.functional import pad, relu
+from torch.nn.functional import elu, pad, relu
 from torchvision.models import get_model, list_models
 
 from foundation.errors import UserError, did_you_mean
 
 Shortcut = Literal["identity", "none"]
+ACTIVATIONS = {"relu": relu, "elu": elu}
 
 
 def start(network: nn.Module) -> None:
@@ -32,17 +33,18 @@ class Block(nn.Module):
     (option A of section 3.3): no parameters, so a residual net has just those of its plain net.
     """
 
-    def __init__(self, inputs: int, outputs: int, stride: int, shortcut: Shortcut) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, shortcut: Shortcut, activation: str = "relu") -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
         self.stride, self.added, self.shortcut = stride, outputs - inputs, shortcut
+        self.activation = ACTIVATIONS[activation]
 
     def forward(self, x: Tensor) -> Tensor:
-        residual = self.bn2(self.conv2(relu(self.bn1(self.conv1(x)), inplace=True)))
-        return relu(residual if self.shortcut == "none" else residual.add_(self.skip(x)), inplace=True)
+        residual = self.bn2(self.conv2(self.activation(self.bn1(self.conv1(x)), inplace=True)))
+        return self.activation(residual if self.shortcut == "none" else residual.add_(self.skip(x)), inplace=True)
 
     def skip(self, x: Tensor) -> Tensor:
         if self.stride == 1 and not self.added:
@@ -61,6 +63,7 @@ class CifarResNet(nn.Module):
         depth: 20, 32, 44, 56, 110 and 1202 are the paper's; any 6n + 2 is built.
         shortcut: ``none`` makes the plain net.
         width: channels of the first stage; the others have twice and four times as many.
+        activation: relu, the paper's, or elu, which has no kink.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class CifarResNet(nn.Module):
         width: int = 16,
         image_shape: Sequence[int] = (3, 32, 32),
         num_classes: int = 10,
+        activation: Literal["relu", "elu"] = "relu",
     ) -> None:
         super().__init__()
         self.image_shape, self.num_classes = tuple(image_shape), num_classes
@@ -83,13 +87,17 @@ class CifarResNet(nn.Module):
         self.bn = nn.BatchNorm2d(width)
         widths = [width] * (blocks + 1) + [2 * width] * blocks + [4 * width] * blocks
         self.blocks = nn.Sequential(
-            *(Block(inputs, outputs, 1 if inputs == outputs else 2, shortcut) for inputs, outputs in pairwise(widths))
+            *(
+                Block(inputs, outputs, 1 if inputs == outputs else 2, shortcut, activation)
+                for inputs, outputs in pairwise(widths)
+            )
         )
+        self.activation = ACTIVATIONS[activation]
         self.linear = nn.Linear(4 * width, num_classes)
         start(self)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.blocks(relu(self.bn(self.conv(images)), inplace=True))
+        x = self.blocks(self.activation(self.bn(self.conv(images)), inplace=True))
         return self.linear(x.mean(dim=(2, 3)))
 
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, pad, pixel_unshuffle
+from torch.nn.functional import conv2d, pad
 
 from foundation.errors import UserError, did_you_mean
 
@@ -95,9 +95,17 @@ class HalvingConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, out_channels, ...]."""
-        blocks = pixel_unshuffle(pad(input, (self.padding[1],) * 2 + (self.padding[0],) * 2), 2)
-        weight = pixel_unshuffle(self.weight, 2).contiguous(memory_format=torch.channels_last)
-        return conv2d(blocks.contiguous(memory_format=torch.channels_last), weight, self.bias)
+        up, across = (int(it) for it in self.padding)
+        padded = pad(input, (across, across, up, up))
+        return conv2d(in_blocks(padded), in_blocks(self.weight), self.bias)
+
+
+def in_blocks(images: Tensor) -> Tensor:
+    """[B, C, H, W] -> [B, 4 C, H / 2, W / 2], channels last; pixel_unshuffle, which fails where B is 0."""
+    count, channels, height, width = images.shape
+    blocks = images.reshape(count, channels, height // 2, 2, width // 2, 2).permute(0, 1, 3, 5, 2, 4)
+    whole = blocks.reshape(count, 4 * channels, height // 2, width // 2)
+    return whole.contiguous(memory_format=torch.channels_last)
 
 
 PAPER_S = (Convolution(64, 8, 2, 3), Convolution(128, 6, 2), Convolution(128, 5, 1))
@@ -160,7 +168,7 @@ def operator_norms(network: Chain, input_shape: Sequence[int]) -> list[float]:
 def largest_singular_value(layer: nn.Linear | nn.Conv2d, shape: torch.Size, iterations: int = 1000) -> float:
     """Of the layer without its bias, from inputs of this shape."""
     linear = deepcopy(layer)
-    linear.bias = None
+    linear.bias = None  # pyright: ignore[reportAttributeAccessIssue]
     direction = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     value, former = 1.0, 0.0
     with torch.enable_grad():
@@ -169,6 +177,6 @@ def largest_singular_value(layer: nn.Linear | nn.Conv2d, shape: torch.Size, iter
                 break
             direction = (direction / direction.norm()).requires_grad_(True)
             image = linear(direction)
-            former, value = value, float(image.norm())
+            former, value = value, float(image.detach().norm())
             (direction,) = torch.autograd.grad(0.5 * image.square().sum(), direction)
     return value

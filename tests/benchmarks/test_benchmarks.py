@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from benchmarks import frechet_distance, loader, mean_average_precision, peers, sweep, training_step
+from benchmarks import frechet_distance, loader, mean_average_precision, peers, sweep, training_step, wrm_step
 from benchmarks.losses import Bounds, loss_of
 from benchmarks.peer_loops import PEERS
 from benchmarks.turns import Spent, Turns, table
@@ -47,6 +47,19 @@ def test_a_detector_is_measured_against_torchvision_s():
                  f"{network}.rpn.proposals=[2000,150]"]  # fmt: skip
     turns = training_step.measure("faster_rcnn_coco_mobilenet", overrides, iterations=1, rounds=1)
     assert {name: len(spent) for name, spent in turns.turns.items()} == {"platform": 2, "bare loop": 2, "usual loop": 2}
+
+
+def test_a_step_of_wrm_is_measured_against_one_of_erm():
+    network = [
+        "lightning_module.network.convolutions=[{channels: 4, kernel: 8, stride: 4}, {channels: 4, kernel: 6, stride: 1}]"
+    ]
+    turns = wrm_step.measure("32-true", ["trainer=cpu", *network], rounds=1, batch_size=4)
+    assert {name: len(spent) for name, spent in turns.turns.items()} == dict.fromkeys(
+        [wrm_step.ERM, wrm_step.WRM, wrm_step.USUAL], 2
+    )
+    inputs = torch.randn(3, 2)
+    expected = wrm_step.ascend(lambda x: torch.sin(x).sum(1), inputs, wrm_step.GAMMA, 4)
+    torch.testing.assert_close(wrm_step.usual_ascent(lambda x: torch.sin(x).sum(1), inputs, 4), expected)
 
 
 @pytest.mark.parametrize(("read_size", "write_size"), [(2, 3), (None, None)])

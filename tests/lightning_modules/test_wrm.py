@@ -46,6 +46,11 @@ TINY = {
     ],
 }
 
+TINY["wrm_cifar10"] = [
+    *SMALL, *FEW_ATTACKS, "lightning_module.network.network.depth=8", "lightning_module.network.network.width=4",
+    "lightning_module.scheduler.drops=[10]",
+]  # fmt: skip
+
 SLOPE = torch.tensor([3.0, -4.0], dtype=torch.float64)  # of norm 5
 
 
@@ -202,6 +207,15 @@ def test_relative_and_absolute_prices_are_the_same_where_they_agree(tmp_path):
     assert float(relative.trainer.callback_metrics["train/gamma"]) == pytest.approx(gamma, rel=1e-6)
     absolute = trained(tmp_path, f"lightning_module.gamma={{absolute: {float(relative.module.gamma)}, relative: null}}")
     torch.testing.assert_close(weights(relative), weights(absolute), rtol=0, atol=1e-6)
+
+
+def test_a_run_that_goes_on_with_another_price_pays_it(tmp_path):
+    """The checkpoint holds E||X||_2; the price is the config's."""
+    cheap = trained(tmp_path, "lightning_module.gamma={absolute: null, relative: 0.5}")
+    config = compose_job("train", [*PLANE, "lightning_module.gamma={absolute: null, relative: 2.0}"])
+    dear = instantiate(config["lightning_module"])
+    dear.load_state_dict(cheap.module.state_dict())
+    assert float(dear.gamma) == pytest.approx(4 * float(cheap.module.gamma))
 
 
 @pytest.mark.parametrize("training", ["fgm", "ifgm", "pgd"])
