@@ -33,6 +33,7 @@ KINDS = (
     Trainer,
     Strategy,
 )
+ATTACKS = ("lightning_modules.attacks.gradient", "lightning_modules.attacks.auto_pgd")  # plain values in, nothing else
 # What a finished run gives to another. They read its config under the same rules, and weights alone of its checkpoint.
 FUNCTIONS = ("launch.runs.load_module", "launch.runs.load_datamodule", "launch.runs.load_metric")
 
@@ -91,5 +92,6 @@ def is_allowed(target: Any) -> bool:
     except (ImportError, AttributeError, ValueError, TypeError):
         return False
     if isinstance(found, type):
-        return issubclass(found, KINDS) and found.__module__.partition(".")[0] in ROOTS
+        own = found.__module__.partition(".")[0] in ROOTS
+        return (own and issubclass(found, KINDS)) or found.__module__ in ATTACKS
     return found in (torchvision.models.get_model_builder(name) for name in torchvision.models.list_models())

@@ -19,6 +19,7 @@ from finished.results import load_experiments
 from foundation.metrics import STAGES
 from foundation.protocols import said
 from foundation.published import TRAIN_SET, chosen
+from foundation.security import check_targets
 from launch.command_line import CONF, check_command_line, compose_job
 from launch.config_check import TrainConfig, check_config
 from launch.parts_check import metrics_of_run
@@ -78,6 +79,10 @@ class TestExperiment:
         for group in ("trainer", "logger", "launcher", "hydra"):
             assert f"override /{group}" not in text
         assert len(text.splitlines()) <= 25
+
+    def test_its_runs_are_read_again(self, experiment):
+        """What a saved config may name holds all that this one names."""
+        check_targets(composed(experiment), experiment)
 
     def test_is_built_at_its_real_size(self, experiment):
         with torch.device("meta"):
