@@ -20,6 +20,7 @@ from torch.nn import functional
 from callbacks.instruments.chosen_precision import CHOICES
 from callbacks.run_record import processor_name
 from launch.processes import is_first_process
+from lightning_modules.networks.products import linear
 
 SINGLE, HALF = CHOICES
 FASTER = 0.85
@@ -93,7 +94,7 @@ def measure() -> dict[str, dict[str, float]]:
 def layers() -> Iterator[tuple[str, Callable[[], Tensor]]]:
     """Each with its name computes a layer of weights and inputs that want gradients."""
     x, weight, bias = leaf(128, 512), leaf(512, 512), leaf(512)
-    yield "linear", lambda: functional.linear(x, weight, bias)
+    yield "linear", lambda: linear(x, weight, bias)
     images, kernels = leaf(32, 64, 16, 16), leaf(64, 64, 3, 3)
     yield "convolution", lambda: functional.conv2d(images, kernels, padding=1)
 

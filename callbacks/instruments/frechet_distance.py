@@ -9,7 +9,7 @@ import numpy as np
 import scipy.linalg
 import torch
 from lightning import Trainer
-from scipy.linalg.lapack import dpstrf
+from scipy.linalg.lapack import dpstrf  # pyright: ignore[reportAttributeAccessIssue]
 from torch import Tensor
 from torchmetrics import Metric
 

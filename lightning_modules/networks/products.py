@@ -38,7 +38,7 @@ def multiply(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def suits(left: Tensor, right: Tensor) -> bool:
     plain = left.ndim == 2 and left.dtype == right.dtype == torch.float32 and left.is_cpu and len(left) > 1
-    within = torch.compiler.is_compiling() or torch.jit.is_tracing()  # which know their own ways
+    within = torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore
     usual = within or torch.is_autocast_enabled("cpu") or not torch.backends.mkldnn.enabled
     return plain and not usual and right.numel() >= LEAST and by_onednn()
 
