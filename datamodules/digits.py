@@ -1,7 +1,6 @@
 """scikit-learn's 1,797 handwritten digits, 8x8: real data that is there as soon as the platform is."""
 
 import torch
-from sklearn.datasets import load_digits
 
 from datamodules.images import ImageDataModule, ImageTable
 from foundation.randomness import keyed_generator
@@ -21,6 +20,8 @@ class DigitsDataModule(ImageDataModule):
     num_classes = 10
 
     def load(self) -> dict[str, ImageTable]:
+        from sklearn.datasets import load_digits  # here, since importing it takes a fifth of a second
+
         digits = load_digits()
         images = torch.from_numpy(digits.images).mul(255 / 16).round().to(torch.uint8).unsqueeze(1)  # pyright: ignore
         labels = torch.from_numpy(digits.target).long()  # pyright: ignore

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.io import loadmat
 from torchvision.datasets import SVHN
 
 from datamodules.downloads import Published
@@ -48,6 +47,8 @@ class SVHNDataModule(ImageDataModule):
         return {"train": train, "test": test}
 
     def _split(self, split: str) -> ImageTable:
+        from scipy.io import loadmat  # here, since nothing else needs it
+
         content = loadmat(matrix(split).checked(self.data_dir))
         images = np.ascontiguousarray(content["X"].transpose(3, 2, 0, 1))  # from H x W x C x N
         return ImageTable(torch.from_numpy(images), torch.from_numpy(content["y"].astype(np.int64).ravel() % 10))

@@ -1,10 +1,12 @@
 """Mistakes on the command line, found before Hydra starts: a key or choice that does not exist, and the nearest.
 
-Hydra's own flags (--help, --cfg) are left to Hydra.
+Hydra's own flags (--cfg, --hydra-help) are left to Hydra. --help is answered from the files of conf/: Hydra composes a
+config for it, and copies all that it has read once for every group.
 """
 
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -77,12 +79,15 @@ def with_quoted(keys: Sequence[str], arguments: Sequence[str]) -> list[str]:
 
 
 def check_command_line(config_name: str, arguments: Sequence[str]) -> list[dict[str, Any]]:
-    """Compose and check the jobs that a command asks for; returns their configs.
+    """Compose and check the jobs that a command asks for; returns their configs. One that asks for help ends with it.
 
     Of a sweep, enough jobs to see each value once.
     """
     parsed = get_args_parser().parse_args(list(arguments))
-    if any(vars(parsed).get(flag) for flag in ("help", "hydra_help", "version", "cfg", "info", "shell_completion")):
+    if parsed.help:
+        print(help_of(config_name))
+        sys.exit()
+    if any(vars(parsed).get(flag) for flag in ("hydra_help", "version", "cfg", "info", "shell_completion")):
         return []
     try:
         overrides = OverridesParser.create().parse_overrides(parsed.overrides)
@@ -108,6 +113,22 @@ def check_command_line(config_name: str, arguments: Sequence[str]) -> list[dict[
             check_job(config, searching=plugins_of(overrides).get("sweeper") == "optuna")
         check_writable("paths.output_dir", Path(config["paths"]["output_dir"]))
     return configs
+
+
+def help_of(config_name: str) -> str:
+    """What a command is for, the options of its groups, and its own keys: its file of conf/ with its comments."""
+    file = CONF / f"{config_name}.yaml"
+    about, _, rest = file.read_text().partition("defaults:\n")
+    about = "".join(f"{line.removeprefix('#').removeprefix(' ')}\n" for line in about.splitlines() if "@" not in line)
+    keys = rest.partition("\n\n")[2]
+    chosen = {str(key) for it in OmegaConf.load(file).defaults if it != "_self_" for key in it} - {"hydra"}
+    folders = sorted(it for it in CONF.rglob("*") if it.is_dir() and it.relative_to(CONF).parts[0] in chosen)
+    groups = [f"{it.relative_to(CONF)}: {', '.join(sorted(path.stem for path in it.glob('*.yaml')))}" for it in folders]
+    return "\n".join([
+        about, "== Groups and their options (choose with group=option) ==", "", *groups, "",
+        "== Keys (change with key=value, add with +key=value) ==", "", keys,
+        f"All keys, those of the groups too, are printed by: python {config_name}.py --cfg job",
+    ])  # fmt: skip
 
 
 def chosen_file(group: str, overrides: Sequence[Override]) -> Any:

@@ -20,6 +20,10 @@ FILES = sorted(path.relative_to(ROOT) for room in ROOMS for path in (ROOT / room
 WITHOUT_TORCH = ["foundation.errors", "foundation.records", "foundation.former_names", "foundation.source_tree",
                  "launch.command_line", "train", "evaluate", "sample", "predict", "finished.tables"]  # fmt: skip
 
+# What a training of images has no use for before its end, or has none at all. Lightning itself imports matplotlib.
+NOT_AT_THE_START = ["sklearn", "joblib", "scipy.io", "wandb", "pandas", "optuna", "sqlalchemy", "onnx", "onnxruntime",
+                    "faster_coco_eval"]  # fmt: skip
+
 
 @cache
 def imports_of(path: Path) -> list[tuple[int, str, bool]]:
@@ -110,4 +114,20 @@ def test_a_mistake_or_a_list_is_told_without_waiting_for_torch():
     """Importing torch and Lightning takes seconds. Each as the first import of a process: these never import them."""
     script = f"import sys, {', '.join(WITHOUT_TORCH)}; print(sorted({{'torch', 'lightning'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout == "[]\n", done.stderr
+
+
+def test_a_training_starts_without_what_it_does_not_need():
+    """Checked, and with all that train.py imports before it builds anything."""
+    script = """
+import sys
+from launch.command_line import check_command_line
+check_command_line("train", ["experiment=infogan_mnist"])
+import callbacks.run_record, launch.loggers, launch.resume, launch.runs
+assert "torch" in sys.modules
+print(sorted(set(sys.argv[1:]) & set(sys.modules)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, *NOT_AT_THE_START], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.stdout == "[]\n", done.stderr

@@ -99,7 +99,24 @@ def test_a_right_command_passes():
         "train", ["experiment=infogan_mnist", "trainer=cpu", "trainer.max_steps=7", "+trainer.min_steps=1"]
     )
     assert len(check_command_line("train", ["-m", "seed=0,1", "lightning_module.noise_size=range(1,3)"])) == 3
-    check_command_line("train", ["--help"])
+
+
+@pytest.mark.parametrize(
+    ("name", "groups", "key"),
+    [("train", {"experiment", "lightning_module/ablation", "launcher"}, "seed: 0 "), ("sample", {"paths"}, "count: 64"),
+     ("evaluate", {"callbacks", "trainer", "paths"}, "precision: null"), ("predict", {"paths"}, "invert: false")],
+)  # fmt: skip
+def test_help_tells_a_command_s_own_groups_and_keys(name, groups, key, capsys):
+    with pytest.raises(SystemExit) as end:
+        check_command_line(name, ["experiment=infogan_mnist", "-h"])
+    assert not end.value.code
+    told = capsys.readouterr().out
+    listed, keys = told.split("== Keys")
+    assert groups <= {line.partition(":")[0] for line in listed.splitlines()}
+    assert ("experiment: " in listed) == (name == "train")
+    assert f"\n{key}" in keys
+    assert f"python {name}.py " in listed
+    assert "@package" not in told
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
