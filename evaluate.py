@@ -19,6 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from foundation.errors import told_as_sentences
+from foundation.security import trusting_as_typed
 from launch.command_line import check_command_line
 from launch.config_check import EvaluateConfig, check_config, plain
 
@@ -79,9 +80,10 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    with told_as_sentences():
-        for asked in check_command_line("evaluate", sys.argv[1:]):
-            from launch.saved_config import saved_config
+    with trusting_as_typed():
+        with told_as_sentences():
+            for asked in check_command_line("evaluate", sys.argv[1:]):
+                from launch.saved_config import saved_config
 
-            saved_config(asked["run"])  # before Hydra makes a folder in what may be no run
-    main()
+                saved_config(asked["run"])  # before Hydra makes a folder in what may be no run
+        main()

@@ -19,6 +19,7 @@ import hydra
 from omegaconf import DictConfig
 
 from foundation.errors import UserError, told_as_sentences
+from foundation.security import trusting_as_typed
 from launch.command_line import check_command_line, check_writable
 from launch.config_check import SampleConfig, check_config, plain
 
@@ -113,6 +114,7 @@ def main(config: DictConfig) -> None:
 
 if __name__ == "__main__":
     sys.argv[1:] = with_free_codes(sys.argv[1:])
-    with told_as_sentences():
-        check_command_line("sample", sys.argv[1:])
-    main()
+    with trusting_as_typed():
+        with told_as_sentences():
+            check_command_line("sample", sys.argv[1:])
+        main()

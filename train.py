@@ -19,6 +19,7 @@ from foundation.errors import told_as_sentences
 from foundation.length import Length
 from foundation.published import TESTED, published
 from foundation.run_files import pictures_in, tables_in
+from foundation.security import trusting_as_typed
 from launch.command_line import check_command_line, split_arguments
 from launch.config_check import TrainConfig, check_config, plain
 from launch.processes import folder_of_rank_zero_alone, guard, wait_for_ranks
@@ -105,16 +106,17 @@ def main(config: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    with told_as_sentences():
-        resumed, others = split_arguments(sys.argv[1:])
-        configs = []
-        if resumed:
-            from launch.resume import prepare
+    with trusting_as_typed():
+        with told_as_sentences():
+            resumed, others = split_arguments(sys.argv[1:])
+            configs = []
+            if resumed:
+                from launch.resume import prepare
 
-            train(*prepare(resumed, others))
-        else:
-            configs = check_command_line("train", others)
-    if not resumed:
-        sys.argv[1:] = folder_of_rank_zero_alone(others)
-        with ending_with_a_table(configs):
-            main()
+                train(*prepare(resumed, others))
+            else:
+                configs = check_command_line("train", others)
+        if not resumed:
+            sys.argv[1:] = folder_of_rank_zero_alone(others)
+            with ending_with_a_table(configs):
+                main()

@@ -12,6 +12,7 @@ onnxruntime has computed with it what the module computes.
 import argparse
 import json
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 from foundation.checkpoints import read_checkpoint, weights_in
 from foundation.errors import UserError, told_as_sentences
 from foundation.protocols import ClassifiesImages, ClassifiesText, MapsLatents, serves
+from foundation.security import split_trust, trusting
 from launch.command_line import check_writable
 from launch.runs import load_on_device
 
@@ -218,8 +220,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("run", type=Path, help="a run's folder")
     parser.add_argument("--checkpoint", default="last", help="a file of its checkpoints/ without .ckpt")
     parser.add_argument("--out", type=Path, help=f"the file, or a folder for {NAME}; unless given, the run's")
-    given = parser.parse_args(arguments)
-    path, difference = export(given.run, given.checkpoint, given.out)
+    names, words = split_trust(sys.argv[1:] if arguments is None else arguments)
+    given = parser.parse_args(words)
+    with trusting(names):
+        path, difference = export(given.run, given.checkpoint, given.out)
     print(f"{path}: differs from the module by {difference:.1e} at most")
 
 

@@ -8,6 +8,7 @@ It reads what the run has written so far, so a run that failed or still trains h
 
 import argparse
 import json
+import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
@@ -22,6 +23,7 @@ from finished.exhibits import number, pictures_of, tables_of
 from foundation.errors import UserError, told_as_sentences
 from foundation.metrics import GROUPS, IN_WORDS, Direction, best, group_of
 from foundation.published import TESTED, TRAIN_SET, key_in, metrics_of, published, split_of
+from foundation.security import split_trust
 from launch.sweep_table import job_order
 
 STYLE = Path(__file__).with_name("report.css")
@@ -289,7 +291,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="a run or a sweep")
     parser.add_argument("--out", type=Path, help="the page; unless given, report.html in the folder")
-    given = parser.parse_args(arguments)
+    _, words = split_trust(sys.argv[1:] if arguments is None else arguments)  # a page builds nothing
+    given = parser.parse_args(words)
     runs = read_runs(given.folder)
     alone = len(runs) == 1 and runs[0].folder == given.folder
     path = given.out or given.folder / "report.html"

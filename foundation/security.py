@@ -1,52 +1,81 @@
-"""What a config that comes from a run folder may name.
+"""What a config that comes from a run folder may name, read and have written.
 
-A config decides which Python objects are called with which arguments, so a run folder from somebody else could
-run anything. Such a config is held to what configs are for; each target is judged by what it is, not by its name.
+A config decides which Python objects are called with which arguments, so a run folder from somebody else could run
+anything. From a saved config only what ``conf/`` of this checkout names is built: a library's other classes may read,
+download or unpickle what their arguments say, whatever they inherit from. Who trusts a folder's maker says so with
+``trust=[...]``, whose words a refusal prints.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
-import torchvision
-from hydra.utils import get_object
-from lightning import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.loggers import Logger
-from lightning.pytorch.strategies import Strategy
-from torchmetrics import Metric
+import yaml
 
 from foundation.errors import UserError
 from foundation.former_names import name_of_today
 
-ROOTS = ("lightning_modules", "datamodules", "callbacks", "launch", "torch", "torchvision", "torchmetrics", "lightning")
-KINDS = (
-    torch.nn.Module,
-    torch.optim.Optimizer,
-    torch.optim.lr_scheduler.LRScheduler,
-    LightningModule,
-    LightningDataModule,
-    Callback,
-    Logger,
-    Metric,
-    Trainer,
-    Strategy,
-)
-ATTACKS = ("lightning_modules.attacks.gradient", "lightning_modules.attacks.auto_pgd")  # plain values in, nothing else
+CONF = Path(__file__).resolve().parent.parent / "conf"
 # What a finished run gives to another. They read its config under the same rules, and weights alone of its checkpoint.
 FUNCTIONS = ("launch.runs.load_module", "launch.runs.load_datamodule", "launch.runs.load_metric")
+TRUSTED = "RELIGHT_TRUST"  # in the environment, where the ranks that a command starts find it, too
+
+
+@contextmanager
+def trusting(names: Iterable[str]) -> Iterator[None]:
+    """What a person has named with ``trust=`` may stand in saved configs, too, here and in processes started here."""
+    before = os.environ.get(TRUSTED)
+    os.environ[TRUSTED] = ",".join(sorted({*names, *trusted()}))
+    try:
+        yield
+    finally:
+        os.environ.pop(TRUSTED)
+        if before is not None:
+            os.environ[TRUSTED] = before
+
+
+@contextmanager
+def trusting_as_typed() -> Iterator[None]:
+    """Takes ``trust=[...]`` out of the command line, for what is done inside."""
+    names, sys.argv[1:] = split_trust(sys.argv[1:])
+    with trusting(names):
+        yield
+
+
+def trusted() -> frozenset[str]:
+    return frozenset(it for it in os.environ.get(TRUSTED, "").split(",") if it)
+
+
+def split_trust(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The names that ``trust=[...]`` gives, and the other arguments."""
+    given = [it.partition("=")[2] for it in arguments if it.startswith("trust=")]
+    names = [name.strip(" '\"") for it in given for name in it.strip("[]'\"").split(",")]
+    return [it for it in names if it], [it for it in arguments if not it.startswith("trust=")]
+
+
+def words_to_trust(names: Iterable[str]) -> str:
+    """What has to be typed so that these and what is trusted already may be named."""
+    return f"trust=[{','.join(sorted({*names, *trusted()}))}]"
 
 
 def check_targets(config: Mapping[str, Any], source: str) -> None:
-    """Raise a UserError that names the first target of the config that may not be called."""
-    for key, node in nodes_in(config, ""):
-        if not is_allowed(node["_target_"]):
-            raise UserError(
-                f"{source}: {key}._target_ is {node['_target_']!r}, which a run's config may not name. Allowed are "
-                "modules, optimisers, schedulers, DataModules, callbacks, loggers, metrics, trainers and strategies of "
-                "this project, torch, torchvision, torchmetrics and lightning, and finished runs as inputs."
-            )
+    """Raise a UserError that names the targets of the config that may not be called."""
+    refused = {f"{key}._target_": node["_target_"] for key, node in nodes_in(config, "")}
+    refused = {key: target for key, target in refused.items() if not is_allowed(target)}
+    if not refused:
+        return
+    told = ", and ".join(f"{key} is {target!r}" for key, target in refused.items())
+    named = [it for it in refused.values() if isinstance(it, str) and re.fullmatch(r"[\w.]+", it)]  # to be typed
+    how = f" If you know and trust whoever made it, add to the command: {words_to_trust(named)}" if named else ""
+    raise UserError(
+        f"{source}: {told}, which a run's config may not name. From a saved config only what conf/ names is "
+        f"built, since anything else could run code of somebody else's.{how}"
+    )
 
 
 PLACES = ("folder", "dirpath", "save_dir", "default_root_dir")
@@ -81,17 +110,20 @@ def nodes_in(value: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def is_allowed(target: Any) -> bool:
-    """Whether a dotted name means something that a config is for. Nothing outside ROOTS is even imported."""
-    if not isinstance(target, str) or target.partition(".")[0] not in ROOTS:
-        return False
-    target = name_of_today(target)
-    if target in FUNCTIONS:
-        return True
-    try:
-        found = get_object(target)
-    except (ImportError, AttributeError, ValueError, TypeError):
-        return False
-    if isinstance(found, type):
-        own = found.__module__.partition(".")[0] in ROOTS
-        return (own and issubclass(found, KINDS)) or found.__module__ in ATTACKS
-    return found in (torchvision.models.get_model_builder(name) for name in torchvision.models.list_models())
+    """Whether a dotted name, of today or a former one, is named by ``conf/``, or trusted. Nothing is imported."""
+    return isinstance(target, str) and (name_of_today(target) in named_by_conf() or target in trusted())
+
+
+@cache
+def named_by_conf(conf: Path = CONF) -> frozenset[str]:
+    """Every class and function that a job's config can name by the files of ``conf/``, and runs as inputs.
+
+    What stands below ``hydra`` is Hydra's, which no run's config holds.
+    """
+    found = set(FUNCTIONS)
+    for path in conf.rglob("*.yaml"):
+        content = yaml.safe_load(path.read_text())
+        if path.parent != conf / "hydra" and isinstance(content, dict):
+            of_jobs = {key: node for key, node in content.items() if key != "hydra"}
+            found |= {node["_target_"] for _, node in nodes_in(of_jobs, "")}
+    return frozenset(found)

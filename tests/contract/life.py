@@ -27,7 +27,8 @@ TIMED = ("_s", "_s_mean")  # endings of keys that no two runs share
 def own_parts_allowed() -> Iterator[None]:
     """Saved configs may name the methods of these tests."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(security, "ROOTS", (*security.ROOTS, "tests"))
+        allowed = security.is_allowed
+        patch.setattr(security, "is_allowed", lambda it: allowed(it) or str(it).startswith("tests."))
         yield
 
 

@@ -1,18 +1,27 @@
+import sys
+from pathlib import Path
+
 import pytest
 from omegaconf import OmegaConf
 
+import finished.onnx
+import finished.report
+from finished.results import load_experiments
+from foundation import security
 from foundation.errors import UserError
-from foundation.security import check_targets, is_allowed
+from foundation.security import CONF, check_targets, is_allowed, named_by_conf, split_trust, trusted, trusting
 from launch.command_line import compose_job
 from launch.resume import prepare
+from launch.runs import load_run
 from launch.saved_config import saved_config
+from tests.finished_runs import finished_run
 
 ALLOWED = [
     "lightning_modules.infogan.InfoGAN", "lightning_modules.networks.dcgan.Generator", "datamodules.digits.DigitsDataModule",
-    "callbacks.checkpoint.Checkpoint", "callbacks.cluster_accuracy.ClusterAccuracyMetric", "launch.loggers.wandb_logger",
-    "launch.loggers.MetricsFile", "lightning.Trainer", "lightning.pytorch.strategies.DDPStrategy",
-    "lightning.pytorch.callbacks.ModelCheckpoint", "torch.optim.Adam", "torch.optim.lr_scheduler.StepLR", "torch.nn.ReLU",
-    "torchmetrics.classification.MulticlassAccuracy", "torchvision.models.resnet18", "torchvision.models.detection.fasterrcnn_resnet50_fpn",
+    "callbacks.checkpoint.Checkpoint", "callbacks.cluster_accuracy.ClusterAccuracy", "launch.loggers.wandb_logger",
+    "launch.loggers.MetricsFile", "lightning.Trainer", "lightning.pytorch.strategies.DDPStrategy", "torch.optim.Adam",
+    "lightning.pytorch.callbacks.ModelCheckpoint",  # of before, which is the project's own today
+    "launch.runs.load_module", "launch.runs.load_datamodule", "launch.runs.load_metric",
 ]  # fmt: skip
 REFUSED = [
     "torch.utils.collect_env.run", "torch.hub.load", "torch.load", "torch.serialization.load", "torch.save",
@@ -20,7 +29,15 @@ REFUSED = [
     "os.system", "subprocess.run", "subprocess.Popen", "builtins.eval", "builtins.exec", "shutil.rmtree", "torch.os.system",
     "torch.hub.shutil.rmtree", "callbacks.run_record.subprocess.run", "callbacks.run_record.git", "launch.runs.build",
     "launch.runs.instantiate", "hydra.utils.instantiate", "hydra.utils.get_object", "lightning_modules.infogan.UserError",
-    "lightning.pytorch.cli.LightningCLI", "torch", "nothing.at.all", "torch.nn.nothing", "", None, 3,
+    "lightning.pytorch.cli.LightningCLI", "torch", "nothing.at.all", "torch.nn.nothing", "", None, 3, [], {},
+    # a library's, whatever it inherits from, and the project's own by a detour
+    "torchmetrics.image.fid.FrechetInceptionDistance", "torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity",
+    "torchmetrics.text.bert.BERTScore", "torchmetrics.multimodal.clip_score.CLIPScore", "torch.optim.RAdam", "torch.nn.ReLU",
+    "torch.nn.Identity", "torch.optim.lr_scheduler.StepLR", "torchvision.models.resnet18", "torch.ao.nn.quantized.Linear",
+    "lightning.pytorch.loggers.WandbLogger", "lightning.pytorch.loggers.CSVLogger", "lightning.pytorch.loggers.MLFlowLogger",
+    "lightning.pytorch.callbacks.ModelSummary", "lightning.pytorch.strategies.DeepSpeedStrategy", "lightning.pytorch.Trainer",
+    "lightning_modules.wrm.torch.load", "lightning_modules.infogan.InfoGAN.load_from_checkpoint", "callbacks.checkpoint.Callback",
+    "launch.sweeps.SweepStart", "finished.table_curves.TableCurves", "lightning_modules.infogan", "lightning_modules..infogan.InfoGAN",
 ]  # fmt: skip
 
 
@@ -34,9 +51,105 @@ def test_anything_else_is_refused(target):
     assert not is_allowed(target)
 
 
+def test_what_conf_names_is_found_by_reading_it(tmp_path):
+    (tmp_path / "group" / "deep").mkdir(parents=True)
+    (tmp_path / "hydra").mkdir()
+    (tmp_path / "hydra" / "default.yaml").write_text("callbacks: {it: {_target_: of.hydra}}")
+    (tmp_path / "group" / "deep" / "a.yaml").write_text(
+        "b: [{c: {_target_: one.A}}]\nhydra: {d: {_target_: of.sweeps}}"
+    )
+    (tmp_path / "train.yaml").write_text("_target_: two.B\n# _target_: commented.C\n")
+    assert named_by_conf(tmp_path) == {*security.FUNCTIONS, "one.A", "two.B"}
+
+
+@pytest.mark.parametrize("experiment", [it["name"] for it in load_experiments(CONF)])
+def test_every_experiment_may_be_named_by_a_run_folder(experiment):
+    check_targets(compose_job("train", [f"experiment={experiment}"]), experiment)
+
+
+# --- what a person trusts ------------------------------------------------------------------------------------
+
+
+def test_a_refusal_prints_what_trusts_all_that_is_refused_and_nothing_that_a_shell_reads():
+    config = {"a": {"_target_": "torch.optim.RAdam"}, "b": [{"_target_": "mine.B"}], "c": {"_target_": "$(touch x)"}}
+    with pytest.raises(UserError) as refused:
+        check_targets(config, "here")
+    assert "here: a._target_ is 'torch.optim.RAdam', and b[0]._target_ is 'mine.B', and c._target_ is" in str(
+        refused.value
+    )
+    assert str(refused.value).endswith("add to the command: trust=[mine.B,torch.optim.RAdam]")
+    with trusting(["x.Y"]), pytest.raises(UserError, match=r"trust=\[mine.B,torch.optim.RAdam,x.Y\]"):
+        check_targets(config, "here")
+    with trusting(split_trust(["trust=[mine.B, torch.optim.RAdam]"])[0]):
+        check_targets({key: config[key] for key in ("a", "b")}, "here")
+        assert not is_allowed("torch.optim.RAdamW")
+    assert trusted() == frozenset()
+
+
+def test_trust_is_taken_from_among_the_other_words():
+    words = ["run=a", "trust=[a.B,c.D]", "trust='[e.F]'", "x=trust"]
+    assert split_trust(words) == (["a.B", "c.D", "e.F"], ["run=a", "x=trust"])
+
+
+@pytest.fixture(scope="module")
+def of_another_optimizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    words = ["experiment=resnet_digits", "lightning_module.network.width=4", "lightning_module.network.depth=8",
+             "trainer.precision=32-true", "lightning_module.optimizer._target_=torch.optim.RAdam",
+             "~lightning_module.optimizer.nesterov", "~lightning_module.optimizer.fused",
+             "~lightning_module.optimizer.momentum"]  # fmt: skip
+    folder = finished_run(tmp_path_factory.mktemp("run") / "radam", *words)
+    OmegaConf.save(OmegaConf.create(words), folder / ".hydra" / "overrides.yaml")
+    return folder
+
+
+def test_a_run_of_ones_own_goes_on_with_the_words_that_its_refusal_prints(of_another_optimizer):
+    folder = of_another_optimizer
+    with pytest.raises(UserError, match=r"optimizer._target_ is 'torch.optim.RAdam'.* trust=\[torch.optim.RAdam\]$"):
+        load_run(folder)
+    with trusting(["torch.optim.RAdam"]):
+        load_run(folder)
+        assert prepare(str(folder), ["trainer.max_steps=3"])[0]["trainer"]["max_steps"] == 3
+
+
+def run_script(name: str, *words: str) -> str:
+    """The end of a command that was typed; in this process, since importing torch takes seconds."""
+    import runpy
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [f"{name}.py", *words])
+        patch.setattr("hydra.main", lambda **_: lambda function: lambda: None)
+        try:
+            runpy.run_path(str(CONF.parent / f"{name}.py"), run_name="__main__")
+        except SystemExit as ended:
+            return str(ended.code)
+    return "0"
+
+
+def test_each_command_takes_the_words(of_another_optimizer, monkeypatch, capsys):
+    folder, words = str(of_another_optimizer), "trust=[torch.optim.RAdam]"
+    assert run_script("evaluate", f"run={folder}") == "2"
+    assert words in capsys.readouterr().err
+    for name, own in (("evaluate", []), ("sample", ["count=2"]), ("predict", ["input=a"])):
+        assert run_script(name, f"run={folder}", words, *own) == "0", capsys.readouterr().err
+    seen = []
+    monkeypatch.setattr("launch.resume.prepare", lambda *_: seen.append(trusted()) or sys.exit(0))
+    assert run_script("train", f"resume={folder}", words) == "0"
+    monkeypatch.setattr(finished.onnx, "export", lambda *_: seen.append(trusted()) or (Path("a"), 0.0))
+    finished.onnx.main([words, "--", folder])
+    assert seen == [{"torch.optim.RAdam"}] * 2
+    finished.report.main([words, folder])
+    assert trusted() == frozenset()
+
+
+# --- where it is held against a config -----------------------------------------------------------------------
+
+
 def test_a_target_nested_in_arguments_is_found():
     config = {
-        "module": {"_target_": "torch.nn.ReLU", "inner": [{"deep": {"_target_": "torch.hub.load", "_partial_": True}}]}
+        "module": {
+            "_target_": "torch.optim.Adam",
+            "inner": [{"deep": {"_target_": "torch.hub.load", "_partial_": True}}],
+        }
     }
     with pytest.raises(
         UserError, match=r"here: module.inner\[0\].deep._target_ is 'torch.hub.load', which a run's config may not"
@@ -86,8 +199,8 @@ def test_a_target_that_an_override_makes_harmful_is_refused(tmp_path):
     """The allow-list looks at the very config that is built."""
     target = "${oc.select:callbacks.y.n${trainer.max_steps},os.mkdir}"
     harm = {
-        "_target_": "torch.nn.Identity",
-        "n3000": "torch.nn.Identity",
+        "_target_": "torch.optim.Adam",
+        "n3000": "torch.optim.Adam",
         "inner": {"_target_": target, "path": str(tmp_path / "x")},
     }
     write_config(tmp_path, callbacks={"y": harm})
