@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import OmegaConf
 
 from callbacks.averaged_weights import weights_of
 from callbacks.instruments.chosen_precision import measured_for
@@ -25,6 +24,7 @@ from foundation.protocols import declared_metrics, said
 from foundation.published import TESTED, key_for
 from foundation.records import differences, latest_of_each_key
 from foundation.source_tree import source_tree, warning, write_patch
+from foundation.yaml_files import read_yaml, value_at
 
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "omegaconf", "wandb", "torchmetrics", "numpy",
             "scipy", "scikit-learn")  # fmt: skip
@@ -242,7 +242,7 @@ def describe_run(folder: Path, patch: str = "diff.patch") -> dict[str, Any]:
     Where the commit does not stand for the code that runs, that is printed and ``patch`` is written.
     """
     overrides, saved = folder / ".hydra" / "overrides.yaml", folder / "config.yaml"
-    config: Any = OmegaConf.to_container(OmegaConf.load(saved)) if saved.exists() else {}
+    config: Any = read_yaml(saved) if saved.exists() else {}
     tree = source_tree(config_folders(folder))
     left_out = write_patch(tree, folder / patch) if tree.changes else {}
     if told := warning(tree, left_out, folder / patch):
@@ -251,7 +251,7 @@ def describe_run(folder: Path, patch: str = "diff.patch") -> dict[str, Any]:
         "pid": os.getpid(),
         "host": platform.node(),
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "overrides": OmegaConf.to_container(OmegaConf.load(overrides), resolve=False) if overrides.exists() else [],
+        "overrides": read_yaml(overrides) if overrides.exists() else [],
         "config": config,
         "asked": Length.of(config.get("trainer", {})).given(),
         "commit": tree.commit,
@@ -266,14 +266,14 @@ def describe_run(folder: Path, patch: str = "diff.patch") -> dict[str, Any]:
 def config_folders(folder: Path) -> list[Path]:
     """Where a run's config was composed from."""
     told = folder / ".hydra" / "hydra.yaml"
-    sources = OmegaConf.select(OmegaConf.load(told), "hydra.runtime.config_sources") if told.exists() else None
-    return [Path(it.path) for it in sources or [] if it.schema == "file"]
+    sources = value_at(read_yaml(told), "hydra", "runtime", "config_sources") if told.exists() else None
+    return [Path(it["path"]) for it in sources or [] if it["schema"] == "file"]
 
 
 def newest_resume(folder: Path) -> list[str]:
     """The overrides that the latest ``resume=`` of a run was given."""
     notes = sorted((folder / "resumes").glob("*.yaml"))
-    note: Any = OmegaConf.to_container(OmegaConf.load(notes[-1]), resolve=False) if notes else {"overrides": []}
+    note: Any = read_yaml(notes[-1]) if notes else {"overrides": []}
     return note["overrides"]
 
 

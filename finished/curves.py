@@ -10,13 +10,12 @@ import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
 from callbacks.instruments.pictures import save_figure
 from finished.charts import read_curves
 from foundation.errors import UserError, did_you_mean, told_as_sentences
 from foundation.metrics import key_of_today, with_direction
 from foundation.records import latest_of_each_key, read_record
+from foundation.yaml_files import read_yaml
 from launch.sweep_table import job_order, shortened
 
 
@@ -44,7 +43,7 @@ def names_of(runs: list[Path]) -> list[str]:
     overrides = []
     for run in runs:
         path = run / ".hydra" / "overrides.yaml"  # what it was started with; its record has what resumes changed
-        first = [str(it) for it in OmegaConf.load(path)] if path.exists() else []
+        first = [str(it) for it in read_yaml(path) or []] if path.exists() else []
         overrides.append(latest_of_each_key(read_record(run).get("overrides", first)))
     shared = set.intersection(*map(set, overrides))
     apart = [[it.partition("=") for it in own if it not in shared] for own in overrides]

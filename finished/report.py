@@ -24,6 +24,7 @@ from foundation.errors import UserError, told_as_sentences
 from foundation.metrics import GROUPS, IN_WORDS, Direction, best, group_of
 from foundation.published import TESTED, TRAIN_SET, key_in, metrics_of, published, split_of
 from foundation.security import split_trust
+from foundation.yaml_files import read_yaml
 from launch.sweep_table import job_order
 
 STYLE = Path(__file__).with_name("report.css")
@@ -79,7 +80,7 @@ def read_run(folder: Path, name: str) -> RunFiles:
         folder,
         name,
         json.loads(record.read_text()) if record.exists() else {},
-        (yaml.safe_load(config.read_text()) or {}) if config.exists() else {},
+        (read_yaml(config) or {}) if config.exists() else {},
         read_curves(folder / "metrics.csv", name),
     )
 

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf import OmegaConf
+from omegaconf.resolvers import oc
 
 from foundation.errors import UserError
 from foundation.former_names import name_of_today
@@ -76,6 +78,29 @@ def check_targets(config: Mapping[str, Any], source: str) -> None:
         f"{source}: {told}, which a run's config may not name. From a saved config only what conf/ names is "
         f"built, since anything else could run code of somebody else's.{how}"
     )
+
+
+OWN_VARIABLES = ("DATA_DIR", "RELIGHT_CACHE")
+
+
+def variable_of_a_place(name: str, *default: Any) -> Any:
+    """``oc.env`` of a saved config, whose values may go into files that are passed on and to services."""
+    if name not in OWN_VARIABLES:
+        raise UserError(
+            f"it asks for the environment's {name}, and a run's config is given {' and '.join(OWN_VARIABLES)} alone: "
+            "write the value itself"
+        )
+    return oc.env(name, *default)
+
+
+@contextmanager
+def places_alone() -> Iterator[None]:
+    """While what comes from a run folder is resolved: of the environment it sees the variables of places alone."""
+    OmegaConf.register_new_resolver("oc.env", variable_of_a_place, replace=True)
+    try:
+        yield
+    finally:
+        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
 
 
 PLACES = ("folder", "dirpath", "save_dir", "default_root_dir")

@@ -18,7 +18,7 @@ from foundation.checkpoints import checkpoint_path, fingerprint, kind_of_weights
 from foundation.errors import UserError, did_you_mean
 from foundation.records import is_training, read_record
 from foundation.security import nodes_in
-from launch.saved_config import run_config
+from launch.saved_config import name_in
 
 Origin = dict[str, Any]
 TRAINED = ("finished", "fitted")
@@ -105,7 +105,7 @@ def origin_of_checkpoint(run: str | Path | None, checkpoint: str) -> tuple[Origi
     content = read_checkpoint(path)
     origin = {
         "run": folder.resolve().name,
-        "experiment": run_config(folder).get("name"),
+        "experiment": name_in(folder),
         "checkpoint": path.name,
         "iteration": content["global_step"],
     }

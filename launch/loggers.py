@@ -14,13 +14,13 @@ from urllib.parse import urlsplit
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import OmegaConf
 
 from foundation.metrics import with_keys_of_today
 from foundation.protocols import said
 from foundation.published import TESTED
 from foundation.run_files import pictures_in, read_table, series_of, tables_in
 from foundation.source_tree import git
+from foundation.yaml_files import read_yaml, value_at
 
 START_S = 20.0  # for wandb to answer
 END_S = 60.0  # to send the rest
@@ -282,7 +282,7 @@ def has_key() -> bool:
 def sweep_of(folder: Path) -> str | None:
     """The name of the sweep's folder, where Hydra has started the run as a job of one."""
     path = folder / ".hydra" / "hydra.yaml"
-    mode = OmegaConf.select(OmegaConf.load(path), "hydra.mode") if path.exists() else None
+    mode = value_at(read_yaml(path), "hydra", "mode") if path.exists() else None
     return folder.absolute().parent.name if str(mode).endswith("MULTIRUN") else None
 
 

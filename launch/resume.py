@@ -4,6 +4,7 @@ This happens without Hydra's own start, which would write into the folder: the f
 and each resume leaves its command beside it in ``resumes/``.
 """
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -23,8 +24,9 @@ from foundation.checkpoints import check_fits, checkpoint_path, read_checkpoint
 from foundation.errors import UserError
 from foundation.former_names import FORMER_OVERRIDES
 from foundation.length import Length
-from foundation.records import is_training, key_of, read_record
-from foundation.security import check_foreign
+from foundation.records import differences, is_training, key_of, read_record
+from foundation.security import check_foreign, places_alone
+from foundation.yaml_files import read_yaml
 from launch.changed_settings import check_optimizers, refuse_changed_settings
 from launch.command_line import CONF, compose_job, split_arguments
 from launch.config_check import TrainConfig, check_config, plain
@@ -45,12 +47,14 @@ def prepare(asked: str, overrides: list[str]) -> tuple[dict[str, Any], Path]:
     if fixed := [it for it in overrides if it.startswith(("seed=", "experiment="))]:
         raise UserError(f"{fixed[0]}: a resumed run keeps its seed and experiment; start a new run for another.")
     earlier = earlier_overrides(folder)
-    so_far = with_overrides(run_config(folder), first_overrides(folder), earlier, folder)
-    now = so_far
-    if overrides:
-        holding = holding_after([earlier, overrides])
-        now = with_overrides(run_config(folder), first_overrides(folder), holding, folder)
-    before, config = plain(so_far), plain(now)
+    with places_alone():
+        so_far = with_overrides(run_config(folder), first_overrides(folder), earlier, folder)
+        now = so_far
+        if overrides:
+            holding = holding_after([earlier, overrides])
+            now = with_overrides(run_config(folder), first_overrides(folder), holding, folder)
+        before, config = plain(so_far), plain(now)
+    config["logger"] = own_logger(config, overrides, folder)
     check_foreign(config, f"{folder} with its first command")  # that command comes from the folder, too
     check_config(config, TrainConfig)
     path = checkpoint_path(folder)
@@ -60,6 +64,28 @@ def prepare(asked: str, overrides: list[str]) -> tuple[dict[str, Any], Path]:
     if is_first_process():
         sys.argv = [sys.argv[0], f"resume={folder}", *overrides]  # what Lightning starts the other ranks with
     return config, path
+
+
+def own_logger(config: Mapping[str, Any], overrides: list[str], folder: Path) -> dict[str, Any] | None:
+    """The loggers of a resume: of the folder come which of ``conf/logger`` it chose and, in there, the id of its run.
+
+    Where figures and pictures are sent is for this checkout and this command to say.
+    """
+    saved = config.get("logger") or {}
+    chosen = next((it for it in reversed([*saved]) if (CONF / "logger" / f"{it}.yaml").is_file()), "none")
+    name = config["name"] if re.fullmatch(r"[\w-]+", str(config["name"])) else folder.absolute().name
+    words = [f"logger={chosen}", f"name='{name}'", f"seed={int(config['seed'])}"]
+    words += [it for it in overrides if key_of(it).startswith(("logger", "paths."))]
+    logger = compose_job("train", words, str(folder))["logger"]
+    if is_first_process():
+        for key, (was, is_now) in differences(saved, logger).items():
+            if isinstance(was, str | int | float | bool) and not key.endswith("_target_"):
+                print(
+                    f"logger.{key} was {was!r} and is {is_now!r}: a resume takes its loggers from conf/ and the "
+                    f"command line, where logger.{key}=... says otherwise.",
+                    flush=True,
+                )
+    return logger
 
 
 def take_up(run: Any, path: Path) -> None:
@@ -152,7 +178,7 @@ def stopped_early(checkpoint: dict[str, Any], config: dict[str, Any]) -> str | N
 
 def first_overrides(folder: Path) -> list[str]:
     path = folder / ".hydra" / "overrides.yaml"
-    overrides: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False) if path.exists() else []
+    overrides: Any = read_yaml(path) if path.exists() else []
     return without_former_keys(overrides)  # their interpolations are the config's
 
 
@@ -178,10 +204,7 @@ def newest_unfinished(overrides: list[str]) -> Path:
 
 def earlier_overrides(folder: Path) -> list[str]:
     """What earlier resumes of a run were given and still holds, such as a later end."""
-    notes: list[Any] = [
-        OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-        for path in sorted((folder / "resumes").glob("*.yaml"))
-    ]
+    notes: list[Any] = [read_yaml(path) for path in sorted((folder / "resumes").glob("*.yaml"))]
     return holding_after([without_former_keys(note["overrides"]) for note in notes])
 
 

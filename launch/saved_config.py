@@ -3,13 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from omegaconf import DictConfig
 
 from foundation.errors import UserError
 from foundation.former_names import config_of_today
-from foundation.security import check_foreign
+from foundation.security import check_foreign, places_alone
+from foundation.yaml_files import read_yaml
 from launch.config_check import TrainConfig, check_config, plain
 
 
@@ -22,21 +21,24 @@ def run_config(folder: str | Path, run_dir: str | Path | None = None) -> DictCon
     path = Path(folder) / ".hydra" / "config.yaml"
     if not path.exists():
         raise UserError(f"{folder} is not a run: it has no .hydra/config.yaml. Give the folder that train.py printed.")
-    try:
-        config = OmegaConf.load(path)
-    except (YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}.") from None
-    if not isinstance(config, DictConfig) or not isinstance(config.get("paths"), DictConfig):
+    content = read_yaml(path)
+    if not isinstance(content, dict) or not isinstance(content.get("paths"), dict):
         raise UserError(f"{path} is no config of a training run: it has no paths.")
-    content: Any = OmegaConf.to_container(config, resolve=False)
     config = DictConfig(config_of_today(content))
     config.paths.run_dir = str(run_dir or folder)
     return config
 
 
+def name_in(folder: str | Path) -> Any:
+    """The experiment's name; what the rest of the config names is not looked at."""
+    with places_alone():
+        return plain(run_config(folder)).get("name")
+
+
 def saved_config(folder: str | Path, run_dir: str | Path | None = None) -> dict[str, Any]:
     """The same as plain values, checked; places such as DATA_DIR are this machine's."""
-    config = plain(run_config(folder, run_dir))
+    with places_alone():
+        config = plain(run_config(folder, run_dir))
     check_foreign(config, str(folder))
     check_config(config, TrainConfig)
     return config

@@ -13,12 +13,11 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from foundation.errors import UserError, told_as_sentences
 from foundation.metrics import IN_WORDS, Direction, best, key_of_today, with_direction
 from foundation.published import key_in, metrics_of
 from foundation.records import is_training, read_record
+from foundation.yaml_files import read_yaml
 
 COLUMNS: Sequence[str] = ("job", "overrides", "metric", "value", "folder", "status", "error")
 WIDTH_IN, HEIGHT_IN = 4.0, 3.4  # of one key's picture
@@ -57,7 +56,7 @@ def job_order(folder: Path) -> tuple[int, str]:
 
 def read_job(folder: Path) -> Job:
     record = read_record(folder)
-    overrides: Any = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "overrides.yaml"), resolve=False)
+    overrides: Any = read_yaml(folder / ".hydra" / "overrides.yaml")
     pairs = [it.partition("=") for it in overrides]
     status = record.get("status", "interrupted")
     if status in ("running", "fitted") and not is_training(record | {"status": "running"}):

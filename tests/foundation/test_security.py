@@ -1,11 +1,16 @@
+import os
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
 
 import finished.onnx
 import finished.report
+from finished.curves import names_of
+from finished.report import read_run
 from finished.results import load_experiments
 from foundation import security
 from foundation.errors import UserError
@@ -13,8 +18,9 @@ from foundation.security import CONF, check_targets, is_allowed, named_by_conf, 
 from launch.command_line import compose_job
 from launch.resume import prepare
 from launch.runs import load_run
-from launch.saved_config import saved_config
+from launch.saved_config import name_in, saved_config
 from tests.finished_runs import finished_run
+from tests.launch.test_resume import write_run
 
 ALLOWED = [
     "lightning_modules.infogan.InfoGAN", "lightning_modules.networks.dcgan.Generator", "datamodules.digits.DigitsDataModule",
@@ -219,4 +225,83 @@ def test_a_config_that_is_none_is_named(tmp_path, text):
     (tmp_path / ".hydra").mkdir()
     (tmp_path / ".hydra" / "config.yaml").write_text(text)
     with pytest.raises(UserError, match="config.yaml"):
+        saved_config(tmp_path)
+
+
+# --- what it may read, and where it may send -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "asked", ["${oc.env:WANDB_API_KEY}", "${oc.env:WANDB_API_KEY,none}", "a${oc.env:${paths.which}}b", "${oc.env:HOME}"]
+)
+def test_a_foreign_config_reads_no_key_from_the_environment(tmp_path, monkeypatch, asked):
+    monkeypatch.setenv("WANDB_API_KEY", "secret")
+    write_config(tmp_path)
+    path = tmp_path / ".hydra" / "config.yaml"
+    text = path.read_text().replace("paths:\n", "paths:\n  which: WANDB_API_KEY\n", 1)
+    path.write_text(re.sub("^name: .*", f"name: {asked}", text, flags=re.M))
+    for read in (saved_config, name_in, lambda folder: prepare(str(folder), [])):
+        with pytest.raises(
+            UserError, match="asks for the environment's (WANDB_API_KEY|HOME), and a run's config is given DATA"
+        ):
+            read(tmp_path)
+
+
+def test_the_variables_of_places_are_read_and_ones_own_configs_read_any(tmp_path, monkeypatch):
+    monkeypatch.setenv("DATA_DIR", "/from/here")
+    write_config(tmp_path)
+    path = tmp_path / ".hydra" / "config.yaml"
+    path.write_text(re.sub("  data_dir: .*", "  data_dir: ${oc.env:DATA_DIR,data}", path.read_text()))
+    assert saved_config(tmp_path)["paths"]["data_dir"] == "/from/here"
+    monkeypatch.setenv("MINE", "own")
+    assert compose_job("train", ["name='${oc.env:MINE}'"])["name"] == "own"
+
+
+def test_the_first_command_of_a_foreign_run_reads_no_key(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "secret")
+    write_config(tmp_path)
+    OmegaConf.save(
+        OmegaConf.create(["logger.wandb.project='${oc.env:WANDB_API_KEY}'"]), tmp_path / ".hydra" / "overrides.yaml"
+    )
+    with pytest.raises(UserError, match="asks for the environment's WANDB_API_KEY"):
+        prepare(str(tmp_path), ["trainer.max_steps=9000"])
+    assert names_of([tmp_path, tmp_path]) == [tmp_path.name] * 2  # and what they are called is not resolved
+
+
+def test_a_resume_takes_its_loggers_from_conf_and_the_command_line(tmp_path, capsys):
+    hostile = {"_target_": "lightning.pytorch.loggers.WandbLogger", "settings": {"base_url": "http://127.0.0.1:9"}}
+    run = write_run(tmp_path / "run", overrides=["logger=wandb"])
+    path = run / ".hydra" / "config.yaml"
+    saved: Any = OmegaConf.load(path)
+    saved.logger.wandb = {**saved.logger.wandb, "project": "theirs", "base_url": "http://127.0.0.1:9"}
+    saved.logger.more = hostile
+    OmegaConf.save(saved, path)
+    logger = prepare(str(run), [])[0]["logger"]
+    expected = compose_job("train", ["logger=wandb", f"name={saved.name}"], str(run))["logger"]
+    assert logger == expected
+    assert "logger.wandb.project was 'theirs' and is 'relight'" in capsys.readouterr().out
+    assert prepare(str(run), ["logger.wandb.project=mine"])[0]["logger"]["wandb"]["project"] == "mine"
+    assert prepare(str(run), ["logger=csv"])[0]["logger"].keys() == {"csv"}
+
+
+@pytest.mark.parametrize(("choice", "names"), [("none", set()), ("csv", {"csv"}), ("wandb", {"csv", "wandb"})])
+def test_a_resume_keeps_which_loggers_a_run_has(tmp_path, choice, names):
+    run = write_run(tmp_path / "run", overrides=[f"logger={choice}"])
+    assert (prepare(str(run), [])[0]["logger"] or {}).keys() == names
+
+
+def test_yaml_that_grows_as_it_is_read_is_refused(tmp_path):
+    doubling = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 40))
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "config.yaml").write_text(doubling)
+    (tmp_path / "config.yaml").write_text(doubling)
+    for read in (saved_config, lambda folder: read_run(folder, "it")):
+        with pytest.raises(UserError, match="config.yaml cannot be read: it holds an alias"):
+            read(tmp_path)
+    (tmp_path / ".hydra" / "config.yaml").write_text("a: " + "[" * 5000)
+    with pytest.raises(UserError, match="config.yaml cannot be read"):
+        saved_config(tmp_path)
+    (tmp_path / ".hydra" / "config.yaml").unlink()
+    os.mkfifo(tmp_path / ".hydra" / "config.yaml")
+    with pytest.raises(UserError, match="config.yaml is no file"):
         saved_config(tmp_path)
