@@ -14,6 +14,7 @@ from callbacks.instruments.pictures import save_figure
 from finished.charts import read_curves
 from foundation.errors import UserError, did_you_mean, told_as_sentences
 from foundation.metrics import key_of_today, with_direction
+from foundation.places import inside
 from foundation.records import latest_of_each_key, read_record
 from foundation.yaml_files import read_yaml
 from launch.sweep_table import job_order, shortened
@@ -78,7 +79,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("folders", nargs="+", type=Path, help="runs or sweeps")
     parser.add_argument("--out", type=Path, help="the picture; unless given, in the first folder")
     given = parser.parse_args(arguments)
-    path = given.out or given.folders[0] / f"curves-{given.metric.replace('/', '-')}.png"
+    beside = given.folders[0] / f"curves-{given.metric.replace('/', '-')}.png"
+    path = given.out or inside(beside, given.folders[0])
     draw_curves(given.metric, given.folders, path)
     print(path)
 

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from foundation.checkpoints import read_checkpoint, weights_in
 from foundation.errors import UserError, told_as_sentences
+from foundation.places import inside
 from foundation.protocols import ClassifiesImages, ClassifiesText, MapsLatents, serves
 from foundation.security import split_trust, trusting
 from launch.command_line import check_writable
@@ -70,7 +71,7 @@ class Exportable:
 def export(run: Path, checkpoint: str = "last", out: Path | None = None) -> tuple[Path, float]:
     """Write the file and compare it with the module; returns it and the largest absolute difference."""
     check_packages()
-    path = out or run / NAME
+    path = out or inside(run / NAME, run)
     if path.is_dir():
         path /= NAME
     check_writable("--out", path.parent)

@@ -22,6 +22,7 @@ from finished.curves import names_of
 from finished.exhibits import number, pictures_of, tables_of
 from foundation.errors import UserError, told_as_sentences
 from foundation.metrics import GROUPS, IN_WORDS, Direction, best, group_of
+from foundation.places import inside
 from foundation.published import TESTED, TRAIN_SET, key_in, metrics_of, published, split_of
 from foundation.security import split_trust
 from foundation.yaml_files import read_yaml
@@ -296,7 +297,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(words)
     runs = read_runs(given.folder)
     alone = len(runs) == 1 and runs[0].folder == given.folder
-    path = given.out or given.folder / "report.html"
+    path = given.out or inside(given.folder / "report.html", given.folder)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(run_page(runs[0]) if alone else sweep_page(given.folder, runs))
     print(path)

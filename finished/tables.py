@@ -35,6 +35,7 @@ from finished.results import (
 )
 from foundation.errors import UserError, told_as_sentences
 from foundation.metrics import Direction
+from foundation.places import inside, is_one_name
 from foundation.published import TESTED
 from foundation.records import key_of, latest_of_each_key
 from launch.command_line import compose_job
@@ -71,7 +72,10 @@ def record(run: Path, results: Path) -> Path:
     content = json.dumps({key: found[key] for key in EXPORTED if key in found}, indent=2) + "\n"
     changes = changed(found["overrides"], SAME)
     variant = "-" + hashlib.sha256(" ".join(changes).encode()).hexdigest()[:6] if changes else ""
-    target = results / f"{found['experiment']}-{found['seed']}-{found['commit'][:7]}{variant}.json"
+    name = f"{found['experiment']}-{found['seed']}-{found['commit'][:7]}{variant}.json"
+    if not is_one_name(name):
+        raise UserError(f"{source} names its experiment, seed and commit as {name!r}, which is no name of a file.")
+    target = inside(results / name, results)
     if target.exists() and target.read_text() != content:
         raise UserError(f"{target} already holds another run of this experiment, seed and commit: move it away first.")
     results.mkdir(exist_ok=True)

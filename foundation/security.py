@@ -21,6 +21,7 @@ from omegaconf.resolvers import oc
 
 from foundation.errors import UserError
 from foundation.former_names import name_of_today
+from foundation.places import is_cache, lies_in, own_cache
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 # What a finished run gives to another. They read its config under the same rules, and weights alone of its checkpoint.
@@ -103,35 +104,58 @@ def places_alone() -> Iterator[None]:
         OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
 
 
-PLACES = ("folder", "dirpath", "save_dir", "default_root_dir")
+PLACES = ("folder", "dirpath", "save_dir", "default_root_dir", "filename")
 
 
-def check_foreign(config: Mapping[str, Any], source: str) -> None:
-    """Targets, and places: what a saved config has written lies in the run folder or in that of its measurement."""
+def check_foreign(config: dict[str, Any], source: str, cache: str | None = None) -> None:
+    """Targets, and places: what a saved config has written lies in the run folder or in that of its measurement.
+
+    A cache that is none of this machine's becomes ``cache``, unless given ``own_cache``.
+    """
     check_targets(config, source)
     run_dir = Path(config["paths"]["run_dir"]).absolute()
     parts = {"trainer": config.get("trainer") or {}}
     for group in ("callbacks", "logger"):
         parts |= {f"{group}.{name}": node or {} for name, node in (config.get(group) or {}).items()}
-    for name, node in parts.items():
-        for key in PLACES:
-            place = os.path.abspath(node.get(key) or run_dir)
-            if not Path(place).is_relative_to(os.path.abspath(run_dir)):
-                raise UserError(
-                    f"{source}: {name}.{key} is {node[key]}, which lies outside the run's folder {run_dir}."
-                )
+    for name, part in parts.items():
+        for key, node in mappings_in(part, name):
+            for place in PLACES:
+                check_place(node, key, place, run_dir, source)
+    for _, node in mappings_in(config, ""):
+        if "cache_dir" in node and (cache or not is_own_cache(node["cache_dir"], run_dir)):
+            node["cache_dir"] = cache or own_cache()
+
+
+def check_place(node: Mapping[str, Any], key: str, place: str, run_dir: Path, source: str) -> None:
+    """Of a file's name the folder that its node gives is the beginning."""
+    given = node.get(place)
+    if not given:
+        return
+    begins = run_dir / str(node.get("dirpath") or "") if place == "filename" else Path()
+    if not isinstance(given, str) or not lies_in(begins / os.path.expanduser(given), run_dir):
+        raise UserError(f"{source}: {key}.{place} is {given}, which lies outside the run's folder {run_dir}.")
+
+
+def is_own_cache(place: Any, run_dir: Path) -> bool:
+    if not isinstance(place, str):
+        return False
+    return lies_in(place, run_dir) or lies_in(place, own_cache()) or is_cache(place)
+
+
+def mappings_in(value: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """All mappings, at whatever depth, with their keys."""
+    if isinstance(value, dict):
+        yield path, value
+        for key, below in value.items():
+            yield from mappings_in(below, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list):
+        for position, below in enumerate(value):
+            yield from mappings_in(below, f"{path}[{position}]")
 
 
 def nodes_in(value: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """All mappings with a ``_target_``, at whatever depth, with their keys."""
-    if isinstance(value, Mapping):
-        if "_target_" in value:
-            yield path, value
-        for key, below in value.items():
-            yield from nodes_in(below, f"{path}.{key}" if path else str(key))
-    elif isinstance(value, list):
-        for position, below in enumerate(value):
-            yield from nodes_in(below, f"{path}[{position}]")
+    yield from ((key, node) for key, node in mappings_in(value, path) if "_target_" in node)
 
 
 def is_allowed(target: Any) -> bool:

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from foundation.errors import UserError, did_you_mean
 from foundation.former_names import hint_of_former_key
+from foundation.places import is_one_name
 
 OWN_PACKAGES = ("foundation", "datamodules", "lightning_modules", "callbacks", "launch", "finished", "tests")
 
@@ -140,7 +141,8 @@ def interpolations_left(node: Any, path: str) -> Iterator[str]:
 
 def check_config(config: Mapping[str, Any], schema: type) -> None:
     """Hold a plain config against the schema and against the signature of every target in it."""
-    if problems := [*unfit_keys(config, schema, ""), *unchosen_parts(config), *unfit_seeds(config)]:
+    problems = [*unfit_keys(config, schema, ""), *unchosen_parts(config), *unfit_seeds(config), *unfit_name(config)]
+    if problems:
         raise UserError("\n".join(problems))
 
 
@@ -207,6 +209,13 @@ def unfit_keys(value: Any, hint: Any, path: str) -> Iterator[str]:
     elif isinstance(value, list):
         for position, below in enumerate(value):
             yield from unfit_keys(below, element_of(hint), f"{path}[{position}]")
+
+
+def unfit_name(config: Mapping[str, Any]) -> Iterator[str]:
+    """A run's folder and its file in results/ are named by it."""
+    name = config.get("name", "none")
+    if isinstance(name, str) and name != "???" and not is_one_name(name):
+        yield f"name is {name!r}, which is no name of one folder: leave out slashes."
 
 
 def unfit_seeds(config: Mapping[str, Any]) -> Iterator[str]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from foundation.errors import UserError, told_as_sentences
 from foundation.metrics import IN_WORDS, Direction, best, key_of_today, with_direction
+from foundation.places import inside
 from foundation.published import key_in, metrics_of
 from foundation.records import is_training, read_record
 from foundation.yaml_files import read_yaml
@@ -97,7 +98,7 @@ def tell(jobs: Sequence[Job], sweep: Path) -> None:
     """Print the table; write sweep.csv and, where there is something to see, sweep.png."""
     if not jobs:
         return
-    with (sweep / "sweep.csv").open("w", newline="") as file:
+    with inside(sweep / "sweep.csv", sweep).open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(rows_of(jobs))
@@ -107,7 +108,7 @@ def tell(jobs: Sequence[Job], sweep: Path) -> None:
     if (found := best_of(jobs)) is not None:
         print(f"  best        {found.folder}: {found.metric} {found.value:.4f} ({IN_WORDS[str(found.direction)]})")
     print(f"  table       {sweep / 'sweep.csv'}")
-    if draw(jobs, sweep / "sweep.png"):
+    if draw(jobs, inside(sweep / "sweep.png", sweep)):
         print(f"  picture     {sweep / 'sweep.png'}", flush=True)
 
 

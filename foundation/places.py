@@ -1,0 +1,57 @@
+"""Whether what is written stays where it belongs: one answer for every writer, with links followed to their end."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from foundation.errors import UserError
+
+OF_A_CACHE = re.compile(r"[\w.-]+-[0-9a-f]{8,64}(\.npy|\.npz)?|precision\.json")  # tables, Gaussians, archives
+OF_WANDB = "wandb"  # it links its logs, and writes to new folders of its own
+
+
+def lies_in(path: str | Path, folder: str | Path) -> bool:
+    """Whether a path, whose end need not exist, is the folder or below it once all links are followed."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
+def inside(path: Path, folder: Path) -> Path:
+    """The path; a UserError where writing to it would write outside of the folder."""
+    if not lies_in(path, folder):
+        raise UserError(f"{path} is not written: it lies outside of {folder}, at {os.path.realpath(path)}.")
+    return path
+
+
+def is_one_name(text: object) -> bool:
+    """Whether it can name a file or folder and lead nowhere else."""
+    return isinstance(text, str) and text not in ("", ".", "..") and not set(text) & {"/", "\\", "\0"}
+
+
+def links_out_of(folder: Path) -> Iterator[Path]:
+    """Links below a folder that lead outside of it."""
+    for place, folders, files in os.walk(folder):
+        if Path(place) == folder and OF_WANDB in folders and not (folder / OF_WANDB).is_symlink():
+            folders.remove(OF_WANDB)
+        links = [Path(place) / name for name in (*folders, *files) if (Path(place) / name).is_symlink()]
+        yield from (it for it in links if not lies_in(it, folder))
+
+
+def refuse_links_out_of(folder: Path) -> None:
+    if link := next(links_out_of(folder), None):
+        raise UserError(
+            f"{link} is a link to {os.path.realpath(link)}, outside of the run's folder, where nothing may be written: "
+            "put what it links to in its place."
+        )
+
+
+def is_cache(folder: str | Path) -> bool:
+    """Whether a folder holds what caches of this platform hold and nothing else."""
+    folder = Path(folder)
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return bool(names) and all(OF_A_CACHE.fullmatch(name) for name in names)
+
+
+def own_cache() -> str:
+    """This machine's, as ``conf/paths`` has it."""
+    return os.environ.get("RELIGHT_CACHE", "data/cache")
