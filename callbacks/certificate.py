@@ -25,7 +25,15 @@ from foundation.randomness import keyed_generator
 from lightning_modules.attacks.norms import spread
 from lightning_modules.wrm import ascend, certificate, largest_curvature, robust_surrogate, transport_cost
 
-KINKED = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.Hardtanh, nn.MaxPool2d, nn.AdaptiveMaxPool2d)
+KINKED = (
+    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.SELU, nn.Threshold, nn.Hardtanh, nn.Hardsigmoid,
+    nn.Hardswish, nn.Hardshrink, nn.Softshrink, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveMaxPool1d,
+    nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d,
+)  # fmt: skip
+
+
+def has_kink(layer: nn.Module) -> bool:
+    return isinstance(layer, KINKED) or (isinstance(layer, nn.ELU) and layer.alpha != 1)
 
 
 class TransportMetric(Metric):
@@ -160,7 +168,7 @@ class Certificate(Measurement):
         self.metric = TransportMetric().to(device)
         self.of_sweep = [TransportMetric().to(device) for _ in self.sweep]
         self.inner_gap, self.concave = MeanMetric().to(device), MeanMetric().to(device)
-        kinks = sorted({type(it).__name__ for it in pl_module.modules() if isinstance(it, KINKED)})
+        kinks = sorted({type(it).__name__ for it in pl_module.modules() if has_kink(it)})
         if kinks and trainer.is_global_zero and not self.kinks_are_told:
             told = "has kinks" if len(kinks) == 1 else "have kinks"
             print(
@@ -170,11 +178,16 @@ class Certificate(Measurement):
             )
         self.kinks_are_told = True
 
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.metric.reset()
+        self.tests = False
+
     # --- evaluation ------------------------------------------------------------------------------------------
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for metric in (self.metric, self.inner_gap, self.concave, *self.of_sweep):
             metric.reset()
+        self.tests, self.looks_at_curvature = True, pl_module.cost == "l2"  # which the price is of
         self.total = len(trainer.test_dataloaders.dataset)  # pyright: ignore
 
     def update(self, trainer: Trainer, module: Any, outputs: Any, batch: Any) -> None:
@@ -186,10 +199,9 @@ class Certificate(Measurement):
             for share, metric in zip(self.sweep, self.of_sweep, strict=True):
                 metric.update(*worst_case(module, of_sweep, share), float(module.gamma))
             self.inner_gap.update(self._inner_gap(module, self._some(batch, self.gap_examples)))
-            for concave in (
-                concave_where(module, self._some(batch, self.curvature_examples)) if module.cost == "l2" else ()
-            ):
-                self.concave.update(concave.double())
+            if self.looks_at_curvature:
+                for concave in concave_where(module, self._some(batch, self.curvature_examples)):
+                    self.concave.update(concave.double())
 
     def _some(self, batch: Any, count: int | None) -> dict[str, Tensor]:
         chosen = evenly_chosen(batch["index"], self.total, count)
@@ -231,11 +243,12 @@ class Certificate(Measurement):
                 self.metric.update(*worst_case(module, batch), float(module.gamma))
 
     def figures(self) -> dict[str, float]:
-        line, of_sweep = self.metric.compute(), [it.compute() for it in self.of_sweep]
+        line = self.metric.compute()
         found = {"phi": line["phi"], "rho_hat": line["rho"]}
-        if any(it["examples"] for it in of_sweep):  # a test, not a validation
-            found |= {"certificate_gap": min(line["phi"] - it["phi"] for it in of_sweep)}
-            found |= {"inner_gap": self.inner_gap.compute(), "concave_share": self.concave.compute()}
+        if self.tests:
+            found["certificate_gap"] = min(line["phi"] - it.compute()["phi"] for it in self.of_sweep)
+            found["inner_gap"] = self.inner_gap.compute()
+            found |= {"concave_share": self.concave.compute()} if self.looks_at_curvature else {}
             found |= {} if self.bound is None else {"lzz_bound": self.bound}
         return found
 
@@ -248,8 +261,7 @@ class Certificate(Measurement):
             bound, error = certificate(it["rho"], self.gamma, line["phi"]), error_of_gap(line, it)
             rows.append([share * self.gamma, it["rho"], it["loss"], error, bound, word])
         write_table(self.folder / "certificate.csv", rows)
-        concave = self.concave.compute()
-        about = "" if math.isnan(concave) else f"; concave at {concave:.0%} of sampled points"
+        about = f"; concave at {self.concave.compute():.0%} of sampled points" if self.looks_at_curvature else ""
         title = f"Certificate, {word}{about}"
         draw_certificate(self.gamma, line, of_sweep, word, title, self.folder / "certificate.png")
         log_picture(trainer, "test/certificate", self.folder / "certificate.png")

@@ -217,6 +217,8 @@ def check(attacks: Sequence[Attack], budgets: Mapping[str, Sequence[float]], exa
             raise UserError(f"{key}.budgets.{norm} is empty: give norms of perturbations, such as [0.5, 1.0].")
         if any(not 0 <= it < math.inf for it in of_norm) or list(of_norm) != sorted(set(of_norm)):
             raise UserError(f"{key}.budgets.{norm} is {list(of_norm)}: give numbers of 0 or more in ascending order.")
+        if len({f"{it:g}" for it in of_norm}) < len(of_norm):
+            raise UserError(f"{key}.budgets.{norm} is {list(of_norm)}: give numbers that differ in six digits.")
     for attack in attacks:
         if attack.norm not in budgets:
             raise UserError(f"{key}.budgets has none in {attack.norm}, which {attack.name} needs.")

@@ -205,7 +205,7 @@ def unfit_keys(value: Any, hint: Any, path: str) -> Iterator[str]:
         yield f"{path} is {value!r}, which is not {describe(hint)}."
     elif isinstance(value, Mapping):
         for key, below in value.items():
-            yield from unfit_keys(below, Any, f"{path}.{key}")
+            yield from unfit_keys(below, value_of(hint), f"{path}.{key}")
     elif isinstance(value, list):
         for position, below in enumerate(value):
             yield from unfit_keys(below, element_of(hint), f"{path}[{position}]")
@@ -288,7 +288,7 @@ def fits(value: Any, hint: Any) -> bool:
     if isinstance(origin or hint, type) and issubclass(origin or hint, Mapping):
         return isinstance(value, Mapping)
     if (origin or hint) is Callable or isinstance(hint, type):  # objects are built from nodes with a _target_
-        return isinstance(value, Mapping) or hint is object
+        return hint is object or (isinstance(value, Mapping) and ("_target_" in value or is_dataclass(hint)))
     return True
 
 
@@ -300,6 +300,14 @@ def is_sequence(hint: Any) -> bool:
 def element_of(hint: Any) -> Any:
     arguments = [it for it in get_args(hint) if it is not Ellipsis]
     return Union[tuple(arguments)] if arguments and is_sequence(hint) else Any  # noqa: UP007 (of a tuple)
+
+
+def value_of(hint: Any) -> Any:
+    """What lies under the keys of a mapping with this type hint."""
+    for it in get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,):
+        if isinstance(get_origin(it), type) and issubclass(get_origin(it), Mapping):
+            return get_args(it)[1]
+    return Any
 
 
 def dataclass_in(hint: Any) -> type | None:
@@ -321,7 +329,9 @@ def describe(hint: Any) -> str:
     if hint in words or hint is Path:
         return words.get(hint, "a path")
     if is_sequence(hint):
-        return "a list" + (f" of {describe(element_of(hint))}" if arguments else "")
+        several = {int: "whole numbers", float: "numbers", str: "texts"}
+        element = element_of(hint)
+        return "a list" + (f" of {several.get(element) or describe(element)}" if arguments else "")
     if is_dataclass(hint) or (isinstance(origin or hint, type) and issubclass(origin or hint, Mapping)):
         return "a mapping"
     return f"a node with a _target_ ({getattr(hint, '__name__', hint)})"

@@ -18,22 +18,25 @@ def check_run(
     config: Mapping[str, Any], module: Any, datamodule: Any, callbacks: Sequence[Any], trainer: Any, trains: bool = True
 ) -> None:
     """Shapes, capabilities, watched metrics and batch sizes of the built parts of a job."""
+    unfit = [*unkept_promises(module), *unfit_callbacks(config, module, callbacks)]
     problems = [
-        *unkept_promises(module),
+        *unfit,
         *unfit_inputs(module, datamodule),
         *unfit_shapes(module, datamodule),
         *unfit_points(module, datamodule),
         *unfit_tokens(module, datamodule),
         *unfit_classes(module, datamodule),
-        *unfit_callbacks(config, module, callbacks),
-        *unfit_judges(config, module, callbacks),
         *unfit_averages(config, module, callbacks),
         *unfit_data(config, datamodule, callbacks),
         *unlabelled(config, module, datamodule, callbacks),
         *unfit_streams(module, datamodule),
-        *unfit_metrics(config, module, datamodule, callbacks),
         *unfit_trainer(config, module, trainer),
     ]
+    if not unfit:  # what callbacks say of a module rests on what they require of it
+        problems += [
+            *unfit_judges(config, module, callbacks),
+            *unfit_metrics(config, module, datamodule, callbacks),
+        ]
     if trains:
         problems += [
             *unfit_lengths(config, trainer, monitors_of_validation(config, callbacks)),

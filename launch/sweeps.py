@@ -245,10 +245,11 @@ def ending_with_a_table(configs: Sequence[dict[str, Any]] = ()) -> Iterator[None
 def follow_metric(config: DictConfig, job: dict[str, Any]) -> None:
     """Let Optuna look for the better values of the metric, as a job's parts declare; another direction is refused."""
     from launch.declared import Parts
-    from launch.parts_check import unfit_metrics
+    from launch.parts_check import unfit_callbacks, unfit_metrics
 
     parts, metric = Parts.of(job), job["optimized_metric"]
-    if problems := list(unfit_metrics(job, parts.module, parts.datamodule, parts.callbacks)):
+    unfit = list(unfit_callbacks(job, parts.module, parts.callbacks))
+    if problems := unfit or list(unfit_metrics(job, parts.module, parts.datamodule, parts.callbacks)):
         raise UserError("\n".join(problems))
     better = parts.direction(metric)
     assert better is not None, "a search has a metric with a direction"

@@ -99,29 +99,38 @@ def ascend(
 
 
 def largest_curvature(losses_of: LossesOf, inputs: Tensor, start: Tensor, iterations: int = 20) -> Tensor:
-    """The largest eigenvalue of each example's Hessian by its own input, [B], by power iteration from ``start``.
+    """The largest eigenvalue of each example's Hessian by its own input, [B], by Lanczos' method from ``start``.
 
-    First that of the largest size; where it is negative, once more with all of them shifted to be positive.
+    It comes from below: of the directions that ``iterations`` products with the Hessian reach, the steepest.
     """
-    dominant = dominant_eigenvalue(losses_of, inputs, start, torch.zeros(len(inputs)).to(inputs), iterations)
-    shift = dominant.abs()
-    shifted = dominant_eigenvalue(losses_of, inputs, start, shift, iterations) - shift
-    return torch.where(dominant > 0, dominant, shifted)
-
-
-def dominant_eigenvalue(losses_of: LossesOf, inputs: Tensor, start: Tensor, shift: Tensor, iterations: int) -> Tensor:
-    """Of H + shift I; a Rayleigh quotient at the end."""
-    direction, value = unit(start), torch.zeros_like(shift)
+    reached, products = [unit(start)], []
     with torch.enable_grad():
         inputs = inputs.detach().requires_grad_(True)
         (gradient,) = torch.autograd.grad(losses_of(inputs).sum(), inputs, create_graph=True)
-        for _ in range(iterations):
-            along = (gradient * direction).sum()
+        if not gradient.requires_grad:  # a loss that bends nowhere
+            return torch.zeros(len(inputs)).to(inputs)
+        for _ in range(min(iterations, inputs[0].numel() if len(inputs) else 1)):
+            along = (gradient * reached[-1]).sum()
             (product,) = torch.autograd.grad(along, inputs, retain_graph=True, materialize_grads=True)
-            product = product + spread(shift, product) * direction
-            value = (product * direction).flatten(1).sum(1)
-            direction = unit(product)
-    return value.detach()
+            products.append(product)
+            reached.append(unit(without(product, reached)))
+    basis, images = torch.stack(reached[:-1], 1).flatten(2), torch.stack(products, 1).flatten(2)
+    within = basis.double() @ images.double().mT  # the Hessian among these directions, [B, iterations, iterations]
+    empty = basis.double().square().sum(2) < 0.5  # nothing was left to go along
+    within = torch.where(empty.unsqueeze(1) | empty.unsqueeze(2), 0.0, (within + within.mT) / 2)
+    lowest = within[:, :1, 0]  # a value that is reached: rows of zeros would add an eigenvalue of 0
+    within = within + torch.diag_embed(torch.where(empty, lowest, 0.0))
+    return torch.linalg.eigvalsh(within).amax(1).to(inputs.dtype)
+
+
+def without(vector: Tensor, directions: list[Tensor]) -> Tensor:
+    """What is left of ``vector`` besides orthogonal ``directions``, all [B, ...]; 0 where that is rounding alone."""
+    left = vector
+    for _ in range(2):  # the second time takes away what rounding has left
+        for it in directions:
+            left = left - spread((left * it).flatten(1).sum(1), left) * it
+    small = size(left, "l2") <= 1e3 * torch.finfo(vector.dtype).eps * size(vector, "l2")
+    return torch.where(spread(small, left), 0.0, left)
 
 
 def unit(direction: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import nn
 
-from callbacks.certificate import Certificate, TransportMetric
+from callbacks.certificate import Certificate, TransportMetric, has_kink
 from datamodules.rings import RingsDataModule
 from foundation.errors import UserError
 from foundation.protocols import PenalizesTransport
@@ -106,6 +106,7 @@ def test_means_and_standard_errors_by_hand():
     assert found["standard_error"] == pytest.approx(math.sqrt((4 + 1 + 1) / 3 / 3))  # of 0, 3 and 3 about 2
 
 
+@pytest.mark.filterwarnings("error:The ``compute`` method of metric")
 def test_the_ascent_is_of_the_module_s_own_cost(tmp_path):
     """In L-infinity no curvature is asked for, which is of the L2 cost."""
     module = Penalized()
@@ -122,6 +123,9 @@ def test_kinks_are_told_once(tmp_path, capsys):
     told = capsys.readouterr().out
     assert told.count("certificate: MaxPool2d and ReLU have kinks, so that no gamma makes") == 1
     assert "estimate" in told
+    kinked = [nn.SELU(), nn.Hardswish(), nn.MaxPool1d(2), nn.ELU(alpha=0.5)]
+    assert [has_kink(it) for it in kinked] == [True] * 4
+    assert [has_kink(it) for it in (nn.ELU(), nn.CELU(0.5), nn.GELU(), nn.AvgPool2d(2))] == [False] * 4
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,7 @@ def test_the_module_is_afterwards_as_it_was(tmp_path):
         (FGM, {"budgets": {"l2": [1.0, 0.5]}}, "in ascending order"),
         (FGM, {"budgets": {"l1": [1.0]}}, "has no norm 'l1'"),
         (FGM, {"budgets": {"linf": [1.0]}}, "budgets has none in l2, which fgm_l2 needs"),
+        (FGM, {"budgets": {"l2": [0.1234567, 0.12345671]}}, "give numbers that differ in six digits"),
         (FGM, {"examples": 0}, "callbacks.robustness.examples is 0: give 1 or more, or null"),
         (FGM, {"bisections": -1}, "callbacks.robustness.bisections is -1: give 0 or more"),
     ],

@@ -1,6 +1,6 @@
 """Keys against the schema, targets against their signatures, values against type hints."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -45,7 +45,7 @@ def test_parameters_are_followed_through_the_bases():
         ([1, 2], Sequence[int], True), ([1, "x"], list[int], False), ("ab", Sequence[str], False), (3, list[int], False),
         ([0.5, 0.9], tuple[float, float], True), ({"a": 1}, dict[str, int], True), (3, dict, False), ("x", Path, True),
         ("adam", Callable[..., Any], False), ({"_target_": "x"}, Callable[..., Any], True), (3, torch.nn.Module, False),
-        ("anything", Any, True),
+        ("anything", Any, True), ({"lr": 1}, torch.nn.Module, False), (None, torch.nn.Module, False),
     ],
 )  # fmt: skip
 def test_values_and_hints(value, hint, expected):
@@ -55,7 +55,7 @@ def test_values_and_hints(value, hint, expected):
 def test_hints_in_words():
     assert describe(int | None) == "a whole number or null"
     assert describe(Literal["a", "b"] | Literal["b", "c"] | None) == "one of a, b, c or null"
-    assert describe(Sequence[float]) == "a list of a number"
+    assert describe(Sequence[float]) == "a list of numbers"
 
 
 def test_a_partial_node_may_leave_arguments_open():
@@ -84,3 +84,23 @@ def test_a_run_from_before_there_was_a_cache_passes():
 def test_a_typo_in_the_augmentation_is_told():
     with pytest.raises(UserError, match="datamodule.augment has no key 'padd'; did you mean 'pad'"):
         check_config(compose_job("train", ["datamodule.augment={padd:4}"]), TrainConfig)
+
+
+class Measures:
+    def __init__(self, parts: Mapping[str, Base], places: Mapping[str, Sequence[float]] | None = None) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"parts": {"a": None}}, "it.parts.a is None, which is not a node with a _target_ (Base)."),
+        ({"parts": {"a": {"b": "x"}}}, "it.parts.a is {'b': 'x'}, which is not a node with a _target_ (Base)."),
+        ({"parts": {}, "places": {"x": ["a"]}}, "it.places.x is ['a'], which is not a list of numbers."),
+        ({"parts": {}, "places": {"x": 0.5}}, "it.places.x is 0.5, which is not a list of numbers."),
+    ],
+)
+def test_what_lies_under_the_keys_of_a_mapping_is_held_against_its_hint(values, sentence):
+    target = {"_target_": f"{Measures.__module__}.Measures"}
+    assert list(config_check.unfit_keys(target | values, Any, "it")) == [sentence]
+    part = {"_target_": f"{Base.__module__}.Base", "a": 1}
+    assert not list(config_check.unfit_keys(target | {"parts": {"a": part}, "places": {"x": [1, 0.5]}}, Any, "it"))

@@ -46,6 +46,7 @@ MISFITS = {
     "lightning_module.noise_size=17": "takes 28: set lightning_module.generator.input_size=29",
     "callbacks=[default,averaged_weights,cluster_accuracy] callbacks.averaged_weights.parts=[critic,generator]": "callbacks.averaged_weights.parts names critic, which InfoGAN has not: choose among generator, discriminator",
     "lightning_module.codes=[{kind:continuous,size:11}]": "callbacks.cluster_accuracy needs a module that is AssignsClusters",
+    "experiment=resnet_digits callbacks=[default,certificate]": "callbacks.certificate needs a module that is PenalizesTransport, which ResNet is not",
     "experiment=draw_digits lightning_module.gradient_clip_norm=-1": "lightning_module.gradient_clip_norm is -1: give a norm above 0, or null",
     "experiment=draw_digits datamodule.binarize={seed:-1}": "datamodule.binarize.seed is -1: give 0 or more",
     "datamodule.batch_size=129 trainer=ddp_cpu": "cannot be cut among 2 ranks: choose a multiple of 2, such as 128",

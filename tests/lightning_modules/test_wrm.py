@@ -139,13 +139,30 @@ class TestEquations:
         assert certificate(reached, gamma, phi) == pytest.approx(loss + 5 * math.sqrt(reached))
 
 
-@pytest.mark.parametrize("values", [[3.0, 1.0, -2.0], [1.0, 0.5, -4.0], [-1.0, -2.0, -3.0]])
-def test_the_largest_eigenvalue_whatever_its_sign(values):
-    hessian = torch.diag(torch.tensor(values, dtype=torch.float64))
+@pytest.mark.parametrize("values", [[3.0, 1.0, -2.0], [1.0, 0.5, -4.0], [-1.0, -2.0, -3.0], [1.0, 0.0, -1.0],
+                                    [2.0, 2.0, 2.0], [-2.0, -2.0, -2.0], [0.0, 0.0, 0.0]])  # fmt: skip
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_the_largest_eigenvalue_whatever_its_sign(values, dtype):
+    hessian = torch.diag(torch.tensor(values, dtype=dtype))
     generator = torch.Generator().manual_seed(0)
-    inputs, start = torch.randn(2, 4, 3, generator=generator, dtype=torch.float64).unbind(0)
-    found = largest_curvature(lambda x: 0.5 * (x @ hessian * x).sum(1), inputs, start, iterations=200)
-    torch.testing.assert_close(found, torch.full((4,), max(values), dtype=torch.float64), rtol=1e-4, atol=0)
+    inputs, start = torch.randn(2, 4, 3, generator=generator, dtype=dtype).unbind(0)
+    found = largest_curvature(lambda x: 0.5 * (x @ hessian * x).sum(1), inputs, start)
+    torch.testing.assert_close(found, torch.full((4,), max(values), dtype=dtype), rtol=1e-5, atol=1e-6)
+
+
+def test_the_largest_eigenvalue_beside_one_of_the_other_sign_that_is_as_large():
+    """Where power iteration turns for ever between the two and says something in between."""
+    generator = torch.Generator().manual_seed(0)
+    values = torch.linspace(-1, 1, 400, dtype=torch.float64) ** 5
+    inputs, start = torch.randn(2, 3, 400, generator=generator, dtype=torch.float64).unbind(0)
+    found = largest_curvature(lambda x: 0.5 * (x.square() * values).sum(1), inputs, start, iterations=20)
+    assert 0.98 < float(found.min()) <= float(found.max()) <= 1 + 1e-9
+
+
+def test_a_loss_that_bends_nowhere_and_no_example_at_all():
+    inputs = torch.ones(2, 3)
+    assert largest_curvature(lambda x: x.sum(1), inputs, inputs).tolist() == [0.0, 0.0]
+    assert largest_curvature(lambda x: x.square().sum(1), inputs[:0], inputs[:0]).tolist() == []
 
 
 def test_the_bound_of_two_layers_by_hand():
