@@ -234,6 +234,7 @@ class WRM(Classifier):
             self.input, self.box = "point", None
             self.point_size: int | None = network.point_size  # pyright: ignore
         self.register_buffer("mean_norm", torch.tensor(math.nan))
+        self.mean_norm_is_known = False
 
     @property
     def gamma(self) -> float | Tensor:

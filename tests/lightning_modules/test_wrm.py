@@ -264,7 +264,6 @@ def test_layers_are_at_rest_while_examples_move_and_train_afterwards():
     torch.manual_seed(0)
     optimizer = partial(torch.optim.SGD, lr=0.1)
     module = WRM(Normalized(), gamma=Gamma(absolute=1.0), optimizer=optimizer, seed=0).train()
-    module.mean_norm_is_known = False
     norm, x, label = module.network.layers[1], torch.randn(6, 2), torch.tensor([0, 1] * 3)
     module.loss({"point": x, "label": label, "index": torch.arange(6)})
     assert int(norm.num_batches_tracked) == 1  # of the outer step alone
