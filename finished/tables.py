@@ -42,7 +42,7 @@ from launch.command_line import compose_job
 
 ROOT = Path(__file__).resolve().parent.parent
 IN_A_MAPPING = re.compile(r"((?:[\w.]+:|(?<=[\[,{])) *)([^\s,:{}\[\]][^,:{}\[\]]*)(?=[,}\]])")  # of an override
-TABLE = re.compile(r"(<!-- table: ([\w/ ]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+TABLE = re.compile(r"(<!-- table: ([\w/. ]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 EXPORTED = ("experiment", "seed", "overrides", "commit", "started_at", "data", "data_at_start", "hardware", "precision",
             "precision_ms", "weights", "world_size", "asked", "iterations", "epochs", "wall_time_s", "versions",
             "resumes", "inputs", "judges", "metrics", "evaluation")  # fmt: skip
