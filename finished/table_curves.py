@@ -2,12 +2,13 @@
 
     python -m finished.table_curves robustness.csv budget error outputs/sweeps/wrm_mnist/<folder> --panels attack
 
-A folder is a run, or a sweep with a run in each folder of it. A curve is named by what sets its run apart.
+A folder is a run, a measurement of one (evaluations/<time>), or holds some of them. A curve is named by what sets its
+run apart.
 """
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -15,9 +16,10 @@ from typing import Any, TypeGuard
 from hydra.experimental.callback import Callback
 
 from callbacks.instruments.pictures import save_panels
-from finished.curves import names_of, runs_in
+from finished.curves import names_of
 from foundation.errors import UserError, did_you_mean, told_as_sentences
 from foundation.run_files import read_table
+from launch.sweep_table import job_order
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,14 @@ class Curve:
     y: list[float]
 
 
-def panels_of(runs: Sequence[Path], table: str, x: str, y: str, panels: str | None) -> dict[str, list[Curve]]:
+def panels_of(
+    runs: Sequence[Path], table: str, x: str, y: str, panels: str | None, names: Sequence[str] = ()
+) -> dict[str, list[Curve]]:
     """The curves of each panel; without ``panels`` of one. Cells that are no number are left out."""
+    if names and len(names) != len(runs):
+        raise UserError(f"there are {len(runs)} runs and {len(names)} names: give each a name, or none.")
     found: dict[str, list[Curve]] = {}
-    for run, name in zip(runs, names_of(list(runs)), strict=True):
-        if not (run / table).is_file():
-            raise UserError(f"{run} has no {table}: choose a run of the callback that writes it.")
+    for run, name in zip(runs, names or names_of(list(runs)), strict=True):
         header, rows = read_table(run / table)
         columns = {}
         for column in (x, y, *([panels] if panels else [])):
@@ -56,19 +60,38 @@ def panels_of(runs: Sequence[Path], table: str, x: str, y: str, panels: str | No
     return found
 
 
+def runs_with(table: str, folders: Iterable[Path]) -> list[Path]:
+    """Those among the folders and one level below, in order; runs, or measurements of them."""
+    found = []
+    for folder in folders:
+        inner = [folder] if (folder / table).is_file() else [it.parent for it in folder.glob(f"*/{table}")]
+        if not inner:
+            raise UserError(
+                f"{folder} has no {table}, nor has a folder in it: choose a run of the callback that writes it."
+            )
+        found += sorted(inner, key=job_order)
+    return found
+
+
 def is_number(cell: Any) -> TypeGuard[float]:
     return isinstance(cell, int | float) and math.isfinite(cell)
 
 
-def draw_table_curves(folders: Sequence[Path], table: str, x: str, y: str, panels: str | None, path: Path) -> None:
-    found = panels_of(runs_in(folders), table, x, y, panels)
+def draw_table_curves(
+    folders: Sequence[Path], table: str, x: str, y: str, panels: str | None, path: Path, names: Sequence[str] = ()
+) -> None:
+    """names: of the runs in their order, else what sets each apart."""
+    found = panels_of(runs_with(table, folders), table, x, y, panels, names)
     with save_panels(path, list(found)) as all_axes:
         for axes, curves in zip(all_axes, found.values(), strict=True):
             for curve in curves:
                 axes.plot(curve.x, curve.y, marker="o", markersize=3, label=curve.name)
             axes.set(xlabel=x.replace("_", " "), ylabel=y.replace("_", " "))
             axes.grid(alpha=0.3)
-        all_axes[0].legend(fontsize=8)
+        # Below all panels, since names may be long.
+        columns = 1 if any(len(curve.name) > 25 for curve in found[next(iter(found))]) else 5
+        handles, labels = all_axes[0].get_legend_handles_labels()
+        all_axes[0].figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
 
 
 class TableCurves(Callback):
@@ -95,11 +118,12 @@ def main() -> None:
     parser.add_argument("y", help="another")
     parser.add_argument("folders", nargs="+", type=Path, help="runs, or sweeps")
     parser.add_argument("--panels", help="a column: a panel for each of its values")
+    parser.add_argument("--names", nargs="+", default=[], help="of the runs in their order, else what sets each apart")
     parser.add_argument("--out", type=Path, help="the picture; by default <table>.png in the first folder")
     asked = parser.parse_args()
     path = asked.out or asked.folders[0] / Path(asked.table).with_suffix(".png").name
     with told_as_sentences():
-        draw_table_curves(asked.folders, asked.table, asked.x, asked.y, asked.panels, path)
+        draw_table_curves(asked.folders, asked.table, asked.x, asked.y, asked.panels, path, asked.names)
     print(path)
 
 

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from finished import table_curves
-from finished.table_curves import TableCurves, panels_of
+from finished.table_curves import TableCurves, panels_of, runs_with
 from foundation.errors import UserError
 
 TABLE = "attack,budget,error\nfgm,0,0.1\nfgm,1,{0}\npgd,0,0.1\npgd,1,\n"
@@ -16,7 +16,6 @@ def sweep(tmp_path):
     for number, training in enumerate(("wrm", "erm")):
         run = tmp_path / str(number)
         (run / ".hydra").mkdir(parents=True)
-        (run / "metrics.csv").write_text("epoch,step\n")
         (run / "robustness.csv").write_text(TABLE.format(0.2 + number / 2))
         (run / ".hydra" / "overrides.yaml").write_text(f"- +lightning_module/training={training}\n- trainer=cpu\n")
     return tmp_path
@@ -62,7 +61,6 @@ def test_the_picture_is_drawn_by_hand_and_at_a_sweep_s_end(sweep, capsys, monkey
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("nothing.csv", "budget", "error", None), "0 has no nothing.csv"),
         (("robustness.csv", "budgets", "error", None), "has no column budgets; did you mean 'budget'"),
         (("robustness.csv", "budget", "attack", None), "no robustness.csv of these runs has a number"),
     ],
@@ -70,3 +68,17 @@ def test_the_picture_is_drawn_by_hand_and_at_a_sweep_s_end(sweep, capsys, monkey
 def test_what_is_not_there_is_told(sweep, words, sentence):
     with pytest.raises(UserError, match=sentence):
         panels_of([sweep / "0"], *words)
+
+
+def test_names_may_be_given(sweep):
+    runs = [sweep / "0", sweep / "1"]
+    found = panels_of(runs, "robustness.csv", "budget", "error", "attack", ["one", "two"])
+    assert [it.name for it in found["fgm"]] == ["one", "two"]
+    with pytest.raises(UserError, match="there are 2 runs and 1 names"):
+        panels_of(runs, "robustness.csv", "budget", "error", None, ["one"])
+
+
+def test_a_folder_without_the_table_is_told(sweep):
+    assert runs_with("robustness.csv", [sweep]) == [sweep / "0", sweep / "1"]
+    with pytest.raises(UserError, match=r"has no nothing.csv, nor has a folder in it"):
+        runs_with("nothing.csv", [sweep])
