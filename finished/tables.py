@@ -6,8 +6,9 @@
     python -m finished.tables experiments
 
 A page holds a table between ``<!-- table: NAME -->`` and ``<!-- end of table -->``; nothing else writes there.
-NAME is ``methods`` (a line for each method and data set: its best founded record), ``<experiment> runs`` (a line a run)
-or ``<experiment> variants`` (a line for each set of overrides, over its seeds; more metrics may follow the word).
+NAME is ``methods`` (a line for each method and data set: its best founded record), ``<experiment> runs`` (a line a run,
+with all that its test has measured) or ``<experiment> variants`` (a line for each set of overrides, over its seeds).
+Metrics may follow both: the only ones of runs, and those of variants besides the paper's.
 """
 
 import argparse
@@ -33,7 +34,7 @@ from finished.results import (
     records_of,
     told_share,
 )
-from foundation.errors import UserError, told_as_sentences
+from foundation.errors import UserError, did_you_mean, told_as_sentences
 from foundation.metrics import Direction
 from foundation.places import inside, is_one_name
 from foundation.published import TESTED
@@ -41,8 +42,9 @@ from foundation.records import key_of, latest_of_each_key
 from launch.command_line import compose_job
 
 ROOT = Path(__file__).resolve().parent.parent
+WIDEST = 12  # metrics of a table of runs that names none
 IN_A_MAPPING = re.compile(r"((?:[\w.]+:|(?<=[\[,{])) *)([^\s,:{}\[\]][^,:{}\[\]]*)(?=[,}\]])")  # of an override
-TABLE = re.compile(r"(<!-- table: ([\w/. ]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+TABLE = re.compile(r"(<!-- table: ([^\n]+?) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 EXPORTED = ("experiment", "seed", "overrides", "commit", "started_at", "data", "data_at_start", "hardware", "precision",
             "precision_ms", "weights", "world_size", "asked", "iterations", "epochs", "wall_time_s", "versions",
             "resumes", "inputs", "judges", "metrics", "evaluation")  # fmt: skip
@@ -124,14 +126,24 @@ def methods_table(experiments: list[dict[str, Any]], results: Results, pages_of:
     return table_of(heads, rows)
 
 
-def runs_table(experiment: dict[str, Any], results: list[dict[str, Any]]) -> str:
-    """Every recorded run of one experiment with its test metrics."""
-    metrics = sorted({shown(key) for it in results for key in it["metrics"] if key.startswith(TESTED)})
-    heads = ["seed", "overrides", "measured on", "length", *(f"`{it}`" for it in metrics), "fit", "on", "record"]
+def runs_table(experiment: dict[str, Any], results: list[dict[str, Any]], named: list[str]) -> str:
+    """Every recorded run of one experiment with these metrics, or with all that were tested where none is named."""
+    tested = sorted({key for it in results for key in it["metrics"] if key.startswith(TESTED)}, key=shown)
+    heads_of = list(dict.fromkeys(map(shown, named or tested)))
+    table = f"A page asks for the table '{' '.join([experiment['name'], 'runs', *named])}'"
+    if unknown := [it for it in named if all(figure(result, it) is None for result in results)]:
+        raise UserError(f"{table}, but no run in results/ has {unknown[0]}; {did_you_mean(unknown[0], tested)}")
+    if len(heads_of) > WIDEST:
+        raise UserError(
+            f"{table}, whose runs have {len(heads_of)} metrics, too many to be read side by side: name at most {WIDEST} "
+            f"behind the word, as in '{experiment['name']} runs {' '.join(tested[:2])}'."
+        )
+    metrics = named or [f"test/{it}" for it in heads_of]
+    heads = ["seed", "overrides", "measured on", "length", *(f"`{it}`" for it in heads_of), "fit", "on", "record"]
     rows = []
     for it in results:
         overrides = " ".join(changed(it["overrides"], SAME)) or "-"
-        values = [figure(it, f"test/{metric}") for metric in metrics]
+        values = [figure(it, metric) for metric in metrics]
         hardware = f"{it['hardware']['device']}, {it['hardware']['threads']} threads, {it['precision']}"
         figures = ["-" if value is None else f"{value:.4f}" for value in values]
         rows.append([str(it["seed"]), overrides, measured_on(it), told_share(experiment, it), *figures,
@@ -221,7 +233,7 @@ def with_tables(
             raise UserError(f"A page asks for the table '{match[2]}', but results/ holds no run for it.")
         (experiment,) = (it for it in experiments if it["name"] == name)
         if kind == "runs":
-            return match[1] + runs_table(experiment, results[name]) + match[3]
+            return match[1] + runs_table(experiment, results[name], metrics) + match[3]
         metric = experiment["paper"]["metric"]
         body = variants_table(results[name], [metric, *metrics], direction_of(name, metric))
         if body.count("\n") == 2:

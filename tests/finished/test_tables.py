@@ -178,6 +178,21 @@ def test_runs_without_a_metric_that_is_asked_for_are_left_out():
         tables.with_tables(page, EXPERIMENTS, {"infogan_mnist": [result(0, 0.8)]}, PAGES)
 
 
+def test_a_table_of_runs_has_the_metrics_that_are_named_and_all_where_they_are_few():
+    many = {f"test/error_fgm_l2_1e-{it:02}": it / 100 for it in range(1, 20)}
+    attacked = result(0, 0.8)
+    attacked["metrics"] = attacked["metrics"] | many
+    results = {"infogan_mnist": [attacked, result(1, 0.9)]}
+    page = "<!-- table: infogan_mnist runs test/error_fgm_l2_1e-05 -->\n<!-- end of table -->"
+    made = tables.with_tables(page, EXPERIMENTS, results, PAGES).splitlines()
+    assert "| length | `error_fgm_l2_1e-05` | fit |" in made[1]
+    assert [("| 0.0500 |" in made[3]), ("| - |" in made[4])] == [True, True]
+    with pytest.raises(UserError, match="runs have 20 metrics, .*: name at most 12 behind the word, as in 'infogan_mn"):
+        tables.with_tables("<!-- table: infogan_mnist runs -->\n<!-- end of table -->", EXPERIMENTS, results, PAGES)
+    with pytest.raises(UserError, match="runs test/cluster_acuracy', but no run in results/ has test/cluster_acuracy"):
+        tables.with_tables(page.replace("error_fgm_l2_1e-05", "cluster_acuracy"), EXPERIMENTS, results, PAGES)
+
+
 def test_a_variant_has_a_name_of_its_own(tmp_path):
     plain = tables.record(write_run(tmp_path / "run"), tmp_path / "results")
     variant = tables.record(write_run(tmp_path / "other", overrides=["a.b=1"]), tmp_path / "results")
