@@ -95,15 +95,16 @@ def draw_table_curves(
 
 
 class TableCurves(Callback):
-    """Draws at the end of a sweep; a part of conf/sweep's files. Jobs without the table have said why."""
+    """Draws at the end of a sweep; a part of conf/sweep's files."""
 
     def __init__(self, table: str, x: str, y: str, panels: str | None = None) -> None:
         self.table, self.x, self.y, self.panels = table, x, y, panels
 
     def on_multirun_end(self, config: Any, **_: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
-        runs = [it.parent for it in sorted(folder.glob(f"*/{self.table}"))]
+        runs = sorted((it.parent for it in folder.glob(f"*/{self.table}")), key=job_order)
         if not runs:
+            print(f"no curves of {self.table}: no job of {folder} has written it.", flush=True)
             return
         path = folder / Path(self.table).with_suffix(".png").name
         with told_as_sentences():
@@ -119,9 +120,9 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path, help="runs, or sweeps")
     parser.add_argument("--panels", help="a column: a panel for each of its values")
     parser.add_argument("--names", nargs="+", default=[], help="of the runs in their order, else what sets each apart")
-    parser.add_argument("--out", type=Path, help="the picture; by default <table>.png in the first folder")
+    parser.add_argument("--out", type=Path, help="the picture; by default <table>_curves.png in the first folder")
     asked = parser.parse_args()
-    path = asked.out or asked.folders[0] / Path(asked.table).with_suffix(".png").name
+    path = asked.out or asked.folders[0] / f"{Path(asked.table).stem}_curves.png"  # a run has a <table>.png of its own
     with told_as_sentences():
         draw_table_curves(asked.folders, asked.table, asked.x, asked.y, asked.panels, path, asked.names)
     print(path)

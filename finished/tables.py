@@ -135,8 +135,8 @@ def runs_table(experiment: dict[str, Any], results: list[dict[str, Any]], named:
         raise UserError(f"{table}, but no run in results/ has {unknown[0]}; {did_you_mean(unknown[0], tested)}")
     if len(heads_of) > WIDEST:
         raise UserError(
-            f"{table}, whose runs have {len(heads_of)} metrics, too many to be read side by side: name at most {WIDEST} "
-            f"behind the word, as in '{experiment['name']} runs {' '.join(tested[:2])}'."
+            f"{table}, whose runs have {len(heads_of)} metrics, too many to be read side by side: name at most "
+            f"{WIDEST} behind the word, as in '{experiment['name']} runs {' '.join(tested[:2])}'."
         )
     metrics = named or [f"test/{it}" for it in heads_of]
     heads = ["seed", "overrides", "measured on", "length", *(f"`{it}`" for it in heads_of), "fit", "on", "record"]

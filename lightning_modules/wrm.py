@@ -25,7 +25,7 @@ from torch.nn.functional import cross_entropy
 from datamodules.splits import Table
 from foundation.errors import UserError
 from foundation.metrics import Directions
-from foundation.protocols import ClassifiesImages, ClassifiesPoints, PenalizesTransport
+from foundation.protocols import ClassifiesImages, ClassifiesPoints, HoldsTables, PenalizesTransport
 from lightning_modules.attacks.gradient import Examples, FastGradient, IteratedFastGradient, ProjectedGradient
 from lightning_modules.attacks.norms import Norm, near_in_linf, size, spread
 from lightning_modules.classifier import Classifier
@@ -291,11 +291,12 @@ class WRM(Classifier):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if stage == "fit":
-            table = getattr(self.trainer.datamodule, "tables", {}).get("train")  # pyright: ignore
+            data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+            table = data.tables["train"] if isinstance(data, HoldsTables) else None
             if table is None and self.price.absolute is None:
                 raise UserError(
                     f"lightning_module.gamma.relative needs training data that lie in memory, which those of "
-                    f"{self.trainer.datamodule.name} do not: set lightning_module.gamma.absolute."  # pyright: ignore
+                    f"{data.name} do not: set lightning_module.gamma.absolute."
                 )
             self.mean_norm_is_known = table is not None
             if table is not None:

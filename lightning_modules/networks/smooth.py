@@ -153,8 +153,9 @@ class SmoothConvolutions(Chain):
 def operator_norms(network: Chain, input_shape: Sequence[int]) -> list[float]:
     """The largest singular value of each linear layer's map for inputs of this shape, in double precision.
 
-    By power iteration, which comes to the value from below and stops where it changes by less than a millionth; what
-    it may lack is made up for by a thousandth.
+    By Lanczos' method, which comes to the value from below; a thousandth is added. After 200 products from a random
+    start it lacks more than that with a probability below 1.7 sqrt(inputs) exp(-17.8), 4e-6 of 12,544 inputs (Kuczynski
+    & Wozniakowski 1992); of up to 200 inputs it is exact.
     """
     x, norms = torch.zeros(1, *input_shape, dtype=torch.float64), []
     for layer in deepcopy(network.layers).double().requires_grad_(False):
@@ -165,18 +166,22 @@ def operator_norms(network: Chain, input_shape: Sequence[int]) -> list[float]:
     return norms
 
 
-def largest_singular_value(layer: nn.Linear | nn.Conv2d, shape: torch.Size, iterations: int = 1000) -> float:
-    """Of the layer without its bias, from inputs of this shape."""
+def largest_singular_value(layer: nn.Linear | nn.Conv2d, shape: torch.Size, products: int = 200) -> float:
+    """Of the layer without its bias, from inputs of this shape: the largest on the space that products reach."""
     linear = deepcopy(layer)
     linear.bias = None  # pyright: ignore[reportAttributeAccessIssue]
-    direction = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    value, former = 1.0, 0.0
+    start = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).flatten()
+    directions = (start / start.norm()).unsqueeze(0)
+    images: list[Tensor] = []
     with torch.enable_grad():
-        for _ in range(iterations):
-            if abs(value - former) <= 1e-6 * value:
-                break
-            direction = (direction / direction.norm()).requires_grad_(True)
+        while True:
+            direction = directions[-1].view(shape).requires_grad_(True)
             image = linear(direction)
-            former, value = value, float(image.detach().norm())
-            (direction,) = torch.autograd.grad(0.5 * image.square().sum(), direction)
-    return value
+            images.append(image.detach().flatten())
+            (product,) = torch.autograd.grad(0.5 * image.square().sum(), direction)
+            left = product.flatten()
+            for _ in range(2):  # the second time takes away what rounding has left
+                left = left - directions.T @ (directions @ left)
+            if len(images) == min(products, start.numel()) or left.norm() <= 1e-12 * product.norm():
+                return float(torch.linalg.matrix_norm(torch.stack(images), 2))
+            directions = torch.cat([directions, (left / left.norm()).unsqueeze(0)])

@@ -8,6 +8,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from foundation.errors import UserError
+from foundation.run_files import read_table
 from launch.command_line import compose_job
 from launch.config_check import TrainConfig, check_config
 from launch.runs import build, instantiate
@@ -214,6 +215,23 @@ def test_a_high_price_is_empirical_risk_minimisation(tmp_path):
     plain = trained(tmp_path, "lightning_module.training=erm")
     torch.testing.assert_close(weights(dear), weights(plain), rtol=0, atol=1e-5)
     assert not torch.allclose(weights(dear), weights(trained(tmp_path)), rtol=0, atol=1e-3)
+
+
+def test_the_certificate_of_training_points_holds_for_the_worst_that_is_found_of_test_points(tmp_path):
+    """Up to two standard errors at every price; it is tight at the module's own, and a lower line would not hold."""
+    given = ["experiment=wrm_synthetic", "datamodule.train_size=3000", "datamodule.test_size=1500", "trainer=cpu",
+             "logger=none", "callbacks=[classification,certificate]", "callbacks.certificate.sweep_examples=null",
+             "callbacks.certificate.gap_steps=30", "trainer.max_steps=300"]  # fmt: skip
+    run = build(compose_job("train", given, str(tmp_path)))
+    run.trainer.fit(run.module, run.datamodule)
+    run.trainer.test(run.module, run.datamodule, verbose=False)
+    assert float(run.trainer.callback_metrics["test/error"]) < 0.02
+    _, rows = read_table(tmp_path / "certificate.csv")
+    above = [(loss - line) / error for _, _, loss, error, line, _ in rows]
+    assert max(above) < 2
+    assert rows[3][0] == 2.0  # gamma
+    assert abs(above[3]) == min(map(abs, above))
+    assert min(above) < -10
 
 
 def test_relative_and_absolute_prices_are_the_same_where_they_agree(tmp_path):

@@ -46,6 +46,19 @@ def test_a_convolution_s_norm_is_that_of_its_matrix():
     assert found == pytest.approx(float(torch.linalg.matrix_norm(matrix, 2)), rel=1e-4)
 
 
+def test_a_largest_value_that_stands_out_by_a_hundredth_is_found_among_many():
+    """Power iteration rests at 1 for long, since the start lies along the one direction by a thirtieth."""
+    size, generator = 800, torch.Generator().manual_seed(0)
+    basis, _ = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))
+    values = torch.linspace(0.99, 1, size, dtype=torch.float64)
+    values[0] = 1.01
+    layer = nn.Linear(size, size).double()
+    layer.weight.data = basis * values @ basis.T
+    assert 1.01 / 1.001 <= largest_singular_value(layer, torch.Size([1, size])) <= 1.01 + 1e-9
+    layer.weight.data.zero_()
+    assert largest_singular_value(layer, torch.Size([1, size])) == 0
+
+
 def test_norms_are_those_of_the_layers_in_their_order_and_nothing_is_changed():
     torch.manual_seed(0)
     net = SmoothPerceptron((3, 5, 2))
