@@ -102,7 +102,7 @@ class Robustness(Measurement):
             if value < 0:
                 raise UserError(f"callbacks.robustness.{key} is {value}: give 0 or more.")
         self.all_metrics: dict[str, RobustnessMetric] = {}
-        self.pictured: dict[str, list[Tensor]] = {}
+        self.pictured: dict[str, tuple[Tensor, Tensor]] = {}
 
     def metrics(self, module: Any, stage: str) -> Directions:
         if stage != "test":
@@ -150,9 +150,14 @@ class Robustness(Measurement):
                 norms = size(examples.images, attack.norm)
                 place = places(examples.indices, self.total, self.examples)
                 self.all_metrics[attack.name].update(place, found, norms)
-                if self.shown and len(examples) and attack.name not in self.pictured:
-                    clean, perturbed = examples.images[: self.shown], found.images[: self.shown]
-                    self.pictured[attack.name] = [clean, perturbed, perturbed - clean]
+                self._keep_for_picture(attack.name, examples.images, found.images)
+
+    def _keep_for_picture(self, attack: str, clean: Tensor, perturbed: Tensor) -> None:
+        """The first ones that this rank sees, of several batches where one has too few."""
+        kept = self.pictured.setdefault(attack, (clean[:0], perturbed[:0]))
+        more = self.shown - len(kept[0])
+        both = zip(kept, (clean, perturbed), strict=True)
+        self.pictured[attack] = tuple(torch.cat([it, new[:more]]) for it, new in both)  # pyright: ignore
 
     def figures(self) -> dict[str, float]:
         found = {}
@@ -188,7 +193,10 @@ class Robustness(Measurement):
         draw_curves(rows[1:], self.folder / "robustness.png")
         log_picture(trainer, "test/robustness", self.folder / "robustness.png")
         log_table(trainer, "test/robustness_table", self.folder / "robustness.csv")
-        for name, (clean, perturbed, difference) in self.pictured.items():
+        for name, (clean, perturbed) in self.pictured.items():
+            if not len(clean):
+                continue  # shown is 0, or this rank has seen none
+            difference = perturbed - clean
             path = self.folder / "images" / f"perturbations_{name}.png"
             largest = difference.flatten(1).abs().amax(1).clamp_min(1e-12).view(-1, 1, 1, 1)
             save_grid(torch.cat([clean, perturbed, 0.5 + difference / (2 * largest)]), path, columns=len(clean))

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from lightning import LightningModule, Trainer
+from PIL import Image
 from torch import nn
 
 from callbacks.instruments.examples import evenly_chosen
@@ -79,6 +80,17 @@ def test_a_zero_is_taken_for_another_class_once_its_first_pixel_can_be_bright(tm
         assert label or it == pytest.approx(0.5, abs=1e-3)
     for name in ("robustness.png", "images/perturbations_fgm_l2.png", "images/perturbations_pgd4x1_linf.png"):
         assert (tmp_path / name).stat().st_size > 1000
+
+
+@pytest.mark.parametrize(("examples", "shown", "columns"), [(20, 8, 8), (5, 8, 5), (5, 0, None)])
+def test_the_picture_is_of_as_many_as_are_asked_for_whatever_a_batch_has(tmp_path, examples, shown, columns):
+    measured(tmp_path, FGM, examples=examples, shown=shown)  # three or four of 20 in a batch
+    path = tmp_path / "images" / "perturbations_fgm_l2.png"
+    if columns is None:
+        assert not path.exists()
+    else:
+        width, height = Image.open(path).size
+        assert width / height == pytest.approx(columns / 3, rel=0.02)
 
 
 def test_what_no_budget_reaches_is_censored(tmp_path):
