@@ -271,16 +271,31 @@ def explain(config_name: str, overrides: list[str], error: HydraException) -> st
         try:
             config: Any = compose(config_name, [it.input_line or "" for it in choices])
         except HydraException:
-            keys = [str(key) for key in compose(config_name)]
-            lacking = next((it for it in choices if it.key_or_group.partition("/")[0] not in keys), None)
-            if lacking is None:
-                return str(error).splitlines()[0]
-            hint = did_you_mean(lacking.key_or_group, keys)
-            return f"{lacking.input_line}: {config_name}.py has no key '{lacking.key_or_group}'; {hint}"
+            known = [str(key) for key in compose(config_name)]
+            return misplaced_choice(config_name, choices, known) or str(error).splitlines()[0]
     for it in parsed:
         if it not in choices and not (it.is_add() or it.is_force_add()) and (problem := missing_key(config, it)):
             return problem
     return str(error).splitlines()[0]
+
+
+def misplaced_choice(config_name: str, choices: list[Override], keys: list[str]) -> str | None:
+    """A sentence on the first choice from a group that the command does not have, or that wants a + or none."""
+    defaults: Any = OmegaConf.load(CONF / f"{config_name}.yaml").defaults
+    groups = {str(key).split()[-1].lstrip("/") for it in defaults if it != "_self_" for key in it}
+    seen = set()
+    for it in choices:
+        group, line = it.key_or_group, it.input_line or ""
+        if group not in groups and group.partition("/")[0] not in keys:
+            return f"{line}: {config_name}.py has no key '{group}'; {did_you_mean(group, keys)}"
+        if group in groups and it.is_add():
+            return f"{line}: there is a choice from {group} already: write {line.lstrip('+')}"
+        if group not in groups and not it.is_add() and not it.is_force_add() and not it.is_delete():
+            return f"{line}: nothing is chosen from {group} that this could replace: write +{line}"
+        if group in seen and it.is_add():
+            return f"{line}: another one from {group} is chosen before: leave one of them out."
+        seen.add(group)
+    return None
 
 
 def missing_key(config: Any, override: Override) -> str | None:

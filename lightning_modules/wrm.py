@@ -223,7 +223,8 @@ class WRM(Classifier):
         if training in MOVES_WITHIN_A_BUDGET and self.budget.norm() is None:
             raise UserError(
                 f"lightning_module.training={training} needs lightning_module.budget: set its absolute, or its rho to "
-                "what a run of training=wrm has reached (test/rho_hat)."
+                f"what a run of training=wrm has reached (test/rho_hat), which +lightning_module/training={training} "
+                "lightning_module.budget.run=<folder> looks up."
             )
         self.cost: Norm = cost
         self.steps, self.trained_on = steps, training

@@ -48,6 +48,22 @@ def test_a_mistake_on_the_command_line_gets_its_sentence(mistake):
         check_command_line("train", [mistake])
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("lightning_module/training=pgd", r"that this could replace: write \+lightning_module/training=pgd$"),
+        ("+lightning_module/training=pgd +lightning_module/training=erm", "another one from lightning_module/training"),
+        (
+            "+datamodule=mnist",
+            r"^\+datamodule=mnist: there is a choice from datamodule already: write datamodule=mnist$",
+        ),
+    ],
+)
+def test_a_choice_that_wants_a_plus_or_none_beside_an_experiment_that_is_right(words, sentence):
+    with pytest.raises(UserError, match=sentence):
+        check_command_line("train", ["experiment=wrm_digits", *words.split()])
+
+
 SWEEP_MISTAKES = {
     "launcher=joblib": "launcher=joblib is for the jobs of a sweep: add -m, or leave it out",
     "-m seed=0,1 launcher=slrm": "launcher=slrm: there is no such choice; did you mean 'slurm'",
