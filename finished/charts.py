@@ -4,9 +4,9 @@ import csv
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 
+from finished.html import Html, html
 from foundation.metrics import key_of_today
 from foundation.published import TESTED
 
@@ -45,11 +45,11 @@ def as_number(text: str | None) -> float | None:
         return None
 
 
-def line_chart(curves: Sequence[Curve], label: str) -> str:
+def line_chart(curves: Sequence[Curve], label: str) -> Html:
     """One chart; the classes ``c0``, ``c1``, ... of its lines count the curves. ``label`` is for screen readers."""
     points = [point for it in curves for point in zip(it.iterations, it.values, strict=True) if math.isfinite(point[1])]
     if not points:
-        return ""
+        return html("")
     right = max(iteration for iteration, _ in points)
     ticks = nice_ticks(min(value for _, value in points), max(value for _, value in points))
     across = [tick for tick in nice_ticks(0, right, 4) if tick <= right * 1.001]
@@ -60,32 +60,35 @@ def line_chart(curves: Sequence[Curve], label: str) -> str:
     def y(value: float) -> float:
         return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (value - ticks[0]) / (ticks[-1] - ticks[0])
 
-    parts = [f'<svg viewBox="0 0 {WIDTH:.0f} {HEIGHT:.0f}" role="img" aria-label="{escape(label)}">']
+    parts: list[Html] = []
     for tick in ticks:
-        parts.append(f'<path class="grid" d="M{LEFT} {y(tick):.1f}H{WIDTH - RIGHT}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y(tick) + 3.5:.1f}" text-anchor="end">{short(tick)}</text>')
+        parts.append(html('<path class="grid" d="M{} {}H{}"/>', LEFT, f"{y(tick):.1f}", WIDTH - RIGHT))
+        at = f"{y(tick) + 3.5:.1f}"
+        parts.append(html('<text x="{}" y="{}" text-anchor="end">{}</text>', LEFT - 6, at, short(tick)))
     for tick in across:
         anchor = "end" if x(tick) > WIDTH - 40 else "middle"
-        parts.append(f'<text x="{x(tick):.1f}" y="{HEIGHT - 8}" text-anchor="{anchor}">{short(tick)}</text>')
+        at = f"{x(tick):.1f}"
+        parts.append(html('<text x="{}" y="{}" text-anchor="{}">{}</text>', at, HEIGHT - 8, anchor, short(tick)))
     for number, curve in enumerate(curves):
         pairs = zip(curve.iterations, curve.values, strict=True)
         kept = thinned([(x(at), y(value) if math.isfinite(value) else math.nan) for at, value in pairs])
         parts.append(drawn(kept, f"c{number % 8}", curve.name))
-    return "".join([*parts, "</svg>"])
+    box = f"0 0 {WIDTH:.0f} {HEIGHT:.0f}"
+    return html('<svg viewBox="{}" role="img" aria-label="{}">{}</svg>', box, label, parts)
 
 
-def drawn(points: list[tuple[float, float]], style: str, name: str) -> str:
+def drawn(points: list[tuple[float, float]], style: str, name: str) -> Html:
     """A path with a gap where a value is not finite; a dot where there is but one point."""
     seen = [(x, y) for x, y in points if math.isfinite(y)]
     if len(seen) == 1:
-        (x, y), title = seen[0], f"<title>{escape(name)}</title>"
-        return f'<circle class="{style}" cx="{x:.1f}" cy="{y:.1f}" r="3">{title}</circle>'
+        place = [f"{it:.1f}" for it in seen[0]]
+        return html('<circle class="{}" cx="{}" cy="{}" r="3"><title>{}</title></circle>', style, *place, name)
     commands, pen = [], "M"
     for x, y in points:
         if math.isfinite(y):
             commands.append(f"{pen}{x:.1f} {y:.1f}")
         pen = "L" if math.isfinite(y) else "M"
-    return f'<path class="line {style}" d="{"".join(commands)}"><title>{escape(name)}</title></path>'
+    return html('<path class="line {}" d="{}"><title>{}</title></path>', style, commands, name)
 
 
 def thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -11,18 +11,18 @@ import json
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 
 import yaml
 
 from finished.charts import Curve, line_chart, read_curves
 from finished.curves import names_of
 from finished.exhibits import number, pictures_of, tables_of
+from finished.html import Html, html
 from foundation.errors import UserError, told_as_sentences
 from foundation.metrics import GROUPS, IN_WORDS, Direction, best, group_of
-from foundation.places import inside
+from foundation.places import inside, lies_in
 from foundation.published import TESTED, TRAIN_SET, key_in, metrics_of, published, split_of
 from foundation.security import split_trust
 from foundation.yaml_files import read_yaml
@@ -76,52 +76,71 @@ def is_run(folder: Path) -> bool:
 
 
 def read_run(folder: Path, name: str) -> RunFiles:
-    record, config = folder / "record.json", folder / "config.yaml"
+    record, config, metrics = (folder / name for name in ("record.json", "config.yaml", "metrics.csv"))
+    for path in (record, config, metrics):
+        if path.exists() and not (path.is_file() and lies_in(path, folder)):
+            raise UserError(f"{path} is no file of this run but a link out of its folder or a pipe: it is not shown.")
     return RunFiles(
         folder,
         name,
         json.loads(record.read_text()) if record.exists() else {},
         (read_yaml(config) or {}) if config.exists() else {},
-        read_curves(folder / "metrics.csv", name),
+        read_curves(metrics, name),
     )
 
 
 # --- the page ------------------------------------------------------------------------------------------------
 
 
-def page(title: str, body: list[str]) -> str:
+PAGE: LiteralString = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+<main>
+{body}
+<footer>Made by Relight on {made}.</footer>
+</main>
+</body>
+</html>
+"""
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # a browser runs and loads nothing here
+
+
+def page(title: str, body: list[Html]) -> Html:
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    return "\n".join([
-        "<!doctype html>", '<html lang="en">', "<head>", '<meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">', f"<title>{escape(title)}</title>",
-        f"<style>{STYLE.read_text()}</style>", "</head>", "<body>", "<main>", *body,
-        f"<footer>Made by Relight on {made}.</footer>", "</main>", "</body>", "</html>", "",
-    ])  # fmt: skip
+    style = Html(STYLE.read_text())  # the project's own file
+    return html(PAGE, policy=POLICY, title=title, style=style, body=[html("{}\n", it) for it in body], made=made)
 
 
-def run_page(run: RunFiles) -> str:
+def run_page(run: RunFiles) -> Html:
     title = f"{run.config.get('name') or run.record.get('experiment') or run.folder.name}, seed {seed_of(run)}"
     return page(title, [
-        f'<h1>{escape(title)} {badge(run.status)}</h1>', f'<p class="dim">{escape(in_short(run))}</p>', error_of(run),
+        html("<h1>{} {}</h1>", title, badge(run.status)), html('<p class="dim">{}</p>', in_short(run)), error_of(run),
         figures_of(run), pictures_of(run.folder), tables_of(run.folder), *curves_of([run]), facts_of(run),
         config_of(run),
     ])  # fmt: skip
 
 
-def sweep_page(folder: Path, runs: list[RunFiles]) -> str:
+def sweep_page(folder: Path, runs: list[RunFiles]) -> Html:
     names = sorted({str(it.config.get("name", it.folder.name)) for it in runs})
     title = f"{', '.join(names)}: {len(runs)} runs"
     numbers = {status: sum(it.status == status for it in runs) for status in sorted({it.status for it in runs})}
     told = ", ".join(f"{number} {status}" for status, number in numbers.items())
     pictures = [pictures_of(it.folder, f"Pictures of {it.name}", 3) for it in runs]
     return page(title, [
-        f"<h1>{escape(title)}</h1>", f'<p class="dim">{escape(told)}; {escape(folder.name)}</p>', table_of(runs),
+        html("<h1>{}</h1>", title), html('<p class="dim">{}; {}</p>', told, folder.name), table_of(runs),
         *curves_of(runs), *pictures, *(config_of(it, f"Config of {it.name}") for it in runs[:1]),
     ])  # fmt: skip
 
 
-def badge(status: str) -> str:
-    return f'<span class="status {escape(status)}">{escape(status)}</span>'
+def badge(status: str) -> Html:
+    return html('<span class="status {status}">{status}</span>', status=status)
 
 
 def seed_of(run: RunFiles) -> Any:
@@ -141,25 +160,26 @@ def in_short(run: RunFiles) -> str:
     return " · ".join(part for part in parts if part) or "nothing is recorded yet"
 
 
-def error_of(run: RunFiles) -> str:
-    return f'<div class="error">{escape(run.record["error"])}</div>' if run.record.get("error") else ""
+def error_of(run: RunFiles) -> Html:
+    return html('<div class="error">{}</div>', run.record["error"]) if run.record.get("error") else html("")
 
 
-def figures_of(run: RunFiles) -> str:
+def figures_of(run: RunFiles) -> Html:
     """The test's metrics, else the validation's; the one that the paper reports first, with the paper's figure."""
     stage = next((it for it in (*TESTED, "val/") if any(key.startswith(it) for key in run.metrics)), None)
     reported = reported_by(run)
     keys = sorted((key for key in run.metrics if stage and key.startswith(stage)), key=lambda it: (it != reported, it))
     if not keys:
-        return ""
+        return html("")
     cards = []
     for key in keys:
-        paper = f'<span class="dim">{escape(beside(run))}</span>' if key == reported else ""
+        paper = html('<span class="dim">{}</span>', beside(run)) if key == reported else None
         first = " first" if key == reported else ""
         better = IN_WORDS.get(run.directions.get(key) or "", "")
-        name = f'<code title="{better}">{escape(key)}</code>' if better else f"<code>{escape(key)}</code>"
-        cards.append(f'<div class="figure{first}"><b>{number(run.metrics[key])}</b>{name} {paper}</div>')
-    return f'<div class="figures">{"".join(cards)}</div>'
+        name = html('<code title="{}">{}</code>', better, key) if better else html("<code>{}</code>", key)
+        value = number(run.metrics[key])
+        cards.append(html('<div class="figure{}"><b>{}</b>{} {}</div>', first, value, name, paper))
+    return html('<div class="figures">{}</div>', cards)
 
 
 def reported_by(run: RunFiles) -> str | None:
@@ -176,7 +196,7 @@ def beside(run: RunFiles) -> str:
     return "the paper gives no figure" if run.paper.get("value") is None else "the paper's figure is of something else"
 
 
-def table_of(runs: list[RunFiles]) -> str:
+def table_of(runs: list[RunFiles]) -> Html:
     """A line a run: what sets it apart, its end, and its final metrics, the paper's first, the best of each strong."""
     reported = reported_by(runs[0])
     measured = [it for it in runs if reported in it.metrics]
@@ -185,20 +205,18 @@ def table_of(runs: list[RunFiles]) -> str:
     keys = {key for it in runs for key in it.metrics if key.startswith((*TESTED, "val/"))}
     columns = sorted(keys, key=lambda it: (it != reported, not it.startswith(TESTED), it))
     heads = [f"{key} (paper: {shown})" if key == reported and shown is not None else key for key in columns]
-    lines = ["".join(f"<th>{escape(head)}</th>" for head in ("run", "", *heads, "time"))]
+    lines = [html("{}", [html("<th>{}</th>", head) for head in ("run", "", *heads, "time")])]
     bests = {key: best_over(runs, key) for key in columns}
     for it in runs:
         values = [cell(it.metrics.get(key), bests[key]) for key in columns]
         fit = it.record.get("wall_time_s", {}).get("fit")
         cells = [*values, duration(fit) if fit is not None else "-"]
-        lines.append(
-            f"<td>{escape(it.name)}</td><td>{badge(it.status)}</td>"
-            + "".join(f'<td class="number">{told}</td>' for told in cells)
-        )
-    rows = "".join(f"<tr>{line}</tr>" for line in lines)
+        numbers = [html('<td class="number">{}</td>', told) for told in cells]
+        lines.append(html("<td>{}</td><td>{}</td>{}", it.name, badge(it.status), numbers))
+    rows = [html("<tr>{}</tr>", line) for line in lines]
     failed = [(it.name, it.record["error"]) for it in runs if it.record.get("error")]
-    errors = "".join(f'<div class="error">{escape(name)}: {escape(error)}</div>' for name, error in failed)
-    return f'<h2>Runs</h2><div class="card scroll"><table>{rows}</table></div>{errors}'
+    errors = [html('<div class="error">{}: {}</div>', name, error) for name, error in failed]
+    return html('<h2>Runs</h2><div class="card scroll"><table>{}</table></div>{}', rows, errors)
 
 
 def best_over(runs: list[RunFiles], key: str) -> float | None:
@@ -208,19 +226,19 @@ def best_over(runs: list[RunFiles], key: str) -> float | None:
     return best((it.metrics[key] for it in measured), directions.pop()) if len(directions) == 1 else None
 
 
-def cell(value: float | None, highest: float | None) -> str:
+def cell(value: float | None, highest: float | None) -> Html:
     told = "-" if value is None else number(value)
-    return f"<b>{told}</b>" if value is not None and value == highest else told
+    return html("<b>{}</b>", told) if value is not None and value == highest else html("{}", told)
 
 
-def curves_of(runs: list[RunFiles]) -> list[str]:
+def curves_of(runs: list[RunFiles]) -> list[Html]:
     """A section a stage, a chart a metric with a line a run. What was logged but once is no curve."""
     keys = sorted({key for it in runs for key, curve in it.curves.items() if len(curve.values) > 1}, key=rank)
     made = []
     for stage in dict.fromkeys(key.partition("/")[0] for key in keys):
-        charts = "".join(chart(key, runs) for key in keys if key.partition("/")[0] == stage)
+        charts = [chart(key, runs) for key in keys if key.partition("/")[0] == stage]
         if charts:
-            made.append(f'<h2>{STAGES.get(stage, escape(stage))}</h2><div class="charts">{charts}</div>')
+            made.append(html('<h2>{}</h2><div class="charts">{}</div>', STAGES.get(stage, stage), charts))
     return [legend(runs), *made] if made and len(runs) > 1 else made
 
 
@@ -228,20 +246,18 @@ def rank(key: str) -> tuple[int, str]:
     return GROUPS.index(group_of(key)), key
 
 
-def legend(runs: list[RunFiles]) -> str:
-    entries = [
-        f'<li><svg viewBox="0 0 22 8"><path class="line c{position % 8}" d="M0 4H22"/></svg>{escape(it.name)}</li>'
-        for position, it in enumerate(runs)
-    ]
-    return f'<h2>Curves</h2><ul class="legend">{"".join(entries)}</ul>'
+def legend(runs: list[RunFiles]) -> Html:
+    entry: LiteralString = '<li><svg viewBox="0 0 22 8"><path class="line c{}" d="M0 4H22"/></svg>{}</li>'
+    entries = [html(entry, position % 8, it.name) for position, it in enumerate(runs)]
+    return html('<h2>Curves</h2><ul class="legend">{}</ul>', entries)
 
 
-def chart(key: str, runs: list[RunFiles]) -> str:
+def chart(key: str, runs: list[RunFiles]) -> Html:
     curves = [it.curves.get(key, Curve(it.name, [], [])) for it in runs]
     drawn = line_chart(curves, f"{key} over iterations")
-    last = f"<span>{in_the_end(curves[0], runs[0].directions.get(key))}</span>" if len(runs) == 1 else ""
-    name = escape(key.partition("/")[2] or key)
-    return f'<div class="card"><h3>{name}{last}</h3>{drawn or "<p>no finite value</p>"}</div>'
+    last = html("<span>{}</span>", in_the_end(curves[0], runs[0].directions.get(key))) if len(runs) == 1 else None
+    name = key.partition("/")[2] or key
+    return html('<div class="card"><h3>{}{}</h3>{}</div>', name, last, drawn or html("<p>no finite value</p>"))
 
 
 def in_the_end(curve: Curve, direction: Direction) -> str:
@@ -250,7 +266,7 @@ def in_the_end(curve: Curve, direction: Direction) -> str:
     return number(last) if highest in (None, last) else f"{number(last)}, best {number(highest)}"
 
 
-def facts_of(run: RunFiles) -> str:
+def facts_of(run: RunFiles) -> Html:
     """Which command gave these numbers, on what."""
     record = run.record
     hardware, data = record.get("hardware", {}), record.get("data", {})
@@ -271,15 +287,15 @@ def facts_of(run: RunFiles) -> str:
         "versions": ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items()),
         "folder": str(run.folder),
     }
-    rows = "".join(f"<tr><th>{key}</th><td>{escape(str(value))}</td></tr>" for key, value in facts.items() if value)
-    return f'<h2>Where it comes from</h2><div class="card"><table class="facts">{rows}</table></div>'
+    rows = [html("<tr><th>{}</th><td>{}</td></tr>", key, str(value)) for key, value in facts.items() if value]
+    return html('<h2>Where it comes from</h2><div class="card"><table class="facts">{}</table></div>', rows)
 
 
-def config_of(run: RunFiles, title: str = "Config") -> str:
+def config_of(run: RunFiles, title: str = "Config") -> Html:
     if not run.config:
-        return ""
+        return html("")
     text = yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True)
-    return f'<details class="card"><summary>{escape(title)}</summary><pre>{escape(text)}</pre></details>'
+    return html('<details class="card"><summary>{}</summary><pre>{}</pre></details>', title, text)
 
 
 def duration(seconds: float) -> str:
@@ -295,11 +311,20 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="the page; unless given, report.html in the folder")
     _, words = split_trust(sys.argv[1:] if arguments is None else arguments)  # a page builds nothing
     given = parser.parse_args(words)
-    runs = read_runs(given.folder)
-    alone = len(runs) == 1 and runs[0].folder == given.folder
+    try:
+        runs = read_runs(given.folder)
+        alone = len(runs) == 1 and runs[0].folder == given.folder
+        made = run_page(runs[0]) if alone else sweep_page(given.folder, runs)
+    except UserError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # of another kind of value
+        raise UserError(
+            f"{given.folder}: record.json, config.yaml or a table holds what no run writes ({error}): it is damaged or "
+            "was written by hand."
+        ) from None
     path = given.out or inside(given.folder / "report.html", given.folder)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(run_page(runs[0]) if alone else sweep_page(given.folder, runs))
+    path.write_text(made)
     print(path)
 
 

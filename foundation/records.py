@@ -7,9 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from foundation.errors import UserError
+
 
 def read_record(folder: Path) -> dict[str, Any]:
     path = folder / "record.json"
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is no file of this run: it is a folder or a pipe.")
     return json.loads(path.read_text()) if path.exists() else {}
 
 

@@ -2,7 +2,10 @@
 
 import csv
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from foundation.places import lies_in
 
 KINDS_OF_PICTURES = {".png": "image/png", ".gif": "image/gif", ".jpg": "image/jpeg", ".jpeg": "image/jpeg",
                      ".webp": "image/webp"}  # fmt: skip
@@ -16,10 +19,15 @@ def pictures_in(folder: Path) -> list[Path]:
     """Those of ``images/`` and then those beside it, by name; of a series over iterations the last, before others."""
     found: list[Path] = []
     for place in (folder / "images", folder):
-        paths = sorted(path for path in place.glob("*") if path.suffix.lower() in KINDS_OF_PICTURES)
+        paths = sorted(it for it in own_files(folder, place.glob("*")) if it.suffix.lower() in KINDS_OF_PICTURES)
         last = {series_of(path): path for path in paths if SERIES.search(path.stem)}
         found += [*last.values(), *(path for path in paths if not SERIES.search(path.stem))]
     return [path for path in found if not path.name.startswith("curves-")]
+
+
+def own_files(folder: Path, paths: Iterable[Path]) -> Iterator[Path]:
+    """Those that are files of the folder itself: a page or a service would be given what a link leads to."""
+    return (path for path in paths if path.is_file() and not path.is_symlink() and lies_in(path, folder))
 
 
 def series_of(path: Path) -> str:
@@ -29,7 +37,7 @@ def series_of(path: Path) -> str:
 
 def tables_in(folder: Path) -> list[Path]:
     """Its CSV files, each with a heading, by name."""
-    return sorted(path for path in folder.glob("*.csv") if path.name not in OF_THE_PLATFORM)
+    return sorted(path for path in own_files(folder, folder.glob("*.csv")) if path.name not in OF_THE_PLATFORM)
 
 
 def read_table(path: Path) -> tuple[list[str], list[list[Cell]]]:
