@@ -301,17 +301,25 @@ def error_of_gap(line: dict[str, float], point: dict[str, float]) -> float:
     return math.hypot(line["standard_error"], point["standard_error"])
 
 
+def in_view(of_sweep: list[dict[str, float]], reached: float) -> list[dict[str, float]]:
+    """Points up to four times the distance reached, where line and worst case meet; a low price is far beyond, and
+    drawn with the others it would make one dot of them. The table has them all."""
+    return [it for it in of_sweep if it["rho"] <= 4 * reached] or of_sweep
+
+
 def draw_certificate(
     gamma: float, line: dict[str, float], of_sweep: list[dict[str, float]], word: str, title: str, path: Path
 ) -> None:
     """The line, and the worst cases that were found; word: whether it is proved or estimated."""
+    total, of_sweep = len(of_sweep), in_view(of_sweep, line["rho"])
     rhos, losses = [it["rho"] for it in of_sweep], [it["loss"] for it in of_sweep]
     errors = [2 * error_of_gap(line, it) for it in of_sweep]
     with save_figure(path, width=7.0, height=4.5) as axes:
         ends = [0.0, max(rhos)]
         label = f"certificate ({word}): {gamma:.3g} rho + {line['phi']:.3g}"
         axes.plot(ends, [certificate(it, gamma, line["phi"]) for it in ends], color="tab:blue", label=label)
-        label = "worst case found on test data, 2 standard errors"
+        beyond = f"; {total - len(of_sweep)} further right" if len(of_sweep) < total else ""
+        label = f"worst case found on test data, 2 standard errors{beyond}"
         axes.errorbar(rhos, losses, yerr=errors, color="tab:red", marker="o", markersize=4, capsize=2, label=label)
         label = f"reached on training data: {line['rho']:.3g}"
         axes.axvline(line["rho"], color="grey", linestyle=":", label=label)

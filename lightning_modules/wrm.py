@@ -25,7 +25,7 @@ from torch.nn.functional import cross_entropy
 from datamodules.splits import Table
 from foundation.errors import UserError
 from foundation.metrics import Directions
-from foundation.protocols import ClassifiesImages, ClassifiesPoints, HoldsTables, PenalizesTransport
+from foundation.protocols import ClassifiesImages, ClassifiesPoints, HoldsTables, PenalizesTransport, said
 from lightning_modules.attacks.gradient import Examples, FastGradient, IteratedFastGradient, ProjectedGradient
 from lightning_modules.attacks.norms import Norm, near_in_linf, size, spread
 from lightning_modules.classifier import Classifier
@@ -297,7 +297,7 @@ class WRM(Classifier):
             if table is None and self.price.absolute is None:
                 raise UserError(
                     f"lightning_module.gamma.relative needs training data that lie in memory, which those of "
-                    f"{data.name} do not: set lightning_module.gamma.absolute."
+                    f"{said(data, 'name')} do not: set lightning_module.gamma.absolute."
                 )
             self.mean_norm_is_known = table is not None
             if table is not None:

@@ -8,7 +8,7 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import nn
 
-from callbacks.certificate import Certificate, TransportMetric, has_kink
+from callbacks.certificate import Certificate, TransportMetric, has_kink, in_view
 from datamodules.rings import RingsDataModule
 from foundation.errors import UserError
 from foundation.protocols import PenalizesTransport
@@ -95,6 +95,12 @@ def test_a_loss_that_bends_more_than_the_price_is_found_out(tmp_path):
     assert found["test/inner_gap"] > 1
     assert found["test/lzz_bound"] == 5.0
     assert {row["status"] for row in rows} == {"estimated"}
+
+
+def test_what_is_far_beyond_the_distance_reached_is_left_to_the_table():
+    points = [{"rho": 50.0}, {"rho": 4.0}, {"rho": 0.5}]
+    assert in_view(points, 1.0) == points[1:]
+    assert in_view(points, 0.0) == points  # an ascent that goes nowhere on training data
 
 
 def test_means_and_standard_errors_by_hand():
