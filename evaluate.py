@@ -29,7 +29,7 @@ def evaluate(config: dict[str, Any], folder: Path) -> dict[str, float]:
     check_config(config, EvaluateConfig)
     from callbacks.instruments.chosen_precision import keep_precision
     from callbacks.run_record import describe_run, judges_of, measured_again, write_json
-    from foundation.checkpoints import read_checkpoint, weights_in
+    from foundation.checkpoints import fingerprint, read_checkpoint, weights_in
     from foundation.errors import UserError
     from launch.inputs import tell_changes
     from launch.runs import build, for_training_only, load_checkpoint
@@ -58,6 +58,7 @@ def evaluate(config: dict[str, Any], folder: Path) -> dict[str, float]:
     if run.trainer.is_global_zero:
         weights = weights_in(checkpoint)
         how = {"checkpoint": checkpoint.name, "weights": weights, "precision": run.trainer.precision}
+        how |= {"weights_sha256": fingerprint(read_checkpoint(checkpoint)["state_dict"])}
         write_json(folder / "metrics.json", how | {"inputs": run.inputs} | judges_of(run.trainer) | metrics)
         if recorded:
             found = measured_again(Path(config["run"]), now, run.trainer, how, time.monotonic() - started)

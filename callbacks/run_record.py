@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from callbacks.averaged_weights import weights_of
 from callbacks.instruments.chosen_precision import measured_for
 from callbacks.instruments.run_clock import epochs_done
+from foundation.checkpoints import fingerprint, load_plain
 from foundation.denormals import are_flushed
 from foundation.length import Length
 from foundation.metrics import Direction, with_keys_of_today
@@ -38,9 +39,10 @@ class RunRecord(Callback):
     fingerprint (as it is now, and as ``data_at_start`` where training has changed it), hardware, versions,
     precision (where ``auto`` has chosen it by measuring, ``precision_ms``: milliseconds of layers' steps), wall
     times, how long training was asked for (``asked``: iterations, epochs or seconds) and how long it was, resumes,
-    which weights were tested (``trained`` or averaged), the runs that it was given (``inputs``, by the config's
-    keys), who judged (``judges``: weights and numbers of images) and all final metrics under the keys they were
-    logged with, and which direction of each is better (``directions``). ``make record`` makes a result of it.
+    which weights were tested (``trained`` or averaged), the hash of the last checkpoint's (``weights_sha256``), the
+    runs that it was given (``inputs``, by the config's keys), who judged (``judges``: weights and numbers of
+    images) and all final metrics under the keys they were logged with, and which direction of each is better
+    (``directions``). ``make record`` makes a result of it.
 
     Args:
         folder: the run folder.
@@ -145,6 +147,7 @@ class RunRecord(Callback):
         self.record["metrics"] |= final_metrics(trainer)
         self.record |= judges_of(trainer)
         self._note_data(trainer)
+        self._note_weights()
         self._write()
 
     @rank_zero_only
@@ -155,6 +158,13 @@ class RunRecord(Callback):
         now = self.record["data"] = describe_data(trainer)
         self.record.pop("data_at_start", None)
         self.record |= {"data_at_start": self.loaded} if now != self.loaded else {}
+
+    @rank_zero_only
+    def _note_weights(self) -> None:
+        """The hash of what the last checkpoint holds, as a run that takes it as an input notes it."""
+        last = self.folder / "checkpoints" / "last.ckpt"
+        if last.is_file():
+            self.record["weights_sha256"] = fingerprint(load_plain(last)["state_dict"])
 
     @rank_zero_only
     def _write(self) -> None:

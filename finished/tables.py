@@ -46,8 +46,8 @@ WIDEST = 12  # metrics of a table of runs that names none
 IN_A_MAPPING = re.compile(r"((?:[\w.]+:|(?<=[\[,{])) *)([^\s,:{}\[\]][^,:{}\[\]]*)(?=[,}\]])")  # of an override
 TABLE = re.compile(r"(<!-- table: ([^\n]+?) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 EXPORTED = ("experiment", "seed", "overrides", "commit", "started_at", "data", "data_at_start", "hardware", "precision",
-            "precision_ms", "weights", "world_size", "asked", "iterations", "epochs", "wall_time_s", "versions",
-            "resumes", "inputs", "judges", "metrics", "evaluation")  # fmt: skip
+            "precision_ms", "weights", "weights_sha256", "world_size", "asked", "iterations", "epochs", "wall_time_s",
+            "versions", "resumes", "inputs", "judges", "metrics", "evaluation")  # fmt: skip
 
 
 # --- make record ---------------------------------------------------------------------------------------------

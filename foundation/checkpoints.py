@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def load_plain(path: Path, map_location: Any = "cpu") -> Any:
-    """A file's tensors and plain values; whatever else it may hold is refused unexecuted."""
+    """A file's tensors and plain values, held against the checksums that the file carries.
+
+    Whatever else it may hold is refused unexecuted. A file of before torch wrote checksums is read with a sentence.
+    """
+    check_whole(path)
     try:
         return torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
@@ -66,6 +71,39 @@ def load_plain(path: Path, map_location: Any = "cpu") -> Any:
     except (RuntimeError, EOFError, OSError, ValueError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{path} cannot be read ({reason}): the file is truncated or no checkpoint.") from None
+
+
+def check_whole(path: Path) -> None:
+    """Each part of the file against its checksum: torch writes a CRC-32 for each tensor, and reads without a look."""
+    if not path.is_file():
+        raise UserError(f"{path} cannot be read: it is no file.")
+    with path.open("rb") as file:
+        beginning = file.read(1)
+    if beginning == b"\x80":  # a pickle, as torch wrote them before
+        print(f"{path} carries no checksum: whether it is as it was written cannot be told.", flush=True)
+        return
+    try:
+        with zipfile.ZipFile(path) as file:
+            if packed := [it.filename for it in file.infolist() if it.compress_type != zipfile.ZIP_STORED]:
+                raise UserError(f"{path} is refused: {packed[0]} in it is compressed, and could unpack to any size.")
+            damaged = file.testzip()
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path} cannot be read ({reason}): the file is truncated or no checkpoint.") from None
+    if damaged is not None:
+        raise UserError(
+            f"{path} is damaged: {damaged} in it is not what was written (its checksum differs). Take another "
+            "checkpoint of the run, or a copy of this one."
+        )
+
+
+def check_finite(module: LightningModule, state: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Whether the weights that a checkpoint gives a module are numbers; buffers may hold an infinity."""
+    names = [name for name, _ in module.named_parameters()]
+    wrong = [name for name in names if name in state and not bool(state[name].isfinite().all())]
+    if wrong:
+        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise UserError(f"{path}: the run's weights are not finite ({wrong[0]}{more}): name another with checkpoint=.")
 
 
 def weights_in(path: Path) -> str:

@@ -20,7 +20,7 @@ from callbacks.averaged_weights import check_averaging
 from callbacks.instruments.chosen_precision import keep_precision
 from callbacks.instruments.run_clock import done_in, has_had_enough
 from callbacks.run_record import RunRecord
-from foundation.checkpoints import check_fits, checkpoint_path, read_checkpoint
+from foundation.checkpoints import check_finite, check_fits, checkpoint_path, read_checkpoint
 from foundation.errors import UserError
 from foundation.former_names import FORMER_OVERRIDES
 from foundation.length import Length
@@ -99,6 +99,7 @@ def take_up(run: Any, path: Path) -> None:
     saved = read_checkpoint(path)
     check_averaging(run.callbacks, saved, path)
     check_fits(run.module, saved["state_dict"], path)
+    check_finite(run.module, saved["state_dict"], path)
     check_optimizers(run.module, saved["optimizer_states"], path)
     refuse_changes(path.parent.parent, run.inputs)
     for part in (*run.trainer.loggers, *run.trainer.callbacks):

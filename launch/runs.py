@@ -28,6 +28,7 @@ from datamodules.splits import SplitDataModule
 from foundation.checkpoints import (
     WholeCheckpoints,
     category_ids_in,
+    check_finite,
     check_fits,
     checkpoint_path,
     class_names_in,
@@ -140,6 +141,7 @@ def load_checkpoint(
     path = checkpoint_path(folder, checkpoint)
     content = read_checkpoint(path)
     check_fits(module, content["state_dict"], path)
+    check_finite(module, content["state_dict"], path)
     module.load_state_dict(content["state_dict"])
     if serves(module, Classifies) or serves(module, DetectsObjects):
         module.class_names = class_names_in(content, module.num_classes, path)  # pyright: ignore

@@ -1,12 +1,14 @@
 import os
 import pickle
 import signal
+import zipfile
+from contextlib import suppress
 
 import pytest
 import torch
 from torch import nn
 
-from foundation.checkpoints import WholeCheckpoints, check_fits, checkpoint_path, read_checkpoint
+from foundation.checkpoints import WholeCheckpoints, check_finite, check_fits, checkpoint_path, read_checkpoint
 from foundation.errors import UserError
 
 CHECKPOINT = {"state_dict": {"weight": torch.arange(3.0)}, "loops": {}, "optimizer_states": [], "global_step": 1}
@@ -89,3 +91,64 @@ def test_a_missing_checkpoint_is_named(tmp_path):
     (tmp_path / "checkpoints" / "last.ckpt").touch()
     with pytest.raises(UserError, match="has no checkpoint 'lst'; did you mean 'last'"):
         checkpoint_path(tmp_path, "lst")
+
+
+# --- what is in it is what was written -------------------------------------------------------------------------
+
+
+def test_a_flipped_bit_anywhere_in_the_weights_is_told(tmp_path):
+    path = tmp_path / "last.ckpt"
+    weights = torch.rand(500, generator=torch.Generator().manual_seed(0))
+    WholeCheckpoints().save_checkpoint(CHECKPOINT | {"state_dict": {"weight": weights}}, path)
+    content = path.read_bytes()
+    start = content.index(weights.numpy().tobytes())
+    for place in range(start, start + 2000, 97):
+        for bit in (0, 7):
+            damaged = bytearray(content)
+            damaged[place] ^= 1 << bit
+            path.write_bytes(damaged)
+            for read in (read_checkpoint, WholeCheckpoints().load_checkpoint):
+                with pytest.raises(UserError, match=r"last.ckpt is damaged: \S+ in it is not what was written"):
+                    read(path)
+    path.write_bytes(content)
+    assert torch.equal(read_checkpoint(path)["state_dict"]["weight"], weights)
+
+
+def test_a_flipped_bit_elsewhere_never_ends_in_other_weights_or_a_traceback(tmp_path):
+    path = tmp_path / "last.ckpt"
+    WholeCheckpoints().save_checkpoint(CHECKPOINT, path)
+    content = path.read_bytes()
+    for place in range(0, len(content), 5):
+        damaged = bytearray(content)
+        damaged[place] ^= 16
+        path.write_bytes(damaged)
+        with suppress(UserError):
+            assert torch.equal(read_checkpoint(path)["state_dict"]["weight"], torch.arange(3.0)), place
+
+
+def test_a_file_of_before_checksums_is_read_with_a_sentence(tmp_path, capsys):
+    torch.save(CHECKPOINT, tmp_path / "last.ckpt", _use_new_zipfile_serialization=False)
+    assert read_checkpoint(tmp_path / "last.ckpt")["global_step"] == 1
+    assert "last.ckpt carries no checksum: whether it is as it was written cannot be told" in capsys.readouterr().out
+
+
+def test_a_checkpoint_that_would_unpack_to_any_size_is_refused(tmp_path):
+    path = tmp_path / "last.ckpt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("archive/data/0", bytes(10**7))
+    with pytest.raises(UserError, match="archive/data/0 in it is compressed, and could unpack to any size"):
+        read_checkpoint(path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match="it is no file"):
+        read_checkpoint(path)
+
+
+def test_weights_that_are_no_numbers_are_named(tmp_path):
+    module = nn.BatchNorm1d(2)
+    state = module.state_dict()
+    check_finite(module, state | {"running_var": torch.tensor([torch.inf, 1])}, tmp_path)  # type: ignore
+    with pytest.raises(UserError, match=r"the run's weights are not finite \(weight and 1 more\)"):
+        check_finite(
+            module, state | {"weight": torch.full((2,), torch.nan), "bias": torch.tensor([1, torch.inf])}, tmp_path
+        )  # type: ignore
