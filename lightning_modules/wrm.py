@@ -293,7 +293,7 @@ class WRM(Classifier):
         super().setup(stage)
         if stage == "fit":
             data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-            table = data.tables["train"] if isinstance(data, HoldsTables) else None
+            table = table_in_memory(data)
             if table is None and self.price.absolute is None:
                 raise UserError(
                     f"lightning_module.gamma.relative needs training data that lie in memory, which those of "
@@ -327,6 +327,12 @@ class WRM(Classifier):
         behind = len(norms) - 1  # the last layer has no activation
         slopes, curvatures = [network.activation.slope] * behind, [network.activation.curvature] * behind
         return curvature_bound(norms, [*slopes, 1.0], [*curvatures, 0.0])
+
+
+def table_in_memory(data: Any) -> Table | None:
+    """A DataModule's training examples; None where each is read from a disk, which takes hours of a million images."""
+    table = data.tables["train"] if isinstance(data, HoldsTables) else None
+    return table if isinstance(table, Table) else None
 
 
 def mean_norm_of(table: Table, column: str) -> float:

@@ -1,12 +1,15 @@
 """The surrogate, its maximiser and the certificate against losses whose worst case can be worked out; training."""
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from torch.utils.data import TensorDataset
 
+from datamodules.rings import RingsDataModule
 from foundation.errors import UserError
 from foundation.run_files import read_table
 from launch.command_line import compose_job
@@ -22,6 +25,7 @@ from lightning_modules.wrm import (
     largest_curvature,
     robust_surrogate,
     step_shares,
+    table_in_memory,
     transport_cost,
 )
 
@@ -242,6 +246,15 @@ def test_relative_and_absolute_prices_are_the_same_where_they_agree(tmp_path):
     assert float(relative.trainer.callback_metrics["train/gamma"]) == pytest.approx(gamma, rel=1e-6)
     absolute = trained(tmp_path, f"lightning_module.gamma={{absolute: {float(relative.module.gamma)}, relative: null}}")
     torch.testing.assert_close(weights(relative), weights(absolute), rtol=0, atol=1e-6)
+
+
+def test_data_that_are_read_from_a_disk_are_not_all_read_for_their_mean_norm():
+    rings = RingsDataModule(20, 10, batch_size=4)
+    rings.prepare_data()
+    rings.setup("fit")
+    assert table_in_memory(rings) is rings.tables["train"]
+    assert table_in_memory(SimpleNamespace(tables={"train": TensorDataset(torch.zeros(3))}, eval_batch_size=1)) is None
+    assert table_in_memory(SimpleNamespace()) is None
 
 
 def test_a_run_that_goes_on_with_another_price_pays_it(tmp_path):
