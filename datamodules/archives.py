@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import shutil
 import stat
 import tarfile
 import tempfile
@@ -18,6 +19,9 @@ from datamodules.image_files import shown
 from foundation.errors import UserError
 
 ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".zip")
+FREELY = 100 * 10**6  # bytes that any archive may unpack to
+MOST_TIMES = 100  # its own size, beyond
+LEFT_FREE = 500 * 10**6  # bytes of the disk
 CHUNK = 100  # members a step of what is shown
 
 
@@ -41,7 +45,7 @@ def unpacked(archive: Path, cache_dir: Path) -> Path:
         with tempfile.TemporaryDirectory(dir=cache_dir) as unfinished:
             inside = Path(unfinished) / "files"
             inside.mkdir()
-            with members_of(archive) as members:
+            with members_of(archive, Room.of(archive, cache_dir)) as members:
                 refuse(archive, members)
                 files = [member for member in members if not member.is_folder]
                 for _ in shown(extracted(files, inside), len(files), f"unpacking {archive.name}"):
@@ -69,14 +73,64 @@ class Member:
     extract: Callable[[Path], object]
 
 
+@dataclass
+class Room:
+    """How much an archive may unpack to: what a data set packs to, and what the disk has.
+
+    Photographs, as those of COCO and ImageNet, hardly become smaller when they are packed; a file that is nothing but
+    a repetition becomes a thousandth.
+
+    Args:
+        packed, free: bytes of the archive, and of the disk.
+    """
+
+    archive: Path
+    folder: Path
+    packed: int
+    free: int
+    taken: int = 0
+
+    @classmethod
+    def of(cls, archive: Path, folder: Path) -> "Room":
+        return cls(archive, folder, archive.stat().st_size, shutil.disk_usage(folder).free)
+
+    def take(self, size: int) -> None:
+        """Raises a UserError before more is unpacked than there may be."""
+        self.taken += size
+        if self.taken > max(FREELY, MOST_TIMES * self.packed):
+            raise UserError(
+                f"{self.archive} has {told(self.packed)} and would unpack to {told(self.taken)} or more, over "
+                f"{MOST_TIMES} times as much, as no images do: refused. Unpack it yourself if you trust it, and give "
+                "the folder instead."
+            )
+        if self.taken > self.free - LEFT_FREE:
+            raise UserError(
+                f"{self.archive} would unpack to {told(self.taken)} or more, and the disk of {self.folder} has "
+                f"{told(self.free)} left, of which {told(LEFT_FREE)} stay free: make room, or set RELIGHT_CACHE or "
+                "paths.cache_dir to a folder that has it."
+            )
+
+
+def told(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
 @contextmanager
-def members_of(archive: Path) -> Iterator[list[Member]]:
+def members_of(archive: Path, room: Room) -> Iterator[list[Member]]:
+    """In the archive's order; of a compressed tar no more is read than there is room for."""
+    found = []
     if archive.name.lower().endswith(".zip"):
         with zipfile.ZipFile(archive) as file:
-            yield [of_zip(file, info) for info in file.infolist()]
+            for info in file.infolist():
+                room.take(info.file_size)  # more is not unpacked of a member, whatever it holds
+                found.append(of_zip(file, info))
+            yield found
     else:
         with tarfile.open(archive) as file:
-            yield [of_tar(file, info) for info in file.getmembers()]
+            for info in file:
+                room.take(info.size)
+                found.append(of_tar(file, info))
+            yield found
 
 
 def of_tar(file: tarfile.TarFile, info: tarfile.TarInfo) -> Member:

@@ -28,21 +28,24 @@ def is_one_name(text: object) -> bool:
     return isinstance(text, str) and text not in ("", ".", "..") and not set(text) & {"/", "\\", "\0"}
 
 
-def links_out_of(folder: Path) -> Iterator[Path]:
-    """Links below a folder that lead outside of it."""
+def entries_of(folder: Path) -> Iterator[Path]:
+    """Everything below a run's folder but what wandb keeps for itself; links are not followed."""
     for place, folders, files in os.walk(folder):
         if Path(place) == folder and OF_WANDB in folders and not (folder / OF_WANDB).is_symlink():
             folders.remove(OF_WANDB)
-        links = [Path(place) / name for name in (*folders, *files) if (Path(place) / name).is_symlink()]
-        yield from (it for it in links if not lies_in(it, folder))
+        yield from (Path(place) / name for name in (*folders, *files))
 
 
-def refuse_links_out_of(folder: Path) -> None:
-    if link := next(links_out_of(folder), None):
-        raise UserError(
-            f"{link} is a link to {os.path.realpath(link)}, outside of the run's folder, where nothing may be written: "
-            "put what it links to in its place."
-        )
+def refuse_ways_out_of(folder: Path) -> None:
+    """Links that lead out of a run's folder, through which its next writer would write, and pipes and devices."""
+    for path in entries_of(folder):
+        if path.is_symlink() and not lies_in(path, folder):
+            raise UserError(
+                f"{path} is a link to {os.path.realpath(path)}, outside of the run's folder, where nothing may be "
+                "written: put what it links to in its place."
+            )
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise UserError(f"{path} is a pipe or a device, which no run has in its folder: delete it.")
 
 
 def is_cache(folder: str | Path) -> bool:

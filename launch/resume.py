@@ -56,8 +56,8 @@ def prepare(asked: str, overrides: list[str]) -> tuple[dict[str, Any], Path]:
         before, config = plain(so_far), plain(now)
     config["logger"] = own_logger(config, overrides, folder)
     caches = [it.partition("=")[2].strip("'\"") for it in overrides if key_of(it) == "paths.cache_dir"]
-    for it in (before, config):  # that command comes from the folder, too
-        check_foreign(it, f"{folder} with its first command", caches[-1] if caches else None)
+    # That command comes from the folder, too.
+    check_foreign(config, f"{folder} with its first command", caches[-1] if caches else None)
     check_config(config, TrainConfig)
     path = checkpoint_path(folder)
     checkpoint = read_checkpoint(path)

@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 
 from foundation.errors import UserError
 from foundation.former_names import config_of_today
-from foundation.places import refuse_links_out_of
+from foundation.places import refuse_ways_out_of
 from foundation.security import check_foreign, places_alone
 from foundation.yaml_files import read_yaml
 from launch.config_check import TrainConfig, check_config, plain
@@ -22,7 +22,7 @@ def run_config(folder: str | Path, run_dir: str | Path | None = None) -> DictCon
     path = Path(folder) / ".hydra" / "config.yaml"
     if not path.exists():
         raise UserError(f"{folder} is not a run: it has no .hydra/config.yaml. Give the folder that train.py printed.")
-    refuse_links_out_of(Path(folder))
+    refuse_ways_out_of(Path(folder))
     content = read_yaml(path)
     if not isinstance(content, dict) or not isinstance(content.get("paths"), dict):
         raise UserError(f"{path} is no config of a training run: it has no paths.")

@@ -2,13 +2,14 @@
 
 import io
 import os
+import shutil
 import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from datamodules.archives import ENDINGS, unpacked
+from datamodules.archives import ENDINGS, Room, unpacked
 from foundation.errors import UserError
 
 FILES = {"pets/cat/a.jpg": b"cat", "pets/dog/b.jpg": b"dog"}
@@ -137,3 +138,59 @@ def test_a_cache_that_cannot_be_written_is_told(tmp_path):
         UserError, match=r"cannot be unpacked into \S+cache \(.+\): set RELIGHT_CACHE or paths.cache_dir"
     ):
         unpacked(write(tmp_path / "pets.tar", FILES), tmp_path / "file" / "cache")
+
+
+# --- what unpacks to more than it may -------------------------------------------------------------------------
+
+
+def write_bomb(path: Path, size: int) -> Path:
+    """As many zeros."""
+    zeros = Path(f"{path}.zeros")
+    with zeros.open("wb") as file:
+        file.truncate(size)
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.write(zeros, "a.jpg")
+    else:
+        with tarfile.open(path, f"w:{path.suffix[1:]}") as archive:  # type: ignore
+            archive.add(zeros, "a.jpg")
+    zeros.unlink()
+    return path
+
+
+@pytest.mark.parametrize("ending", [".zip", ".tar.gz", ".tar.xz"])
+def test_an_archive_that_unpacks_to_a_thousand_times_its_size_is_refused(tmp_path, ending):
+    bomb = write_bomb(tmp_path / f"bomb{ending}", 150 * 10**6)
+    with pytest.raises(
+        UserError, match=r"bomb\S+ has 0\.\d MB and would unpack to 150.0 MB or more, over 100 times as much"
+    ):
+        unpacked(bomb, tmp_path / "cache")
+    assert not [*(tmp_path / "cache").iterdir()]
+
+
+def test_members_that_lie_about_their_size_are_not_believed(tmp_path):
+    bomb = write_bomb(tmp_path / "bomb.zip", 10**7)
+    content = bomb.read_bytes().replace((10**7).to_bytes(4, "little"), (10).to_bytes(4, "little"))
+    bomb.write_bytes(content)
+    with pytest.raises(UserError, match="bomb.zip cannot be read"):
+        unpacked(bomb, tmp_path / "cache")
+    assert not [*(tmp_path / "cache").iterdir()]
+
+
+def test_a_disk_without_room_is_told_before_anything_is_written(tmp_path, monkeypatch):
+    archive = write(tmp_path / "pets.zip", FILES)
+    full = shutil.disk_usage(tmp_path)._replace(free=400 * 10**6)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
+    with pytest.raises(
+        UserError, match="the disk of .*cache has 400.0 MB left, of which 500.0 MB stay free: make room"
+    ):
+        unpacked(archive, tmp_path / "cache")
+    assert not [*(tmp_path / "cache").iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("packed", "whole"), [(19 * 10**9, 20 * 10**9), (138 * 10**9, 150 * 10**9), (10**6, 90 * 10**6)]
+)
+def test_the_limits_leave_room_for_what_there_is(packed, whole):
+    """COCO, ImageNet, and annotations that pack well."""
+    Room(Path("a"), Path("b"), packed, 10**13).take(whole)

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 import finished.report
 from finished.tables import record
 from foundation.errors import UserError
-from foundation.places import inside, is_cache, is_one_name, lies_in, links_out_of
+from foundation.places import inside, is_cache, is_one_name, lies_in, refuse_ways_out_of
 from launch.command_line import check_command_line, compose_job
 from launch.resume import prepare
 from launch.saved_config import saved_config
@@ -32,7 +32,8 @@ def test_a_path_is_where_its_links_lead(tmp_path):
         assert not lies_in(path, folder)
         with pytest.raises(UserError, match="is not written: it lies outside of"):
             inside(path, folder)
-    assert [*links_out_of(folder)] == [folder / "images"]
+    with pytest.raises(UserError, match="run/images is a link to"):
+        refuse_ways_out_of(folder)
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "/x", "..", ".", "", "a\\b", "a\0b", None, 3])
@@ -111,6 +112,15 @@ def test_a_folder_with_a_link_out_of_it_is_refused(tmp_path, name):
     for read in (saved_config, lambda folder: prepare(str(folder), [])):
         with pytest.raises(UserError, match="is a link to .*victim, outside of the run's folder"):
             read(run)
+
+
+@pytest.mark.parametrize("name", ["wandb_id", "metrics.csv", "checkpoints/best.ckpt", "resumes/001.yaml"])
+def test_a_pipe_in_a_run_folder_is_told_and_not_waited_for(tmp_path, name):
+    run = write_run(tmp_path / "run")
+    (run / name).parent.mkdir(exist_ok=True)
+    os.mkfifo(run / name)
+    with pytest.raises(UserError, match=f"{name} (is a pipe or a device|is no file)"):
+        prepare(str(run), [])
 
 
 def test_links_that_stay_and_those_of_wandb_s_own_are_none_of_these(tmp_path):

@@ -303,5 +303,5 @@ def test_yaml_that_grows_as_it_is_read_is_refused(tmp_path):
         saved_config(tmp_path)
     (tmp_path / ".hydra" / "config.yaml").unlink()
     os.mkfifo(tmp_path / ".hydra" / "config.yaml")
-    with pytest.raises(UserError, match="config.yaml is no file"):
+    with pytest.raises(UserError, match="config.yaml is a pipe or a device"):
         saved_config(tmp_path)
