@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from lightning import LightningModule
 from lightning.fabric.plugins import TorchCheckpointIO
+from torch import nn
 
 from foundation.errors import UserError, did_you_mean
 
@@ -97,7 +98,7 @@ def check_whole(path: Path) -> None:
         )
 
 
-def check_finite(module: LightningModule, state: Mapping[str, torch.Tensor], path: Path) -> None:
+def check_finite(module: nn.Module, state: Mapping[str, torch.Tensor], path: Path) -> None:
     """Whether the weights that a checkpoint gives a module are numbers; buffers may hold an infinity."""
     names = [name for name, _ in module.named_parameters()]
     wrong = [name for name in names if name in state and not bool(state[name].isfinite().all())]

@@ -25,7 +25,7 @@ from foundation.errors import UserError
 from foundation.former_names import FORMER_OVERRIDES
 from foundation.length import Length
 from foundation.records import differences, is_training, key_of, read_record
-from foundation.security import check_foreign, places_alone
+from foundation.security import check_foreign, places_alone, trusting
 from foundation.yaml_files import read_yaml
 from launch.changed_settings import check_optimizers, refuse_changed_settings
 from launch.command_line import CONF, compose_job, split_arguments
@@ -56,8 +56,9 @@ def prepare(asked: str, overrides: list[str]) -> tuple[dict[str, Any], Path]:
         before, config = plain(so_far), plain(now)
     config["logger"] = own_logger(config, overrides, folder)
     caches = [it.partition("=")[2].strip("'\"") for it in overrides if key_of(it) == "paths.cache_dir"]
-    # That command comes from the folder, too.
-    check_foreign(config, f"{folder} with its first command", caches[-1] if caches else None)
+    named = {name for it in overrides for name in re.findall(r"_target_[:=] *['\"]?([\w.]+)", it)}
+    with trusting(named):  # by a person, just now; the first command comes from the folder, as the config does
+        check_foreign(config, f"{folder} with its first command", caches[-1] if caches else None)
     check_config(config, TrainConfig)
     path = checkpoint_path(folder)
     checkpoint = read_checkpoint(path)

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from callbacks.checkpoint import Checkpoint, Interrupted
 from callbacks.instruments import run_clock
 from foundation.errors import UserError
+from foundation.security import trusting
 from launch.command_line import compose_job
 from launch.resume import holding_after, prepare
 from lightning_modules.resnet import ResNet
@@ -42,7 +43,8 @@ def begin(folder: Path, *words: str) -> dict:
 
 
 def resume(folder: Path, *words: str) -> dict:
-    train(*prepare(str(folder), list(words)))
+    with trusting(["torch.optim.lr_scheduler.CosineAnnealingLR"]):
+        train(*prepare(str(folder), list(words)))
     return record(folder)
 
 

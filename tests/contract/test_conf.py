@@ -23,7 +23,7 @@ from foundation.security import check_targets
 from launch.command_line import CONF, check_command_line, compose_job
 from launch.config_check import TrainConfig, check_config
 from launch.parts_check import metrics_of_run
-from launch.runs import build, instantiate
+from launch.runs import build, instantiate, load_run
 from tests.contract.missing import experiment_of_sweep
 
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
@@ -106,6 +106,11 @@ class TestExperiment:
         checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
         assert checkpoint["global_step"] == 2
         assert checkpoint["state_dict"].keys() == run.module.state_dict().keys()
+        (tmp_path / "run" / ".hydra").mkdir()
+        saved = OmegaConf.to_yaml(OmegaConf.create(config)).replace(str(tmp_path / "run"), "${paths.run_dir}")
+        (tmp_path / "run" / ".hydra" / "config.yaml").write_text(saved)
+        module, _, _ = load_run(tmp_path / "run")  # as its folder may be given to somebody else
+        assert module.state_dict().keys() == checkpoint["state_dict"].keys()
 
 
 def assert_told_apart(config: dict[str, Any], run: Any) -> None:

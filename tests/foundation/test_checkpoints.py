@@ -147,7 +147,7 @@ def test_a_checkpoint_that_would_unpack_to_any_size_is_refused(tmp_path):
 def test_weights_that_are_no_numbers_are_named(tmp_path):
     module = nn.BatchNorm1d(2)
     state = module.state_dict()
-    check_finite(module, state | {"running_var": torch.tensor([torch.inf, 1])}, tmp_path)  # type: ignore
+    check_finite(module, state | {"running_var": torch.tensor([torch.inf, 1])}, tmp_path)
     with pytest.raises(UserError, match=r"the run's weights are not finite \(weight and 1 more\)"):
         check_finite(
             module, state | {"weight": torch.full((2,), torch.nan), "bias": torch.tensor([1, torch.inf])}, tmp_path

@@ -305,3 +305,11 @@ def test_yaml_that_grows_as_it_is_read_is_refused(tmp_path):
     os.mkfifo(tmp_path / ".hydra" / "config.yaml")
     with pytest.raises(UserError, match="config.yaml is a pipe or a device"):
         saved_config(tmp_path)
+
+
+def test_what_the_command_of_a_resume_names_is_trusted_by_that(tmp_path):
+    run = write_run(tmp_path / "run")
+    words = ["+lightning_module.it={_target_: torch.optim.RAdam, _partial_: true}"]
+    with pytest.raises(UserError, match="has no key 'it'"):  # and no word of trust
+        prepare(str(run), words)
+    assert trusted() == frozenset()
