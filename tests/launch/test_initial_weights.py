@@ -233,7 +233,7 @@ REFUSED = {
     "init_from={rn: a}": "init_from has no key 'rn'; did you mean 'run'",
     "init_from.run=a": "init_from.run=a: init_from is null and has no key 'run': give init_from as a whole",
     "init_from={run: x, parts: []}": "init_from.parts is empty: name parts of the module, or null for all that is there",
-    "init_from={run: x, parts: {network: 3}}": "init_from.parts is {'network': 3}: name parts of the module",
+    "init_from={run: x, parts: {network: 3}}": "init_from.parts.network is 3, which is not a text",
     "init_from=torchvision:resnet5/IMAGENET1K_V1": "torchvision has no model 'resnet5'; did you mean 'resnet50'",
     "init_from=torchvision:resnet50/V9": "torchvision has no weights 'V9' of resnet50; known: DEFAULT, IMAGENET1K_V1, IMAGENET1K_V2",
     "init_from=torchvision:ResNet5_Weights.V1": "torchvision has no weights 'ResNet5_Weights.V1'; name them as",
