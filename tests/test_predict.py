@@ -255,7 +255,7 @@ def test_class_names_come_from_the_checkpoint_and_numbers_stand_in(run, images, 
 def test_weights_that_are_not_finite_are_told(run, images, tmp_path):
     state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     state["network.linear.bias"].fill_(torch.nan)
-    with pytest.raises(UserError, match="probabilities that are not finite: name another with checkpoint="):
+    with pytest.raises(UserError, match=r"the run's weights are not finite \(network.linear.bias\): name another"):
         predicted(changed(run, tmp_path / "broken", state_dict=state), images)
 
 
