@@ -108,15 +108,17 @@ TARGETS = [pytest.param(it, marks=[pytest.mark.slow] if of_a_method(it) else [])
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_nothing_hostile_is_executed_fetched_or_written(target, hostile, tmp_path):
-    node = nodes(of_a_method(target)).get(target, {"_target_": target})
+def test_nothing_hostile_is_executed_fetched_or_written(target, hostile, tmp_path, tmp_path_factory):
+    node, cache = nodes(of_a_method(target)).get(target, {"_target_": target}), tmp_path_factory.mktemp("cache")
+    if "cache_dir" in node:  # where real data are here, it is written to
+        node = {**node, "cache_dir": str(cache)}
     # Where decoded images are kept is no folder's to say: test_places.py has the place of this machine in its stead.
     names = [it for it in Parameters.of(get_object(target)).hints if it not in ("self", "cache_dir")]
     with watched() as found:
         for name in names:
             for value in hostile:
                 build({**node, name: value, "_partial_": False})
-    assert not found
+    assert not [it for it in found if "hostile" in it or str(cache) not in it]
     assert not (tmp_path / "hostile_trace").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hostile.pth"]
 
