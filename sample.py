@@ -68,7 +68,7 @@ def draw(module: Any, config: Mapping[str, Any], folder: Path) -> None:
     import torch
 
     from callbacks.instruments.pictures import save_grid, save_single
-    from foundation.protocols import evaluating
+    from foundation.evaluation import evaluating
 
     start, count, codes = config["start"], config["count"], config["codes"]
     for_grid = []

@@ -19,8 +19,9 @@ from callbacks.instruments.tables import write_table
 from callbacks.progress import counted
 from datamodules.batches import GlobalBatches
 from foundation.errors import UserError
+from foundation.evaluation import evaluating
 from foundation.metrics import Direction, Directions, in_stage
-from foundation.protocols import HoldsTables, PenalizesTransport, evaluating
+from foundation.protocols import HoldsTables, PenalizesTransport
 from foundation.randomness import keyed_generator
 from lightning_modules.attacks.norms import spread
 from lightning_modules.wrm import ascend, certificate, largest_curvature, robust_surrogate, transport_cost

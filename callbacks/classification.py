@@ -1,6 +1,5 @@
 """Accuracy of a classifier: over all examples, for each class, and what is taken for what."""
 
-import csv
 import math
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torchmetrics import Metric
 
 from callbacks.instruments.measurement import Measurement
 from callbacks.instruments.pictures import draw_counts, log_picture, log_table
+from callbacks.instruments.tables import write_table
 from foundation.errors import UserError
 from foundation.logged_iterations import is_logged
 from foundation.metrics import Direction, Directions, in_stage
@@ -144,13 +144,11 @@ class Classification(Measurement):
     @rank_zero_only
     def _write(self, trainer: Trainer, module: Any) -> None:
         names = module.class_names or [str(it) for it in range(module.num_classes)]
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / "classes.csv", "w", newline="") as file:
-            table = csv.writer(file)
-            table.writerow(["class", "accuracy", *(f"predicted_{name}" for name in names)])
-            rows = zip(names, self.metric.class_accuracy(), self.metric.confusion.tolist(), strict=True)
-            for name, accuracy, counts in rows:
-                table.writerow([name, "" if math.isnan(accuracy) else accuracy, *counts])
+        rows: list[list[Any]] = [["class", "accuracy", *(f"predicted_{name}" for name in names)]]
+        of_classes = zip(names, self.metric.class_accuracy(), self.metric.confusion.tolist(), strict=True)
+        for name, accuracy, counts in of_classes:
+            rows.append([name, "" if math.isnan(accuracy) else accuracy, *counts])
+        write_table(self.folder / "classes.csv", rows)
         picture = self.folder / "classes.png"
         draw_counts(
             self.metric.confusion.cpu(), picture, rows=accurate(names, self.metric.class_accuracy()), columns=names,

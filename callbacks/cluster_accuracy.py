@@ -1,6 +1,5 @@
 """Unsupervised cluster accuracy: how well categories found without labels match the classes."""
 
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from torchmetrics import Metric
 
 from callbacks.instruments.measurement import Measurement
 from callbacks.instruments.pictures import draw_counts, log_picture, log_table
+from callbacks.instruments.tables import write_table
 from foundation.errors import UserError
 from foundation.metrics import Direction, Directions, in_stage
 from foundation.protocols import AssignsClusters, HoldsImages
@@ -105,12 +105,9 @@ class ClusterAccuracy(Measurement):
     def _write_table(self, trainer: Trainer) -> None:
         confusion = self.metric.confusion.cpu()
         matched = dict(zip(*(column.tolist() for column in self.metric.matching()), strict=True))
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / "clusters.csv", "w", newline="") as file:
-            table = csv.writer(file)
-            table.writerow(["cluster", "matched_class", *(f"class_{label}" for label in range(confusion.shape[1]))])
-            for cluster, row in enumerate(confusion.tolist()):
-                table.writerow([cluster, matched.get(cluster, ""), *row])
+        heading = ["cluster", "matched_class", *(f"class_{label}" for label in range(confusion.shape[1]))]
+        rows = [[cluster, matched.get(cluster, ""), *row] for cluster, row in enumerate(confusion.tolist())]
+        write_table(self.folder / "clusters.csv", [heading, *rows])
         picture = self.folder / "clusters.png"
         draw_clusters(confusion, matched, picture)
         log_picture(trainer, "test/clusters", picture)

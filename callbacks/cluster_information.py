@@ -9,8 +9,9 @@ from torchmetrics import Metric
 
 from callbacks.cluster_accuracy import clusters_of
 from callbacks.instruments.measurement import Measurement
+from foundation.evaluation import evaluating
 from foundation.metrics import Directions
-from foundation.protocols import WeighsClustersOfImages, evaluating
+from foundation.protocols import WeighsClustersOfImages
 from foundation.randomness import keyed_generator
 from lightning_modules.networks.motion import Motion, transform
 

@@ -10,7 +10,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from callbacks.instruments.pictures import log_picture, save_figure
-from foundation.protocols import ClassifiesPoints, HoldsTables, evaluating, said
+from foundation.evaluation import evaluating
+from foundation.protocols import ClassifiesPoints, HoldsTables, said
 
 SIDE = 400  # points of the grid along an axis
 

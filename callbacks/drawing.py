@@ -11,7 +11,8 @@ from torch import Tensor
 
 from callbacks.instruments.pictures import READABLE_SIDE, log_animation, log_picture, save_animation
 from foundation.errors import UserError
-from foundation.protocols import Drawing, DrawsStepwise, evaluating
+from foundation.evaluation import evaluating
+from foundation.protocols import Drawing, DrawsStepwise
 
 SIDE = 2 * READABLE_SIDE  # windows need more room than images
 MARGIN = SIDE // 8  # round the image, where windows show that reach beyond it

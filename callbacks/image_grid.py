@@ -9,7 +9,8 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from callbacks.instruments.pictures import log_picture, save_grid
 from foundation.errors import UserError
-from foundation.protocols import ChoosesCodes, SamplesImages, TraversesLatents, evaluating
+from foundation.evaluation import evaluating
+from foundation.protocols import ChoosesCodes, SamplesImages, TraversesLatents
 
 
 class ImageGrid(Callback):

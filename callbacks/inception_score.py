@@ -16,8 +16,9 @@ from callbacks.instruments.judges import Judge, Judged
 from callbacks.instruments.pictures import as_8_bit
 from callbacks.progress import counted
 from foundation.errors import UserError
+from foundation.evaluation import evaluating
 from foundation.metrics import Direction, Directions
-from foundation.protocols import HoldsImages, SamplesImages, evaluating
+from foundation.protocols import HoldsImages, SamplesImages
 from foundation.published import stage_name
 from foundation.randomness import keyed_generator
 

@@ -1,6 +1,5 @@
 """How likely a model finds the data: an upper bound on -log p(x) in nats, its parts, and a tighter estimate."""
 
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,11 @@ from torchmetrics import Metric
 
 from callbacks.instruments.measurement import Measurement
 from callbacks.instruments.pictures import log_picture, log_table, save_figure
+from callbacks.instruments.tables import write_table
 from foundation.errors import UserError
+from foundation.evaluation import evaluating
 from foundation.metrics import Direction, Directions, in_stage
-from foundation.protocols import BoundsLikelihood, BoundsLikelihoodOfImages, evaluating
+from foundation.protocols import BoundsLikelihood, BoundsLikelihoodOfImages
 
 
 class LikelihoodBoundMetric(Metric):
@@ -114,11 +115,7 @@ class LikelihoodBound(Measurement):
     @rank_zero_only
     def _write(self, trainer: Trainer) -> None:
         costs = self.metric.kl_of_steps()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / "kl_steps.csv", "w", newline="") as file:
-            table = csv.writer(file)
-            table.writerow(["step", "kl_nats"])
-            table.writerows(enumerate(costs, start=1))
+        write_table(self.folder / "kl_steps.csv", [("step", "kl_nats"), *enumerate(costs, start=1)])
         picture = self.folder / "kl_steps.png"
         with save_figure(picture, width=6.5, height=3.5) as axes:
             axes.bar(range(1, len(costs) + 1), costs)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from callbacks.instruments.pictures import as_8_bit, log_picture, save_grid
 from foundation.errors import UserError
-from foundation.protocols import HoldsImages, SamplesImages, evaluating
+from foundation.evaluation import evaluating
+from foundation.protocols import HoldsImages, SamplesImages
 
 AT_ONCE = 1024  # training images
 

@@ -16,8 +16,9 @@ from callbacks.instruments.measurement import Measurement
 from callbacks.instruments.pictures import log_picture, log_table, save_figure, save_grid
 from callbacks.instruments.tables import write_table
 from foundation.errors import UserError, did_you_mean
+from foundation.evaluation import evaluating
 from foundation.metrics import Direction, Directions, in_stage
-from foundation.protocols import ClassifiesImages, evaluating
+from foundation.protocols import ClassifiesImages
 from lightning_modules.attacks.gradient import Examples
 from lightning_modules.attacks.norms import size
 from lightning_modules.attacks.search import Attack, Found, search

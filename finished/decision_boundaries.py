@@ -20,6 +20,7 @@ from finished.curves import names_of, runs_in
 from foundation.errors import UserError, told_as_sentences
 from foundation.protocols import ClassifiesPoints, said, serves
 from launch.runs import load_run
+from launch.sweep_table import job_order
 
 POINTS = 1000
 
@@ -53,7 +54,7 @@ class DecisionBoundaries(Callback):
 
     def on_multirun_end(self, config: Any, **_: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
-        runs = [it.parent.parent for it in sorted(folder.glob("*/checkpoints/last.ckpt"))]
+        runs = sorted((it.parent.parent for it in folder.glob("*/checkpoints/last.ckpt")), key=job_order)
         if not runs:
             return
         path = folder / "decision_boundaries.png"

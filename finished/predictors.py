@@ -23,7 +23,8 @@ from datamodules.listing import listing_of
 from finished.predictions import Likeliest, Predictions
 from finished.texts import classify_texts, read_texts
 from foundation.errors import UserError
-from foundation.protocols import ClassifiesImages, ClassifiesText, DetectsObjects, evaluating, said, serves
+from foundation.evaluation import evaluating
+from foundation.protocols import ClassifiesImages, ClassifiesText, DetectsObjects, said, serves
 from launch.runs import Finished
 
 SHOWN = 36  # images of the picture

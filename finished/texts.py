@@ -10,7 +10,7 @@ import torch
 from datamodules.tokens import TokensDataModule, TokenTable
 from finished.predictions import Likeliest, Predictions
 from foundation.errors import UserError
-from foundation.protocols import evaluating
+from foundation.evaluation import evaluating
 from launch.runs import Finished
 
 SHOWN = 60  # characters of a text on the terminal

@@ -1,4 +1,4 @@
-"""What a callback asks of a module, and how it leaves the module afterwards.
+"""What a callback asks of a module; how it leaves the module afterwards is in ``foundation.evaluation``.
 
 What a module can do may depend on its config (InfoGAN on faces has no category), so it answers
 ``capabilities()`` with the protocols that it serves as configured; ``launch.parts_check`` refuses a callback
@@ -10,16 +10,12 @@ an input (``Classifies``), and one heir for each kind of input; who calls a modu
 
 import inspect
 import math
-import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import FunctionType
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
 from foundation.errors import UserError
@@ -466,43 +462,3 @@ def check_codes(codes: Mapping[str, Any], ranges: Mapping[str, range | None]) ->
 
 def describe_range(values: range | None) -> str:
     return f"a whole number from {values[0]} to {values[-1]}" if values else "a number, in training from -1 to 1"
-
-
-@contextmanager
-def evaluating(module: nn.Module, *, gradients: bool = False) -> Iterator[None]:
-    """The one door to evaluation: nothing that happens inside is seen afterwards.
-
-    Inside, the module is in evaluation mode, so that batch norm's statistics stay as they are. Afterwards modes, the
-    global random states, which parameters need a gradient and the gradients that they hold are as they were.
-
-    Args:
-        gradients: inputs may need one (attacks); parameters need none, whatever surrounds the door, be it Lightning's
-            test loop under ``no_grad``. Else nothing does.
-    """
-    modes = {part: part.training for part in module.modules()}
-    parameters = [(it, it.requires_grad, it.grad) for it in module.parameters()]
-    module.eval()
-    try:
-        with keeping_random_states(module), torch.set_grad_enabled(gradients):
-            if gradients:
-                module.requires_grad_(False)
-            yield
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
-        for parameter, needs_gradient, gradient in parameters:
-            parameter.requires_grad_(needs_gradient)
-            parameter.grad = gradient
-
-
-@contextmanager
-def keeping_random_states(module: nn.Module) -> Iterator[None]:
-    """The global generators of Python, NumPy, the CPU and the module's GPUs are afterwards as they were."""
-    gpus = {it.device for it in (*module.parameters(), *module.buffers()) if it.device.type == "cuda"}
-    of_python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (libraries draw from the global one)
-    try:
-        with torch.random.fork_rng(list(gpus)):
-            yield
-    finally:
-        random.setstate(of_python)
-        np.random.set_state(of_numpy)  # noqa: NPY002

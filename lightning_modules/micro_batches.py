@@ -13,7 +13,7 @@ import torch
 from lightning import Trainer
 from torch import Tensor, nn
 
-from foundation.protocols import keeping_random_states
+from foundation.evaluation import keeping_random_states
 from lightning_modules.across_ranks import mean_without_gradient
 
 Inputs = dict[str, Any]

@@ -13,8 +13,7 @@ docs/methods/wrm.md.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,6 +23,7 @@ from torch.nn.functional import cross_entropy
 
 from datamodules.splits import Table
 from foundation.errors import UserError
+from foundation.evaluation import in_mode
 from foundation.metrics import Directions
 from foundation.protocols import ClassifiesImages, ClassifiesPoints, HoldsTables, PenalizesTransport, said
 from lightning_modules.attacks.gradient import Examples, FastGradient, IteratedFastGradient, ProjectedGradient
@@ -256,7 +256,7 @@ class WRM(Classifier):
     def loss(self, inputs: Inputs) -> Told:
         """Of the moved examples alone, as in the released code; phi and rho_hat are of them, too."""
         x, label = inputs[self.input], inputs["label"]
-        with layers_at_rest(self.network):
+        with in_mode(self.network, training=False):  # so that an example is moved as it would be alone
             moved = self.moved_for_training(x, label, inputs["index"])
         logits = self.class_logits(moved)
         losses = self.losses(logits, label)
@@ -343,15 +343,3 @@ def mean_norm_of(table: Table, column: str) -> float:
         scaled = rows.double() / (1 if rows.is_floating_point() else 255)
         total += float(size(scaled, "l2").sum())
     return total / len(table)
-
-
-@contextmanager
-def layers_at_rest(network: nn.Module) -> Iterator[None]:
-    """Batch norm and dropout as in evaluation, so that an example is moved as it would be alone."""
-    modes = {part: part.training for part in network.modules()}
-    network.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes.items():
-            part.training = mode

@@ -1,7 +1,7 @@
 """Attacks by gradients on pixels in [0, 1]: FGM, its iterated form, projected gradients, and their search.
 
 An attack looks for a perturbation within a budget that makes a classifier wrong. It is given a function from images to
-logits, whose parameters need no gradient, and changes nothing: ``foundation.protocols`` says how a module is asked.
+logits, whose parameters need no gradient, and changes nothing: ``foundation.evaluation`` is the door to that.
 What it finds for an example depends on the example, its budget and its index alone, whatever batch or rank it is in.
 """
 

@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.nn.functional import conv2d, conv_transpose2d
 
+from foundation.evaluation import in_mode
 from lightning_modules.networks.precision import at_least_single
 from lightning_modules.networks.products import linear
 
@@ -262,13 +263,9 @@ def initializing(network: nn.Module) -> Iterator[None]:
     parts += [it for it in network.modules() if isinstance(it, WeightNorm) and it.init_std is not None]
     for part in parts:
         part.initializing = True
-    modes = {part: part.training for part in network.modules()}
-    network.train()
     try:
-        with torch.no_grad():
+        with in_mode(network, training=True), torch.no_grad():
             yield
     finally:
-        for part, mode in modes.items():
-            part.training = mode
         for part in parts:
             part.initializing = False

@@ -14,7 +14,7 @@ from callbacks.inception_score import InceptionScore, InceptionScoreMetric
 from callbacks.instruments.frechet_distance import GaussianMetric, frechet_distance
 from callbacks.instruments.pictures import as_8_bit
 from foundation.errors import UserError
-from foundation.protocols import evaluating
+from foundation.evaluation import evaluating
 from launch.parts_check import unfit_judges, unfit_metrics
 from tests.callbacks.scores_on_ranks import Glance, Sampler, Squares, score_by, trainer_with
 from tests.forks import run_in_fork

@@ -7,7 +7,7 @@ from callbacks.instruments.pictures import as_8_bit
 from callbacks.nearest_neighbours import NearestNeighbours, nearest_images
 from datamodules.images import ImageTable
 from foundation.errors import UserError
-from foundation.protocols import evaluating
+from foundation.evaluation import evaluating
 from tests.callbacks.scores_on_ranks import Sampler, Squares, trainer_with
 
 

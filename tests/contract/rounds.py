@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from datamodules.digits import DigitsDataModule
 from datamodules.images import ImageTable
-from foundation.protocols import evaluating
+from foundation.evaluation import evaluating
 from foundation.randomness import keyed_generator
 from lightning_modules.image_classifier import ImageClassifier
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from foundation.protocols import evaluating
+from foundation.evaluation import evaluating
 from launch.command_line import compose_job
 from launch.runs import build
 

@@ -13,7 +13,7 @@ from callbacks.run_record import write_json
 from evaluate import evaluate
 from finished.tables import record
 from foundation.errors import UserError
-from foundation.protocols import evaluating
+from foundation.evaluation import evaluating
 from foundation.security import check_targets
 from foundation.source_tree import git, source_tree
 from launch.command_line import compose_job
