@@ -198,12 +198,14 @@ def table_of(heads: list[str], rows: list[list[str]]) -> str:
 
 
 def methods_of(experiments: list[dict[str, Any]], root: Path) -> dict[str, tuple[str, str]]:
-    """For each experiment its method's title and page: the one that its name begins with, else its module's."""
+    """For each experiment its method's title and page: the one that its name begins with, else the only one that begins
+    with the same word (``oracle_deepcloak_cifar10``: oracle_robustness), else its module's."""
     titles = {it.stem: it.read_text().splitlines()[0].lstrip("# ") for it in (root / "docs" / "methods").glob("*.md")}
     found = {}
     for it in experiments:
-        stems = [stem for stem in titles if it["name"].startswith(stem)] or [stem_of_module(it["module"], root)]
-        stem = max(stems, key=len)
+        begun = [stem for stem in titles if it["name"].startswith(stem)]
+        akin = [stem for stem in titles if stem.partition("_")[0] == it["name"].partition("_")[0]]
+        stem = max(begun or (akin if len(akin) == 1 else [stem_of_module(it["module"], root)]), key=len)
         found[it["name"]] = titles.get(stem, stem), f"docs/methods/{stem}.md"
     return found
 

@@ -220,4 +220,5 @@ def test_every_experiment_has_a_method_with_a_page():
     pages = tables.methods_of(load_experiments(tables.ROOT / "conf"), tables.ROOT)
     assert pages["infogan_mnist_terms_alone"] == ("InfoGAN", "docs/methods/infogan.md")
     assert pages["mask_rcnn_coco"] == ("Faster R-CNN", "docs/methods/faster_rcnn.md")  # by its module
+    assert pages["oracle_deepcloak_cifar10"] == ("Oracle robustness", "docs/methods/oracle_robustness.md")  # by a word
     assert all((tables.ROOT / page).exists() for _, page in pages.values())

@@ -14,6 +14,12 @@ from foundation.protocols import ClassifiesImages
 from lightning_modules.image_classifier import ImageClassifier
 from lightning_modules.networks.resnet import CifarResNet
 
+# Overrides with which each experiment of this method runs in seconds (tests/contract).
+TINY = {
+    "oracle_deepcloak_cifar10": ["datamodule.batch_size=8", "lightning_module.network.depth=11",
+                                 "lightning_module.network.width=2", "trainer.precision=32-true"],
+}  # fmt: skip
+
 
 class Mean(nn.Module):
     """Logits that are the image's mean and minus it."""
