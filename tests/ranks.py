@@ -31,8 +31,10 @@ EXPERIMENTS = {
     "draw_digits": [*test_draw.TINY["draw_digits"], "callbacks=[default,likelihood_bound]"],
     "wrm_digits": [
         *test_wrm.TINY["wrm_digits"],
-        "callbacks=[default,classification,certificate,robustness]",
+        "callbacks=[default,classification,certificate,robustness,deepcloak]",
         "callbacks.robustness.examples=60",
+        "callbacks.deepcloak={shares: [10, 50], powers: [10], score_examples: 100, examples: 60}",
+        "callbacks.deepcloak.attacks.pgd_linf.steps=2",
         "lightning_module.gamma={absolute: 1.0, relative: null}",
     ],
 }

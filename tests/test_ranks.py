@@ -1,5 +1,6 @@
 """One process or several: the same measurement, the same training."""
 
+import csv
 import json
 
 import pytest
@@ -72,7 +73,7 @@ def test_the_bound_is_the_same(ranks):
             assert found[world_size][measured] == pytest.approx(found[1][measured], rel=1e-6)
 
 
-def test_certificate_and_robustness_are_the_same(ranks):
+def test_certificate_robustness_and_deepcloak_are_the_same(ranks):
     """But for the last digits of what is added up in another order; logged values are float32."""
     found = ranks[1]["wrm_digits"]
     assert found[1]["metrics"].keys() > {"test/phi", "test/certificate_gap", "test/inner_gap", "test/censored_fgm_l2"}
@@ -80,6 +81,24 @@ def test_certificate_and_robustness_are_the_same(ranks):
     for measured in ("metrics", "few", "trained"):
         for world_size in (2, 3):
             assert found[world_size][measured] == pytest.approx(found[1][measured], rel=1e-6)
+
+
+def test_the_features_that_are_masked_are_the_same(ranks):
+    """Scores of 100 training images, which no rank has all of."""
+    tables = []
+    for size in (1, 2, 3):
+        with (ranks[0] / f"wrm_digits{size}" / "deepcloak_features.csv").open(newline="") as file:
+            tables.append([(int(row["feature"]), float(row["mean_distance"])) for row in csv.DictReader(file)])
+    order, distances = zip(*tables[0], strict=True)
+    assert distances[0] > distances[-1]
+    errors = {key for key in ranks[1]["wrm_digits"][1]["metrics"] if "masked" in key}
+    for table in tables[1:]:
+        assert [number for number, _ in table] == list(order)
+        assert [distance for _, distance in table] == pytest.approx(list(distances), rel=1e-9)
+    for size in (2, 3):
+        of = ranks[1]["wrm_digits"]
+        assert {key: of[size]["metrics"][key] for key in errors} == {key: of[1]["metrics"][key] for key in errors}
+    assert len(errors) == 3 * 4
 
 
 def test_a_rank_without_an_example_changes_nothing(ranks):

@@ -17,7 +17,9 @@ from lightning_modules.networks.resnet import CifarResNet
 # Overrides with which each experiment of this method runs in seconds (tests/contract).
 TINY = {
     "oracle_deepcloak_cifar10": ["datamodule.batch_size=8", "lightning_module.network.depth=11",
-                                 "lightning_module.network.width=2", "trainer.precision=32-true"],
+                                 "lightning_module.network.width=2", "trainer.precision=32-true",
+                                 "callbacks.deepcloak={shares: [10], score_examples: 5, examples: 2}",
+                                 "callbacks.deepcloak.attacks.pgd_linf.steps=2"],
 }  # fmt: skip
 
 
