@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 
 from foundation.errors import told_as_sentences
 from foundation.security import trusting_as_typed
-from launch.command_line import check_command_line
+from launch.command_line import check_command_line, readable
 from launch.config_check import EvaluateConfig, check_config, plain
 
 
@@ -83,6 +83,7 @@ def main(config: DictConfig) -> None:
 if __name__ == "__main__":
     with trusting_as_typed():
         with told_as_sentences():
+            sys.argv[1:] = readable("evaluate", sys.argv[1:], ["run"])
             for asked in check_command_line("evaluate", sys.argv[1:]):
                 from launch.saved_config import saved_config
 

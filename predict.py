@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 
 from foundation.errors import UserError, told_as_sentences
 from foundation.security import trusting_as_typed
-from launch.command_line import check_command_line, check_writable, with_quoted
+from launch.command_line import check_command_line, check_writable, readable
 from launch.config_check import PredictConfig, check_config, plain
 
 if TYPE_CHECKING:  # importing torch takes seconds, in which a mistake on the command line is told
@@ -100,8 +100,8 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = with_quoted(["run", "input"], sys.argv[1:])
     with trusting_as_typed():
         with told_as_sentences():
+            sys.argv[1:] = readable("predict", sys.argv[1:], ["run", "input"])
             check_command_line("predict", sys.argv[1:])
         main()

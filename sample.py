@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 
 from foundation.errors import UserError, told_as_sentences
 from foundation.security import trusting_as_typed
-from launch.command_line import check_command_line, check_writable
+from launch.command_line import check_command_line, check_writable, readable
 from launch.config_check import SampleConfig, check_config, plain
 
 
@@ -113,8 +113,8 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = with_free_codes(sys.argv[1:])
     with trusting_as_typed():
         with told_as_sentences():
+            sys.argv[1:] = readable("sample", with_free_codes(sys.argv[1:]), ["run"])
             check_command_line("sample", sys.argv[1:])
         main()

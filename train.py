@@ -18,9 +18,9 @@ from omegaconf import DictConfig, OmegaConf
 from foundation.errors import told_as_sentences
 from foundation.length import Length
 from foundation.published import TESTED, published
-from foundation.run_files import pictures_in, tables_in
+from foundation.run_files import pictures_in, tables_in, to_go_on
 from foundation.security import trusting_as_typed
-from launch.command_line import check_command_line, split_arguments
+from launch.command_line import check_command_line, readable, split_arguments
 from launch.config_check import TrainConfig, check_config, plain
 from launch.processes import folder_of_rank_zero_alone, guard, wait_for_ranks
 from launch.sweeps import ending_with_a_table, run_job
@@ -58,7 +58,7 @@ def train(config: dict[str, Any], checkpoint: Path | None = None) -> float | Non
     except SystemExit as stopped:  # asked to stop: callbacks.checkpoint has saved
         if run.trainer.is_global_zero:
             print(f"\nstopped after {getattr(stopped, 'iteration', '?')} iterations; go on with:", file=sys.stderr)
-            print(f"  python train.py resume={folder}", file=sys.stderr)
+            print(f"  {to_go_on(folder)}", file=sys.stderr)
         raise
     if run.trainer.is_global_zero:
         print(summary(config, metrics, folder, weights_of(run.trainer), tested_on(run.trainer)))
@@ -108,7 +108,7 @@ def main(config: DictConfig) -> float | None:
 if __name__ == "__main__":
     with trusting_as_typed():
         with told_as_sentences():
-            resumed, others = split_arguments(sys.argv[1:])
+            resumed, others = split_arguments(readable("train", sys.argv[1:]))
             configs = []
             if resumed:
                 from launch.resume import prepare

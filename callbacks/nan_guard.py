@@ -11,6 +11,7 @@ from callbacks.checkpoint import Checkpoint, weights_are_finite
 from foundation.checkpoints import load_plain
 from foundation.errors import UserError
 from foundation.logged_iterations import is_logged
+from foundation.run_files import to_go_on
 
 ANOTHER_RANK_TELLS = 143  # an exit code that rank 0 does not take for a failure of its own (launch.processes)
 
@@ -69,5 +70,5 @@ def way_back(trainer: Trainer) -> str:
     iteration, run = load_plain(paths[0])["global_step"], paths[0].parent.parent
     return (
         f"The last good checkpoint is of iteration {iteration}, {paths[0]}: go on from there with other settings, as "
-        f"in python train.py resume={run} lightning_module.gradient_clip_norm=1."
+        f"in {to_go_on(run, 'lightning_module.gradient_clip_norm=1')}"
     )

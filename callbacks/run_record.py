@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import sys
 import time
 from datetime import UTC, datetime
@@ -260,7 +261,7 @@ def describe_run(folder: Path, patch: str = "diff.patch") -> dict[str, Any]:
     return {
         "pid": os.getpid(),
         "host": platform.node(),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "overrides": read_yaml(overrides) if overrides.exists() else [],
         "config": config,
         "asked": Length.of(config.get("trainer", {})).given(),

@@ -1,7 +1,8 @@
-"""Pictures and tables that callbacks leave in a run's folder for a person to look at, whichever callbacks those are."""
+"""What a run's folder holds for a person to look at, whichever callbacks leave it there, and how to go on in it."""
 
 import csv
 import re
+import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -57,3 +58,8 @@ def numbers_or_texts(column: list[str]) -> list[Cell]:
         except ValueError:
             continue
     return [*column]
+
+
+def to_go_on(folder: str | Path, *settings: str) -> str:
+    """The command that goes on with a run, as a shell takes it."""
+    return shlex.join(["python", "train.py", f"resume={folder}", *settings])

@@ -85,13 +85,24 @@ OWN_VARIABLES = ("DATA_DIR", "RELIGHT_CACHE")
 
 
 def variable_of_a_place(name: str, *default: Any) -> Any:
-    """``oc.env`` of a saved config, whose values may go into files that are passed on and to services."""
+    """``oc.env`` of a saved config, whose values may go into files that are passed on and to services.
+
+    Those that the loggers of ``conf/`` ask for are as if they were not set: a saved config's loggers are never built.
+    """
+    if default and name in asked_by_loggers():
+        return default[0]
     if name not in OWN_VARIABLES:
         raise UserError(
             f"it asks for the environment's {name}, and a run's config is given {' and '.join(OWN_VARIABLES)} alone: "
             "write the value itself"
         )
     return oc.env(name, *default)
+
+
+@cache
+def asked_by_loggers() -> frozenset[str]:
+    files = (CONF / "logger").glob("*.yaml")
+    return frozenset(name for file in files for name in re.findall(r"oc\.env:(\w+)", file.read_text()))
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Mistakes on the command line, found before Hydra starts: a key or choice that does not exist, and the nearest.
 
-Hydra's own flags (--cfg, --hydra-help) are left to Hydra. --help is answered from the files of conf/: Hydra composes a
-config for it, and copies all that it has read once for every group.
+What is typed is made readable in launch/arguments.py and composed in launch/composition.py. --help is answered from the
+files of conf/: Hydra composes a config for it, and copies all that it has read once for every group.
 """
 
 import os
@@ -12,28 +12,21 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra._internal.utils import get_args_parser
-from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override
-from hydra.errors import HydraException
-from hydra.utils import get_object
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from foundation.errors import UserError, did_you_mean
-from foundation.former_names import hint_of_former_key
-from launch.config_check import (
-    EvaluateConfig,
-    Parameters,
-    PredictConfig,
-    SampleConfig,
-    TrainConfig,
-    check_config,
-    plain,
-)
+from foundation.errors import UserError
+from launch.arguments import flags_in, readable
+from launch.composition import CONF, SEARCHPATH, compose_job, compose_with_hydra, in_quotes
+from launch.config_check import EvaluateConfig, PredictConfig, SampleConfig, TrainConfig, check_config
+from launch.processes import SWEEP, is_first_process
+from launch.sweep_table import folders_of_jobs
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
+__all__ = ["CONF", "check_command_line", "check_writable", "compose_job", "readable", "split_arguments"]
+
 SCHEMAS: dict[str, type] = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
@@ -52,67 +45,83 @@ def split_arguments(arguments: list[str]) -> tuple[str | None, list[str]]:
     """The folder that ``resume=`` names, if any, and the other arguments."""
     named = [it.partition("=")[2] for it in arguments if it.startswith("resume=")]
     others = [it for it in arguments if not it.startswith("resume=")]
-    if named and any(it in ("-m", "--multirun") for it in others):
+    if not named:
+        return None, others
+    if any(it in ("-m", "--multirun") for it in others):
         raise UserError("resume= goes on with one run: leave out -m.")
-    if len(named) > 1 or named == [""]:
+    if flags := [it for it in others if it.startswith("-")]:
+        raise UserError(f"resume= takes settings alone: leave out {flags[0]}.")
+    if own := [it for it in others if it.startswith("hydra.") and not it.startswith(f"{SEARCHPATH}=")]:
+        raise UserError(f"{own[0]}: a resumed run goes on in its own folder, without Hydra's start: leave it out.")
+    folder = re.sub(r"""^(["'])(.*)\1$""", r"\2", named[0])
+    if len(named) > 1 or not folder:
         raise UserError("resume= names one folder, or latest.")
-    return (named[0] if named else None), others
-
-
-def with_quoted(keys: Sequence[str], arguments: Sequence[str]) -> list[str]:
-    """The values of these keys quoted where Hydra would stumble over them (``photo (1).jpg``) or read a number.
-
-    Those of a sweep, and what is quoted already, stay as they are.
-    """
-    if any(it in ("-m", "--multirun") for it in arguments):
-        return list(arguments)
-    quoted = []
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        plain_path = re.fullmatch(r"[\w./-]*/[\w./-]*", value, re.ASCII)
-        if key in keys and value and value[0] not in "'\"" and not plain_path:
-            # Inside quotes a backslash means itself, but before a quote, and that is where the closing one stands.
-            inner = re.sub(r"(\\*)('|\Z)", lambda it: it[1] * 2 + ("\\'" if it[2] else ""), value)
-            argument = f"{key}='{inner}'"
-        quoted.append(argument)
-    return quoted
+    return str(Path(folder).expanduser()), others
 
 
 def check_command_line(config_name: str, arguments: Sequence[str]) -> list[dict[str, Any]]:
     """Compose and check the jobs that a command asks for; returns their configs. One that asks for help ends with it.
 
-    Of a sweep, enough jobs to see each value once.
+    Of a sweep, enough jobs to see each value once. Where Hydra is asked to show a config, that is composed alone.
     """
-    parsed = get_args_parser().parse_args(list(arguments))
-    if parsed.help:
+    flags = flags_in(readable(config_name, arguments))
+    if flags.help:
         print(help_of(config_name))
         sys.exit()
-    if any(vars(parsed).get(flag) for flag in ("hydra_help", "version", "cfg", "info", "shell_completion")):
+    if flags.hydra_help or flags.shell_completion:
         return []
-    try:
-        overrides = OverridesParser.create().parse_overrides(parsed.overrides)
-    except HydraException as error:
-        raise UserError(f"The command line cannot be read: {str(error).splitlines()[0]}") from None
-    check_stays_here(overrides)
+    overrides = OverridesParser.create().parse_overrides(flags.overrides)
+    shows = bool(flags.help or flags.cfg or flags.info)
     if config_name == "train":
         check_plugins(overrides)
+    if placed := [it.input_line for it in overrides if it.key_or_group == "paths.run_dir"]:
+        raise UserError(
+            f"{placed[0]}: the folder of a run is named by hydra.run.dir=..., that of all runs by paths.output_dir=..."
+        )
     searched = search_space(overrides)
-    several = bool(parsed.multirun or searched)
-    if not several and (swept := [it.input_line for it in overrides if it.is_sweep_override()]):
-        raise UserError(f"{swept[0]} gives several values: add -m to run a job for each, or quote it to mean a text.")
-    sweeps = several and config_name == "train"
-    launchers = [it.input_line for it in overrides if it.key_or_group == "launcher" and it.value()]
-    if launchers and not sweeps:
-        raise UserError(f"{launchers[0]} is for the jobs of a sweep: add -m, or leave it out.")
-    if sweeps:
+    asked = [str(it.value()).upper() for it in overrides if it.key_or_group == "hydra.mode"]
+    several = bool(flags.multirun or searched or "MULTIRUN" in asked)
+    if not (several and not shows) and (swept := [it for it in overrides if it.is_sweep_override()]):
+        raise UserError(several_values(swept[0], flags.cfg))
+    sweeps = several and config_name == "train" and not shows
+    if not sweeps:
+        check_alone(overrides)
+    else:
         check_sweep_starts_here([*searched, *overrides])
-    configs = [compose_job(config_name, choice) for choice in sweep_choices([*searched, *overrides])]
-    for config in configs:
+    jobs = [compose_with_hydra(config_name, choice) for choice in sweep_choices([*searched, *overrides])]
+    if shows:
+        return []
+    for config, whole in jobs:
         check_config(config, SCHEMAS[config_name])
         if sweeps:
             check_job(config, searching=plugins_of(overrides).get("sweeper") == "optuna")
         check_writable("paths.output_dir", Path(config["paths"]["output_dir"]))
-    return configs
+        check_hydra(config_name, whole, sweeps)
+    if sweeps:
+        check_numbers(jobs[0][1])
+        check_folders(jobs[0][1], [*searched, *overrides])
+    return [config for config, _ in jobs]
+
+
+def several_values(override: Override, shown: str | None) -> str:
+    """What to write in place of several values without -m."""
+    line, key = override.input_line or "", override.key_or_group
+    if shown:
+        return f"{line} gives several values, and --cfg shows the config of one job: name one."
+    value = line.partition("=")[2]
+    text = (
+        f"; a list is written {key}=[{value}], a text '{key}={in_quotes(value, cure=True)}'"
+        if "," in value and "(" not in value
+        else ""
+    )
+    return f"{line} gives several values: add -m to run a job for each, or quote it to mean a text{text}."
+
+
+def check_alone(overrides: Sequence[Override]) -> None:
+    """A single job has no launcher."""
+    for it in overrides:
+        if it.key_or_group in ("launcher", "hydra/launcher") and it.value() and not it.is_delete():
+            raise UserError(f"{it.input_line} is for the jobs of a sweep: add -m, or leave it out.")
 
 
 def help_of(config_name: str) -> str:
@@ -134,8 +143,10 @@ def help_of(config_name: str) -> str:
 def chosen_file(group: str, overrides: Sequence[Override]) -> Any:
     """The file of conf/<group> that a command chooses; empty where there is none, or none of that name."""
     chosen = [it.value() for it in overrides if it.key_or_group == group]
-    path = CONF / group / f"{chosen[-1]}.yaml" if chosen else None
-    return OmegaConf.load(path) if path is not None and path.exists() else {}
+    own: list[Any] = [it.value() for it in overrides if it.key_or_group == SEARCHPATH]
+    places = [CONF, *(Path(str(it).removeprefix("file://")) for it in (own[-1] if own else ()))]
+    paths = [place / group / f"{chosen[-1]}.yaml" for place in places] if chosen else []
+    return next((OmegaConf.load(it) for it in paths if it.exists()), {})
 
 
 def search_space(overrides: Sequence[Override]) -> list[Override]:
@@ -157,13 +168,68 @@ def plugins_of(overrides: Sequence[Override]) -> dict[str, str]:
     return found | {key.rpartition("/")[2]: str(value) for key, value in by_hand.items()}
 
 
-def check_stays_here(overrides: Sequence[Override]) -> None:
-    """Whether relative places go on beginning where the command was given."""
-    if moves := [it.input_line for it in overrides if it.key_or_group == "hydra.job.chdir" and it.value()]:
+def check_hydra(config_name: str, whole: Any, sweeps: bool) -> None:
+    """Hydra's own settings, wherever they come from: a run's folder can be read again, and no other run lies there."""
+    if whole.hydra.job.chdir:
         raise UserError(
-            f"{moves[0]} would have relative places, such as data/, begin in the run's folder, where all that a run "
-            "writes goes anyway: leave it out."
+            f"hydra.job.chdir={str(whole.hydra.job.chdir).lower()} would have relative places, such as data/, begin in "
+            "the run's folder, where all that a run writes goes anyway: leave it out."
         )
+    if config_name not in ("train", "evaluate") or not is_first_process() or SWEEP in os.environ:
+        return  # other ranks and jobs that a sweep starts are given a folder that is begun
+    if (kept := whole.hydra.output_subdir) != ".hydra":
+        raise UserError(
+            f"hydra.output_subdir={'null' if kept is None else kept}: evaluate.py and resume= read a run by what lies "
+            "in the .hydra/ of its folder: leave it out."
+        )
+    if not sweeps:
+        folder = setting_of(whole, "hydra.run.dir")
+        if folder.resolve() in (Path.cwd(), CONF.parent):
+            raise UserError(f"hydra.run.dir={folder} is where the code lies: name a folder of the run's own.")
+        check_writable("hydra.run.dir", folder)
+        if config_name == "train" and any((folder / it).exists() for it in (".hydra", "record.json")):
+            raise UserError(f"hydra.run.dir={folder} holds a run already: name another, or go on with it by resume=.")
+
+
+def setting_of(whole: Any, key: str) -> Path:
+    """A place that Hydra is told, with what it is made of filled in."""
+    hydra = HydraConfig.instance()
+    hydra.set_config(whole)  # for ${hydra:...}
+    try:
+        place = OmegaConf.select(whole, key)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{key}: {str(error).splitlines()[0]}.") from None
+    finally:
+        hydra.cfg = None
+    if place is None:
+        raise UserError(f"{key}=null names no folder: leave it out.")
+    return Path(str(place))
+
+
+def check_numbers(whole: Any) -> None:
+    """Of trials and of jobs at once. whole: the first job's config."""
+    for key, least in {"hydra.sweeper.n_trials": 1, "hydra.sweeper.n_jobs": 1, "hydra.launcher.n_jobs": None}.items():
+        number = OmegaConf.select(whole, key)
+        if number is not None and (number == 0 or (least is not None and number < least)):
+            raise UserError(f"{key}={number} starts no job: give {least or 1} or more.")
+
+
+def check_folders(whole: Any, overrides: Sequence[Override]) -> None:
+    """Whether each job of a sweep has a folder of its own. whole: the first job's config."""
+    sweep = setting_of(whole, "hydra.sweep.dir")
+    check_writable("hydra.sweep.dir", sweep)
+    named = str(OmegaConf.to_container(whole.hydra.sweep, resolve=False)["subdir"])  # type: ignore[index]
+    swept = [it.key_or_group for it in overrides if it.is_sweep_override()]
+    told_apart = re.search(r"job\.num|job\.id|override_dirname", named) or (
+        swept and all(f"${{{it}}}" in named for it in swept)
+    )
+    if not told_apart:
+        raise UserError(
+            f"hydra.sweep.subdir={named} would be the folder of several jobs, each over the other's record: "
+            "put ${hydra.job.num} into it, or leave it out."
+        )
+    if "${now" not in named and folders_of_jobs(sweep):
+        raise UserError(f"hydra.sweep.dir={sweep} holds the jobs of another sweep: name another folder, or none.")
 
 
 def check_plugins(overrides: Sequence[Override]) -> None:
@@ -184,6 +250,12 @@ def check_sweep_starts_here(overrides: Sequence[Override]) -> None:
     """One process runs a sweep, and its sweeper understands what is searched."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 or "TORCHELASTIC_RUN_ID" in os.environ:
         raise UserError("A sweep starts the ranks of its jobs itself: run it without torchrun.")
+    chosen = any(it.key_or_group == "sweep" for it in overrides)
+    for it in overrides:
+        if it.key_or_group.startswith("hydra.sweeper.params") and not chosen:
+            raise UserError(f"{it.input_line}: values are given by themselves, as in -m seed=0,1, or by a sweep=.")
+        if it.is_sweep_override() and (it.key_or_group in ("sweep", "launcher") or it.is_hydra_override()):
+            raise UserError(f"{it.input_line}: a sweep has one of these: name one, and start a command for each other.")
     if plugins_of(overrides).get("sweeper") != "optuna":
         for it in overrides:
             if it.is_interval_sweep():
@@ -240,87 +312,7 @@ def values_of(override: Override) -> list[str] | None:
         if "log" in value.tags and value.start <= 0:
             raise UserError(f"{override.input_line}: a logarithmic interval begins above 0.")
         return [str(value.start), str(value.end)]
-    return list(override.sweep_string_iterator())
-
-
-def compose_job(config_name: str, overrides: list[str], run_dir: str = "unknown") -> dict[str, Any]:
-    """A job's config as plain values, everything interpolated. Only Hydra knows the run folder of a job it starts."""
-    overrides = [*overrides, f"paths.run_dir={run_dir}"]
-    hydra = GlobalHydra.instance()
-    hydra.clear()
-    try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            return plain(compose(config_name, overrides))
-    except HydraException as error:
-        raise UserError(explain(config_name, overrides, error)) from None
-    finally:
-        hydra.clear()
-
-
-def explain(config_name: str, overrides: list[str], error: HydraException) -> str:
-    """Why a command cannot be composed: the choice or the key that does not exist, and the nearest that does."""
-    parsed = OverridesParser.create().parse_overrides(overrides)
-    choices = [it for it in parsed if (CONF / it.key_or_group).is_dir()]
-    for it in choices:
-        options = {path.stem for path in (CONF / it.key_or_group).glob("*.yaml")}
-        chosen: Any = it.value()
-        for option in chosen if isinstance(chosen, list) else [chosen]:
-            if isinstance(option, str) and option not in options:
-                return f"{it.key_or_group}={option}: there is no such choice; {did_you_mean(option, options)}"
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        try:
-            config: Any = compose(config_name, [it.input_line or "" for it in choices])
-        except HydraException:
-            known = [str(key) for key in compose(config_name)]
-            return misplaced_choice(config_name, choices, known) or str(error).splitlines()[0]
-    for it in parsed:
-        if it not in choices and not (it.is_add() or it.is_force_add()) and (problem := missing_key(config, it)):
-            return problem
-    return str(error).splitlines()[0]
-
-
-def misplaced_choice(config_name: str, choices: list[Override], keys: list[str]) -> str | None:
-    """A sentence on the first choice from a group that the command does not have, or that wants a + or none."""
-    defaults: Any = OmegaConf.load(CONF / f"{config_name}.yaml").defaults
-    groups = {str(key).split()[-1].lstrip("/") for it in defaults if it != "_self_" for key in it}
-    seen = set()
-    for it in choices:
-        group, line = it.key_or_group, it.input_line or ""
-        if group not in groups and group.partition("/")[0] not in keys:
-            return f"{line}: {config_name}.py has no key '{group}'; {did_you_mean(group, keys)}"
-        if group in groups and it.is_add():
-            return f"{line}: there is a choice from {group} already: write {line.lstrip('+')}"
-        if group not in groups and not it.is_add() and not it.is_force_add() and not it.is_delete():
-            return f"{line}: nothing is chosen from {group} that this could replace: write +{line}"
-        if group in seen and it.is_add():
-            return f"{line}: another one from {group} is chosen before: leave one of them out."
-        seen.add(group)
-    return None
-
-
-def missing_key(config: Any, override: Override) -> str | None:
-    """A sentence on the first part of the override's key that the config lacks; None where it has them all."""
-    node, seen, line = OmegaConf.to_container(config, resolve=False), "", override.input_line or ""
-    for part in override.key_or_group.split("."):
-        if not isinstance(node, dict):
-            value = "null" if node is None else repr(node)
-            return f"{line}: {seen} is {value} and has no key '{part}': give {seen} as a whole."
-        if part not in node:
-            return no_such_key(node, part, seen, line)
-        node, seen = node[part], f"{seen}.{part}" if seen else part
-    value: Any = override.value()
-    lacking = (
-        [str(it) for it in value if str(it) not in node] if isinstance(value, dict) and isinstance(node, dict) else []
-    )
-    return no_such_key(node, lacking[0], seen, line) if lacking else None
-
-
-def no_such_key(node: Any, part: str, seen: str, line: str) -> str:
-    where = f"{seen} has no key '{part}'" if seen else f"there is no key '{part}'"
-    target = node.get("_target_")
-    if hint := hint_of_former_key(target, part):
-        return f"{line}: {where}: {hint}"
-    if target and part in Parameters.of(get_object(target)).hints:
-        return f"{line}: {where} yet, but {target} takes it: write +{line}"
-    groups = [] if seen else [path.name for path in CONF.iterdir() if path.is_dir()]
-    return f"{line}: {where}; {did_you_mean(part, [*map(str, node), *groups])}"
+    values = list(override.sweep_string_iterator())
+    if not values:
+        raise UserError(f"{override.input_line} holds no value.")
+    return values

@@ -185,8 +185,8 @@ def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
 
 def unfit_keys(value: Any, hint: Any, path: str) -> Iterator[str]:
     """One sentence for each mistake in this value and below it."""
-    if (path, value) == ("trainer.precision", "auto"):
-        return  # the project's own word, which launch.precision.resolve_precision replaces
+    if (path, value) in (("trainer.precision", "auto"), ("trainer.max_steps", None)):
+        return  # the project's own words, which are replaced where the trainer is built
     if value is None and path.startswith("callbacks.") and path.endswith(".monitor"):
         callback = path.removesuffix(".monitor")
         yield f"{callback} has no metric to go by: set optimized_metric to a val/ metric, or remove it with ~{callback}"
@@ -202,7 +202,10 @@ def unfit_keys(value: Any, hint: Any, path: str) -> Iterator[str]:
         for key in known & value.keys():
             yield from unfit_keys(value[key], field_hints[key], f"{path}.{key}" if path else key)
     elif not fits(value, hint):
-        yield f"{path} is {value!r}, which is not {describe(hint)}."
+        members = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+        meant = {*members} <= {str, Path, type(None)} and isinstance(value, int | float)
+        cure = f" If it is a name, write it in quotes: '{path}=\"{str(value).lower()}\"'" if meant else ""
+        yield f"{path} is {value!r}, which is not {describe(hint)}.{cure}"
     elif isinstance(value, Mapping):
         for key, below in value.items():
             yield from unfit_keys(below, value_of(hint), f"{path}.{key}")

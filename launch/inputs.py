@@ -17,6 +17,7 @@ from typing import Any
 from foundation.checkpoints import checkpoint_path, fingerprint, kind_of_weights, read_checkpoint
 from foundation.errors import UserError, did_you_mean
 from foundation.records import is_training, read_record
+from foundation.run_files import to_go_on
 from foundation.security import nodes_in
 from launch.saved_config import name_in
 
@@ -93,7 +94,7 @@ def trained_run(run: str | Path | None) -> Path:
         raise UserError(f"the run {folder} is still being trained by process {record['pid']}: wait for its end.")
     after = f" after {record['iterations']} iterations" if "iterations" in record else ""
     raise UserError(
-        f"the run {folder} is {record['status']}{after}, not finished: go on with it by train.py resume={folder}, or "
+        f"the run {folder} is {record['status']}{after}, not finished: go on with it by {to_go_on(folder)}, or "
         "name another."
     )
 

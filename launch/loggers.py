@@ -4,7 +4,8 @@ import csv
 import hashlib
 import netrc
 import os
-from collections.abc import Callable, Iterator
+import shlex
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
@@ -15,6 +16,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from foundation.errors import UserError
 from foundation.metrics import with_keys_of_today
 from foundation.protocols import said
 from foundation.published import TESTED
@@ -25,6 +27,14 @@ from foundation.yaml_files import read_yaml, value_at
 START_S = 20.0  # for wandb to answer
 END_S = 60.0  # to send the rest
 FAILING_END_S = 5.0  # the same where the process is about to leave
+PROJECT = "relight"
+LONGEST = 128  # characters of a project, name, group or id; wandb's service takes no more
+LONGEST_TAG = 64
+FORBIDDEN = {"project": "/\\#?%:", "id": "/\\#?%:;,'"}
+MODES = {"": None, "online": "online", "run": "online", "offline": "offline", "dryrun": "offline",
+         "disabled": "disabled"}  # fmt: skip
+VARIABLES = {"project": "WANDB_PROJECT", "name": "WANDB_NAME", "group": "WANDB_RUN_GROUP", "id": "WANDB_RUN_ID",
+             "tags": "WANDB_TAGS", "mode": "WANDB_MODE"}  # fmt: skip
 KILLED = 255  # the exit code by which wandb knows a run that was stopped by hand
 
 
@@ -57,26 +67,72 @@ class MetricsFile(CSVLogger):
 class WandbRun(Logger):
     """One run in wandb: metrics and pictures against ``iteration``, on rank 0 alone.
 
-    Online where a key is configured, else offline, said in one line with the command that sends it. ``WANDB_MODE``
-    (``disabled``, ``offline``) is obeyed. A network or service that does not answer costs a line, not the training.
-    The run's id is kept in the run folder, so that a resumed run goes on as the same wandb run.
+    Online where a key is configured, else offline, said in one line with the command that sends it. A network or
+    service that does not answer costs a line, not the training. The run's id is kept in the run folder, so that a
+    resumed run goes on as the same wandb run. What wandb would not take is refused when this is built; an empty text,
+    as an empty variable of the environment gives it, stands for None.
 
     Args:
-        save_dir: the run folder; wandb writes to its ``wandb/``.
+        save_dir: the run folder.
         group: None for the sweep's folder name where the run is a job of a sweep, and no group elsewhere.
-        offline: keep the run offline though a key is configured.
+        tags: beside experiment, method and data set: a list, or a text with commas.
+        id: None for one of its own. What the run folder has kept comes first.
+        dir: where wandb makes its ``wandb/``; None for the run folder.
+        mode: ``online``, ``offline`` or ``disabled``; None for online where a key is configured, else offline.
+        offline: True for ``mode="offline"``.
     """
 
     def __init__(
-        self, project: str, save_dir: str, name: str | None = None, group: str | None = None, offline: bool = False
+        self,
+        project: str,
+        save_dir: str,
+        name: str | None = None,
+        group: str | None = None,
+        offline: bool = False,
+        entity: str | None = None,
+        job_type: str | None = None,
+        tags: Sequence[str] | str | None = None,
+        notes: str | None = None,
+        id: str | None = None,
+        dir: str | None = None,
+        mode: str | None = None,
     ) -> None:
         super().__init__()
-        self.folder, self.project, self.run_name = Path(save_dir), project, name
-        self.group, self.offline = group, offline
+        self.folder, self.project = Path(save_dir), project or PROJECT
+        self.run_name, self.group, self.id = name or None, group or None, id or None
+        self.tags = [it.strip() for it in (tags.split(",") if isinstance(tags, str) else tags or []) if it.strip()]
+        self.texts = {"entity": entity or None, "job_type": job_type or None, "notes": notes or None}
+        self.place = Path(dir or save_dir).expanduser()
+        mode = mode or os.environ.get("WANDB_MODE")  # of a config from before it was a key
+        self.mode = "offline" if offline else MODES.get(mode or "", mode)
+        self.asked = "logger.wandb.offline is true" if offline else asked_as("mode", mode).replace("=", " is ")
         self.wandb: Any = None
         self.run: Any = None
         self.started = False
         self.shown: set[Any] = set()  # files of pictures, contents of tables
+        if problems := [*self.problems()]:
+            raise UserError("\n".join(problems))
+
+    def problems(self) -> Iterator[str]:
+        """One sentence for each thing that wandb would not take, after which it would log nothing."""
+        if self.mode not in (None, *MODES.values()):
+            yield f"{asked_as('mode', self.mode)} is none of wandb's modes: give online, offline or disabled."
+        if self.mode == "disabled":
+            return
+        texts = {"project": self.project, "name": self.run_name, "group": self.group, "id": self.id}
+        for key, text in texts.items():
+            if text is not None and len(text) > LONGEST:
+                yield f"{asked_as(key, text)} has {len(text)} characters, and wandb takes {LONGEST}: shorten it."
+        for key, text in {"project": self.project, "id": self.id}.items():
+            if found := sorted({*(text or "")} & {*FORBIDDEN[key]}):
+                yield f"{asked_as(key, text)} holds {' '.join(found)}, which wandb does not take: leave it out."
+        if self.id is not None and self.id != self.id.strip():
+            yield f"{asked_as('id', self.id)} begins or ends with a blank, which wandb does not take: leave it out."
+        for tag in self.tags:
+            if len(tag) > LONGEST_TAG:
+                yield f"{asked_as('tags', tag)} has {len(tag)} characters, and wandb takes {LONGEST_TAG}: shorten it."
+        if self.id is not None and sweep_of(self.folder):
+            yield f"{asked_as('id', self.id)} would make one wandb run of all jobs of the sweep: leave it out."
 
     @property
     def name(self) -> str:
@@ -106,7 +162,7 @@ class WandbRun(Logger):
         if self.started:
             return
         self.started = True
-        mode, reason = choose_mode(self.offline)
+        mode, reason = choose_mode(self.mode, self.asked)
         if mode == "disabled":
             return
         try:
@@ -117,7 +173,10 @@ class WandbRun(Logger):
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "wandb_id").write_text(f"{self.run.id}\n")
         if reason:
-            sync = f"wandb sync {self.folder / 'wandb'}/offline-run-*"  # a segment for each start
+            place = shlex.quote(str(self.place / "wandb"))
+            # A segment for each start; a place of its own may hold those of other runs.
+            which = "" if self.place == self.folder else f"-{self.run.id}"
+            sync = f"wandb sync {place}/offline-run-*{which}"
             tell(f"{reason}, so this run is kept offline; `{sync}` sends it.")
 
     def _open(self, mode: Any, reason: str, config: dict[str, Any], tags: list[str]) -> tuple[Any, str]:
@@ -127,10 +186,14 @@ class WandbRun(Logger):
         self.wandb = wandb
         # Without the viewer it does not ask twice who one is before it finds that nobody answers.
         wandb.setup(wandb.Settings(show_info=False, show_warnings=False, x_disable_viewer=True))
-        self.folder.mkdir(parents=True, exist_ok=True)
+        for folder in (self.folder, self.place):
+            folder.mkdir(parents=True, exist_ok=True)
         group = self.group or sweep_of(self.folder)
-        how: dict[str, Any] = {"project": self.project, "name": self.run_name, "group": group, "tags": tags,
-                               "dir": str(self.folder), "id": self.version, "resume": "allow", "config": config,
+        if self.id not in (None, self.version or self.id):
+            tell(f"this run goes on as {self.version}, as it began, and not as {self.id}.")
+        how: dict[str, Any] = {"project": self.project, "name": self.run_name, "group": group, **self.texts,
+                               "tags": [*dict.fromkeys([*map(cut_aloud, tags), *self.tags])], "dir": str(self.place),
+                               "id": self.version or self.id, "resume": "allow", "config": config,
                                "reinit": "create_new"}  # fmt: skip
         settings = wandb.Settings(init_timeout=START_S, finish_timeout=END_S, finish_timeout_raises=True)
         try:
@@ -155,7 +218,7 @@ class WandbRun(Logger):
         try:
             run.finish(exit_code=exit_code)
         except Exception as error:  # the training is done, whatever has become of the network
-            sync = f"wandb sync --include-online {Path(run.dir).parent}"
+            sync = f"wandb sync --include-online {shlex.quote(str(Path(run.dir).parent))}"
             tell(f"not all of the run was sent ({first_line(error)}); `{sync}` sends the rest.")
 
     # --- what callbacks and modules log ------------------------------------------------------------------------
@@ -256,16 +319,27 @@ def wandb_runs(trainer: Any) -> list[WandbRun]:
     return [it for it in trainer.loggers if isinstance(it, WandbRun)] if trainer.is_global_zero else []
 
 
-def choose_mode(offline: bool) -> tuple[str, str]:
-    """online, offline or disabled; and why offline."""
-    asked = os.environ.get("WANDB_MODE", "")
+def choose_mode(asked: str | None, how: str) -> tuple[str, str]:
+    """online, offline or disabled; and why offline. how: the mode was asked for, in words."""
+    if asked == "offline":
+        return "offline", how
     if asked == "disabled":
         return "disabled", ""
-    if asked in ("offline", "dryrun"):
-        return "offline", f"WANDB_MODE is {asked}"
-    if offline:
-        return "offline", "logger.wandb.offline is true"
     return ("online", "") if has_key() else ("offline", "no key is configured")
+
+
+def asked_as(key: str, value: str | None) -> str:
+    """How a value was asked for: by wandb's variable in the environment, or by the config's key."""
+    variable = VARIABLES[key]
+    from_environment = value and value in os.environ.get(variable, "")
+    return f"{variable if from_environment else f'logger.wandb.{key}'}={value}"
+
+
+def cut_aloud(tag: str) -> str:
+    """A tag that the project makes itself, of what may be called as one likes."""
+    if len(tag) > LONGEST_TAG:
+        tell(f"the tag {tag} is cut after {LONGEST_TAG} characters, as many as wandb takes.")
+    return tag[:LONGEST_TAG]
 
 
 def has_key() -> bool:

@@ -5,6 +5,7 @@ and each resume leaves its command beside it in ``resumes/``.
 """
 
 import re
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -26,9 +27,10 @@ from foundation.former_names import FORMER_OVERRIDES
 from foundation.length import Length
 from foundation.records import differences, is_training, key_of, read_record
 from foundation.security import check_foreign, places_alone, trusting
-from foundation.yaml_files import read_yaml
+from foundation.yaml_files import read_yaml, value_at
 from launch.changed_settings import check_optimizers, refuse_changed_settings
-from launch.command_line import CONF, compose_job, split_arguments
+from launch.command_line import split_arguments
+from launch.composition import CONF, SEARCHPATH, compose_job
 from launch.config_check import TrainConfig, check_config, plain
 from launch.inputs import refuse_changes
 from launch.length_check import LastCheck
@@ -54,7 +56,7 @@ def prepare(asked: str, overrides: list[str]) -> tuple[dict[str, Any], Path]:
             holding = holding_after([earlier, overrides])
             now = with_overrides(run_config(folder), first_overrides(folder), holding, folder)
         before, config = plain(so_far), plain(now)
-    config["logger"] = own_logger(config, overrides, folder)
+    config["logger"] = own_logger(config, OmegaConf.to_container(now, resolve=False), overrides, folder)
     caches = [it.partition("=")[2].strip("'\"") for it in overrides if key_of(it) == "paths.cache_dir"]
     named = {name for it in overrides for name in re.findall(r"_target_[:=] *['\"]?([\w.]+)", it)}
     with trusting(named):  # by a person, just now; the first command comes from the folder, as the config does
@@ -69,10 +71,13 @@ def prepare(asked: str, overrides: list[str]) -> tuple[dict[str, Any], Path]:
     return config, path
 
 
-def own_logger(config: Mapping[str, Any], overrides: list[str], folder: Path) -> dict[str, Any] | None:
+def own_logger(config: Mapping[str, Any], written: Any, overrides: list[str], folder: Path) -> dict[str, Any] | None:
     """The loggers of a resume: of the folder come which of ``conf/logger`` it chose and, in there, the id of its run.
 
-    Where figures and pictures are sent is for this checkout and this command to say.
+    Where figures and pictures are sent is for this checkout, this command and its environment to say.
+
+    Args:
+        written: the config, its interpolations as they are.
     """
     saved = config.get("logger") or {}
     chosen = next((it for it in reversed([*saved]) if (CONF / "logger" / f"{it}.yaml").is_file()), "none")
@@ -82,7 +87,8 @@ def own_logger(config: Mapping[str, Any], overrides: list[str], folder: Path) ->
     logger = compose_job("train", words, str(folder))["logger"]
     if is_first_process():
         for key, (was, is_now) in differences(saved, logger).items():
-            if isinstance(was, str | int | float | bool) and not key.endswith("_target_"):
+            from_environment = "oc.env" in str(value_at(written, "logger", *key.split(".")))
+            if isinstance(was, str | int | float | bool) and not key.endswith("_target_") and not from_environment:
                 print(
                     f"logger.{key} was {was!r} and is {is_now!r}: a resume takes its loggers from conf/ and the "
                     f"command line, where logger.{key}=... says otherwise.",
@@ -181,9 +187,14 @@ def stopped_early(checkpoint: dict[str, Any], config: dict[str, Any]) -> str | N
 
 
 def first_overrides(folder: Path) -> list[str]:
+    """Of the run's first command, with where it looked for files beside conf/."""
     path = folder / ".hydra" / "overrides.yaml"
     overrides: Any = read_yaml(path) if path.exists() else []
-    return without_former_keys(overrides)  # their interpolations are the config's
+    kept = path.with_name("hydra.yaml")
+    of_hydra = OmegaConf.create(read_yaml(kept)) if kept.exists() else None
+    placed: Any = OmegaConf.select(of_hydra, "hydra.overrides.hydra") if of_hydra else None
+    places = [it for it in placed or () if it.startswith(f"{SEARCHPATH}=")]
+    return places + without_former_keys(overrides)  # their interpolations are the config's
 
 
 def without_former_keys(overrides: list[str]) -> list[str]:
@@ -231,6 +242,6 @@ def note_command(folder: Path, overrides: list[str]) -> None:
     folder = folder / "resumes"
     folder.mkdir(exist_ok=True)
     number = len(list(folder.glob("*.yaml"))) + 1
-    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     note = {"command": command, "overrides": overrides, "started_at": datetime.now(UTC).isoformat(timespec="seconds")}
     OmegaConf.save(OmegaConf.create(note), folder / f"{number:03d}.yaml")

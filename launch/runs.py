@@ -108,7 +108,8 @@ def build_trainer(node: dict[str, Any], module: Any, callbacks: list[Callback], 
         node = node | {"strategy": strategy | {"find_unused_parameters": needed}}
     length = Length.of(node)
     # Lightning has its own clock, and takes an unsaid number of epochs for 1,000.
-    node |= {"max_epochs": NO_LIMIT if length.epochs is None else length.epochs, "max_time": None}
+    iterations, epochs = (NO_LIMIT if it is None else it for it in (length.iterations, length.epochs))
+    node |= {"max_steps": iterations, "max_epochs": epochs, "max_time": None}
     # Settings and clock first, since others go by them; statistics last, after averaged weights have taken their place.
     callbacks = [SettingsOfNow(), RunClock(length), *callbacks, SharedStatistics()]
     trainer = instantiate(node, callbacks=callbacks, logger=loggers or False, plugins=[WholeCheckpoints()])

@@ -46,8 +46,15 @@ def metric_of(config: Mapping[str, Any]) -> str | None:
 
 def jobs_in(sweep: Path) -> list[Job]:
     """The jobs that have begun, in their order."""
-    folders = [it.parent.parent for it in sweep.glob("*/.hydra/overrides.yaml")]
-    return [read_job(it) for it in sorted(folders, key=job_order)]
+    return [read_job(it) for it in sorted(folders_of_jobs(sweep), key=job_order)]
+
+
+def folders_of_jobs(sweep: Path) -> list[Path]:
+    """At whatever depth ``hydra.sweep.subdir`` lays them; what is in one belongs to it."""
+    found: list[Path] = []
+    for folder in sorted(it for it in sweep.glob("*/") if it.name != ".hydra"):
+        found += [folder] if (folder / ".hydra" / "overrides.yaml").exists() else folders_of_jobs(folder)
+    return found
 
 
 def job_order(folder: Path) -> tuple[int, str]:

@@ -14,7 +14,7 @@ import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -30,11 +30,13 @@ from foundation.errors import UserError, told_as_sentences
 from foundation.metrics import IN_WORDS
 from foundation.published import key_in
 from foundation.records import read_record
+from launch.composition import SEARCHPATH, in_quotes
 from launch.processes import ASKED_TO_STOP, SWEEP
 from launch.sweep_table import jobs_in, metric_of, tell
 
 TRAIN = Path(__file__).resolve().parent.parent / "train.py"
 TRACEBACK_LINES = 200
+SEVERAL = "several"  # stands in a folder's name for that of an experiment
 OPTUNA_S_WORDS = {"max": "maximize", "min": "minimize"}
 FLUSHED_HERE: set[bool] = set()  # flush_denormals of this process's jobs: threads that they left stay so
 HARDWARE = ("launcher", "trainer", "logger", "sweep", "debug", "paths")  # may differ within a study
@@ -55,7 +57,8 @@ def run_job(train: Callable[[dict[str, Any]], float | None], config: dict[str, A
     folder = Path(config["paths"]["run_dir"])
     take_threads()
     try:
-        with own_command(list(job.overrides.task)):
+        places = [it for it in job.overrides.hydra if it.startswith(f"{SEARCHPATH}=")]
+        with own_command([*places, *job.overrides.task]):
             flush = config.get("flush_denormals", False)
             if on_several_ranks(config["trainer"]) or (not flush) in FLUSHED_HERE:
                 train_in_own_process(folder)
@@ -153,9 +156,8 @@ class OwnProcessFailed(RuntimeError):
 
 def train_in_own_process(folder: Path) -> None:
     """Run the command in ``sys.argv`` into the job's folder; asked to stop, it stops the sweep as well."""
-    place = str(folder).replace("\\", "\\\\").replace("'", "\\'")
     # The sweep has already written .hydra/ into the folder.
-    command = [sys.executable, *sys.argv, f"hydra.run.dir='{place}'", "hydra.output_subdir=null"]
+    command = [sys.executable, *sys.argv, f"hydra.run.dir={in_quotes(str(folder))}", "hydra.output_subdir=null"]
     lines: deque[str] = deque(maxlen=TRACEBACK_LINES)
     process = subprocess.Popen(
         command,
@@ -200,9 +202,11 @@ class SweepStart(Callback):
     folder: Path | None = None
     first_job: dict[str, Any] | None = None
     """The config of one, composed while Hydra was not yet running."""
+    names: frozenset[str] = frozenset()
+    """What the jobs' experiments are called."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        folder = Path(config.hydra.sweep.dir)
+        folder = keep_together(config, self.names)
         folder.mkdir(parents=True, exist_ok=True)
         with told_as_sentences():  # Hydra makes a warning of any other exception
             if "direction" in config.hydra.sweeper and SweepStart.first_job is not None:
@@ -211,6 +215,17 @@ class SweepStart(Callback):
                 go_on_with_study(config)
         signal.signal(signal.SIGTERM, leave)  # between jobs it would end the sweep without its table
         SweepStart.folder = folder
+
+
+def keep_together(config: DictConfig, names: Collection[str]) -> Path:
+    """The sweep's folder, the same for all of its jobs, though their experiments' names may be part of it."""
+    with read_write(config), open_dict(config):
+        if names:
+            config.name = next(iter(names)) if len(names) == 1 else SEVERAL
+        folder = str(config.hydra.sweep.dir)
+        config.hydra.sweep.dir = folder
+        config.hydra.overrides.hydra.append(f"hydra.sweep.dir={in_quotes(folder)}")  # jobs are composed anew
+    return Path(folder)
 
 
 def leave(signum: int, frame: Any) -> None:
@@ -224,6 +239,7 @@ def ending_with_a_table(configs: Sequence[dict[str, Any]] = ()) -> Iterator[None
     configs: of what the command asks for.
     """
     SweepStart.first_job = configs[0] if configs else None
+    SweepStart.names = frozenset(it["name"] for it in configs)
     stopped: SystemExit | None = None
     try:
         yield

@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import QuotedString
 from PIL import Image
 
 import predict
@@ -24,7 +22,7 @@ from finished.onnx import exportable_of
 from finished.predictors import Images, as_coco
 from foundation.errors import UserError
 from foundation.protocols import ClassifiesImages, ClassifiesText
-from launch.command_line import check_command_line, compose_job, with_quoted
+from launch.command_line import check_command_line, compose_job, readable
 from launch.runs import load_run
 from lightning_modules.resnet import ResNet
 from sample import sample
@@ -80,7 +78,7 @@ def write(path: Path, pixels: np.ndarray) -> None:
 
 def predicted(run: Path, source: Path | str, *words: str) -> Path:
     """The folder that a command makes."""
-    given = with_quoted(["run", "input"], [f"run={run}", f"input={source}", "accelerator=cpu", *words])
+    given = readable("predict", [f"run={run}", f"input={source}", "accelerator=cpu", *words], ["run", "input"])
     return predict.predict(compose_job("predict", given))
 
 
@@ -266,20 +264,6 @@ def test_a_run_from_elsewhere_is_held_to_what_configs_are_for(run, images, tmp_p
     path.write_text(path.read_text().replace("datamodules.digits.DigitsDataModule", "os.mkdir"))
     with pytest.raises(UserError, match="datamodule._target_ is 'os.mkdir', which a run's config may not name"):
         predicted(foreign, images)
-
-
-@pytest.mark.parametrize("name", ["photo (1), it's [a] {b}.jpg", "a=b", "back\\slash", "ends\\", "it\\'s", "plain/1-b.png", "12", "null",
-                                  "~/Pictures", "ünï.png"])  # fmt: skip
-def test_any_name_reaches_hydra_as_it_is(name):
-    (argument,) = with_quoted(["input"], [f"input={name}"])
-    (override,) = OverridesParser.create().parse_overrides([argument])
-    value = override.value()
-    assert (value.text if isinstance(value, QuotedString) else value) == name
-
-
-def test_what_is_quoted_or_swept_or_another_key_stays():
-    for words in (["input='a b'"], ["-m", "input=a,b"], ["output=a b"], ["input=", "input"]):
-        assert with_quoted(["input"], words) == words
 
 
 def test_the_command_tells_what_it_found_and_where_it_lies(run, images, tmp_path):

@@ -106,12 +106,18 @@ def check_images(found: Packed, truth: Mapping[str, Any], whole: bool) -> None:
 
 def results(found: Packed, kind: str) -> list[dict[str, Any]]:
     """The detections as COCO's result files have them; with masks instead of boxes for the kind ``masks``."""
-    scores, labels = found.detections[:, 4].tolist(), found.detections[:, 5].astype(int).tolist()
-    rows = zip(found.image_ids.tolist(), labels, shapes(found, kind), scores, strict=True)
     # Never both: COCO's tools take the area of an object that has a box from its box, also where masks are measured.
     key = "bbox" if kind == "boxes" else "segmentation"
-    names = ("image_id", "category_id", key, "score")
-    return [dict(zip(names, row, strict=True)) for row in rows]
+    return [
+        {"image_id": image, "category_id": label, key: shape, "score": score}
+        for image, label, shape, score in zip(*columns(found, kind), strict=True)
+    ]
+
+
+def columns(found: Packed, kind: str) -> tuple[list[int], list[int], list[Any], list[float]]:
+    """Image, category, box or mask, and score of each detection."""
+    labels, scores = found.detections[:, 5].astype(int).tolist(), found.detections[:, 4].tolist()
+    return found.image_ids.tolist(), labels, shapes(found, kind), scores
 
 
 def encode(masks: Any) -> list[dict[str, Any]]:
@@ -139,11 +145,17 @@ def shapes(found: Packed, kind: str) -> list[Any]:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """``figures``: COCO's twelve; ``classes``: a row a category; ``results``: what was evaluated. NaN: no object."""
+    """``figures``: COCO's twelve; ``classes``: a row a category; ``found``: what was evaluated. NaN: no object."""
 
     figures: dict[str, float]
     classes: list[dict[str, Any]]
-    results: list[dict[str, Any]]
+    found: Packed
+    kind: str
+
+    @property
+    def results(self) -> list[dict[str, Any]]:
+        """Made when they are asked for, since a validation never does."""
+        return results(self.found, self.kind)
 
 
 @contextmanager
@@ -166,7 +178,7 @@ def evaluate(found: Packed, truth: Mapping[str, Any], kind: str) -> Evaluation:
     Crowds count for nothing but take detections up; ``ignore`` has no effect but iscrowd's. Detections of a category
     that the ground truth has not are left out.
     """
-    seen, detections = set(found.images[:, 0].tolist()), results(found, kind)
+    seen, key = set(found.images[:, 0].tolist()), "bbox" if kind == "boxes" else "segmentation"
     images = [it for it in truth["images"] if it["id"] in seen]
     objects = [it for it in truth["annotations"] if it["image_id"] in seen]
     parts: dict[str, Any] = {"images": images, "categories": truth["categories"]}
@@ -176,23 +188,26 @@ def evaluate(found: Packed, truth: Mapping[str, Any], kind: str) -> Evaluation:
         {key: it[key] for key in keys} | {"iscrowd": it.get("iscrowd", 0), "id": number}
         for number, it in enumerate(objects, start=1)
     ]
+    image_ids, labels, drawn, scores = columns(found, kind)
+    rows = zip(image_ids, labels, drawn, scores, areas(found, drawn, kind), strict=True)
     numbered = [
-        it | {"area": area, "iscrowd": 0, "id": number}
-        for number, (it, area) in enumerate(zip(detections, areas(detections, kind), strict=True), start=1)
+        {"image_id": image, "category_id": label, key: shape, "score": score, "area": area, "iscrowd": 0, "id": number}
+        for number, (image, label, shape, score, area) in enumerate(rows, start=1)
     ]
     evaluator = COCOeval_faster(
         COCO(parts | {"annotations": annotated}), COCO(parts | {"annotations": numbered}), IOU_TYPES[kind]
     )
     evaluator.run()
     figures: dict[str, float] = dict(zip(FIGURES, map(measured, evaluator.stats), strict=True))
-    return Evaluation(figures, class_rows(evaluator, objects, parts["categories"]), detections)
+    return Evaluation(figures, class_rows(evaluator, objects, parts["categories"]), found, kind)
 
 
-def areas(detections: list[dict[str, Any]], kind: str) -> list[float]:
-    """In square pixels."""
+def areas(found: Packed, drawn: list[Any], kind: str) -> list[float]:
+    """In square pixels. drawn: the boxes or masks."""
     if kind == "boxes":
-        return [it["bbox"][2] * it["bbox"][3] for it in detections]
-    return rle.area([it["segmentation"] for it in detections]).tolist() if detections else []
+        left, top, right, bottom = found.detections[:, :4].T
+        return ((right - left) * (bottom - top)).tolist()
+    return rle.area(drawn).tolist() if drawn else []
 
 
 def measured(values: Any) -> float:

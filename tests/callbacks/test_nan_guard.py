@@ -46,7 +46,7 @@ def test_names_loss_iteration_and_the_last_good_checkpoint(tmp_path):
     path = tmp_path / "checkpoints" / "last.ckpt"
     assert str(told.value) == (
         f"train/loss is nan after iteration 9: the training has diverged. The last good checkpoint is of iteration 6, {path}: "
-        f"go on from there with other settings, as in python train.py resume={tmp_path} lightning_module.gradient_clip_norm=1."
+        f"go on from there with other settings, as in python train.py resume={tmp_path} lightning_module.gradient_clip_norm=1"
     )
     assert saved(tmp_path)["global_step"] == 6
     assert saved(tmp_path)["state_dict"]["weight"].isfinite().all()

@@ -3,7 +3,7 @@
 import pytest
 
 from foundation.errors import UserError
-from launch import command_line
+from launch import command_line, composition
 from launch.command_line import check_command_line, sweep_choices
 
 MISTAKES = {
@@ -39,6 +39,36 @@ MISTAKES = {
     # several values without -m
     "seed=0,1": "seed=0,1 gives several values: add -m",
     "trainer.max_steps=[1": "The command line cannot be read",
+    "callbacks=default,drawing": r"""a list is written callbacks=\[default,drawing\], a text 'callbacks="default,drawing"'""",
+    # null, and other things that are no choice
+    "logger=null": "logger=null: null is no choice of logger: write logger=none",
+    "callbacks=null": r"null is no choice of callbacks: name those that are to stay, as in callbacks=\[default\]",
+    "trainer=null": "null is no choice of trainer, and a run needs one: name it, or leave this out for auto",
+    "experiment=null": "null is no choice of experiment, and a run needs one",
+    "debug=null": "nothing of debug is chosen unless a command names it: leave it out",
+    "~logger": "~logger: null is no choice of logger: write logger=none",
+    "~datamodule": "~datamodule: null is no choice of datamodule, and a run needs one",
+    "trainer=true": "trainer=true: there is no such choice; known: auto, cpu",
+    "trainer=[cpu,gpu]": "one of trainer is chosen, as in trainer=auto; -m trainer=cpu,gpu runs a job for each",
+    "+experiment=resnet_digits": r"experiment is chosen already, as infogan_digits: write experiment=resnet_digits",
+    "experiment@x=resnet_digits": "experiment is chosen already, as infogan_digits: write experiment=resnet_digits",
+    "lightning_module/ablation=ours": r"nothing of lightning_module/ablation is chosen yet: write \+lightning_module/abl",
+    "callbacks@callbacks=drawing": r"write callbacks=drawing, or \+callbacks@callbacks=drawing to add",
+    "+trainer.max_steps=5": r"\+trainer.max_steps=5: there is a key 'trainer.max_steps' already: write trainer.max_steps=5",
+    "trainer={max_stps:5}": "trainer has no key 'max_stps'; did you mean 'max_steps'",
+    "paths.output_dir=2024": """is 2024, which is not a text. If it is a name, write it in quotes: 'paths.output_dir="2024"'""",
+    # Hydra's own settings
+    "hydra.run.dri=x": "hydra.run.dri=x: hydra.run has no key 'dri'; did you mean 'dir'",
+    "hydra/job_loging=none": "there is no key 'hydra/job_loging'; did you mean 'hydra/job_logging'",
+    "hydra/job_logging=colorlog": "hydra/job_logging=colorlog: there is no such choice; known: default, disabled, none",
+    "hydra/launcher=basic": "hydra/launcher=basic is for the jobs of a sweep: add -m",
+    "hydra.run.dir=null": "hydra.run.dir=null: a text is needed, not null",
+    "hydra.run.dir=.": "hydra.run.dir=. is where the code lies: name a folder of the run's own",
+    "hydra.run.dir=x/${nothing}": "hydra.run.dir: Interpolation key 'nothing' not found",
+    "hydra.output_subdir=null": "hydra.output_subdir=null: evaluate.py and resume= read a run by what lies in the .hydra/",
+    "hydra.output_subdir=other": "hydra.output_subdir=other: evaluate.py and resume= read a run by what lies in",
+    "hydra.job.env_set={A:b}": r"hydra.job.env_set is empty: write \+hydra.job.env_set.A=",
+    "paths.run_dir=x": "paths.run_dir=x: the folder of a run is named by hydra.run.dir=",
 }  # fmt: skip
 
 
@@ -51,11 +81,14 @@ def test_a_mistake_on_the_command_line_gets_its_sentence(mistake):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ("lightning_module/training=pgd", r"that this could replace: write \+lightning_module/training=pgd$"),
-        ("+lightning_module/training=pgd +lightning_module/training=erm", "another one from lightning_module/training"),
+        ("lightning_module/training=pgd", r"is chosen yet: write \+lightning_module/training=pgd$"),
+        (
+            "+lightning_module/training=pgd +lightning_module/training=erm",
+            "another one of lightning_module/training is chosen, too",
+        ),
         (
             "+datamodule=mnist",
-            r"^\+datamodule=mnist: there is a choice from datamodule already: write datamodule=mnist$",
+            r"^\+datamodule=mnist: datamodule is chosen already, as digits: write datamodule=mnist$",
         ),
     ],
 )
@@ -74,6 +107,15 @@ SWEEP_MISTAKES = {
     "sweep=infogan_digits optimized_metric=null": "a search on test data overstates what it finds",
     "sweep=infogan_digits datamodule.val_size=0": "needs validation data: set datamodule.val_size above 0",
     "sweep=infogan_digits seed=interval(2,1)": "an interval begins below its end",
+    "-m sweep=infogan_digits,resnet_degradation": "a sweep has one of these: name one",
+    "-m launcher=joblib,slurm": "a sweep has one of these: name one",
+    "-m logger=null,csv": "null is no choice of logger: write logger=none",
+    "-m seed=range(3,1)": "holds no value",
+    "-m seed=0,1 hydra.sweep.subdir=x": "would be the folder of several jobs, each over the other's record: put",
+    "-m seed=0,1 trainer=cpu,gpu hydra.sweep.subdir=${seed}": "would be the folder of several jobs",
+    "-m hydra.sweeper.params={seed:1}": "values are given by themselves, as in -m seed=0,1",
+    "sweep=infogan_digits hydra.sweeper.n_trials=0": "hydra.sweeper.n_trials=0 starts no job: give 1 or more",
+    "--cfg job seed=0,1": "seed=0,1 gives several values, and --cfg shows the config of one job: name one",
     "-m sweep=infogan_digits seed=tag(log,interval(0,1))": "a logarithmic interval begins above 0",
     "-m sweep=infogan_digits seed=int(interval(-1,1))": "seed is -1: give a whole number",
     "-m sweep=infogan_digits seed=int(interval(1,4294967296))": "seed is 4294967296: give a whole number",
@@ -185,7 +227,7 @@ def test_a_mistake_inside_an_experiment_file_gets_its_sentence(line, sentence, t
     key = line.partition(":")[0]
     kept = [it for it in text.splitlines() if not it.startswith(f"{key}:")]
     (conf / "experiment" / "infogan_digits.yaml").write_text("\n".join([*kept, line]) + "\n")
-    monkeypatch.setattr(command_line, "CONF", conf)
+    monkeypatch.setattr(composition, "CONF", conf)
     with pytest.raises(UserError, match=sentence):
         check_command_line("train", [])
 
@@ -210,3 +252,31 @@ def test_relative_places_go_on_beginning_where_the_command_was_given(name):
         check_command_line(name, [*words, "hydra.job.chdir=true"])
     if name == "train":
         assert len(check_command_line(name, ["hydra.job.chdir=false"])) == 1
+
+
+def test_what_hydra_is_asked_to_show_is_composed_and_no_more():
+    assert check_command_line("train", ["--cfg", "job", "trainer.max_steps=many"]) == []
+    with pytest.raises(UserError, match="experiment=nix: there is no such choice"):
+        check_command_line("train", ["--cfg", "job", "experiment=nix"])
+
+
+def test_no_run_is_written_over_another(tmp_path):
+    (tmp_path / "run" / ".hydra").mkdir(parents=True)
+    (tmp_path / "run" / ".hydra" / "overrides.yaml").touch()
+    with pytest.raises(UserError, match=f"hydra.run.dir={tmp_path}/run holds a run already: name another, or go on"):
+        check_command_line("train", [f"hydra.run.dir={tmp_path}/run"])
+    with pytest.raises(UserError, match=f"hydra.sweep.dir={tmp_path} holds the jobs of another sweep"):
+        check_command_line("train", ["-m", "seed=0,1", f"hydra.sweep.dir={tmp_path}"])
+    assert len(check_command_line("train", [f"hydra.run.dir={tmp_path}/other"])) == 1
+
+
+def test_each_job_of_a_sweep_has_a_folder_of_its_own(tmp_path):
+    for named in ("${seed}", "${hydra:job.override_dirname}", "a/${hydra.job.num}"):
+        words = ["-m", "seed=0,1", f"hydra.sweep.dir={tmp_path}", f"hydra.sweep.subdir={named}"]
+        assert len(check_command_line("train", words)) == 2
+
+
+def test_other_ranks_and_jobs_of_a_sweep_take_the_folder_that_they_are_given(tmp_path, monkeypatch):
+    (tmp_path / ".hydra").mkdir()
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert len(check_command_line("train", [f"hydra.run.dir={tmp_path}", "hydra.output_subdir=null"])) == 1

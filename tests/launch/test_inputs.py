@@ -279,7 +279,7 @@ def test_a_part_that_does_not_exist_is_told_with_the_nearest(generator, part, se
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"status": "interrupted", "iterations": 2}, "x: the run .* is interrupted after 2 iterations, not finished: go on with it by train.py resume="),
+        ({"status": "interrupted", "iterations": 2}, "x: the run .* is interrupted after 2 iterations, not finished: go on with it by python train.py resume="),
         ({"status": "failed"}, "is failed, not finished"),
         ({"status": "running", "host": "elsewhere"}, "is running, not finished"),
     ],

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from callbacks.instruments.run_clock import RunClock
 from foundation.errors import UserError
 from foundation.length import Length
-from launch.command_line import compose_job
+from launch.command_line import check_command_line, compose_job
 from launch.length_check import LastCheck, monitors_of_validation, unfit_lengths
 from launch.runs import build
 from tests.lightning_modules.test_resnet import TINY
@@ -118,3 +118,11 @@ def test_a_share_of_a_small_set_ends_in_a_sentence(tmp_path):
     run = build(compose_job("train", words, str(tmp_path)))
     with pytest.raises(UserError, match="trainer.limit_train_batches=0.05 of 11 batches is not one"):
         run.trainer.fit(run.module, datamodule=run.datamodule)
+
+
+@pytest.mark.parametrize("unsaid", ["null", "-1"])
+def test_a_run_by_epochs_leaves_its_iterations_out(unsaid, tmp_path):
+    words = ["experiment=resnet_digits", "trainer=cpu", "logger=none", *TINY["resnet_digits"]]
+    (config,) = check_command_line("train", [*words, f"trainer.max_steps={unsaid}", "trainer.max_epochs=3"])
+    trainer = build(config).trainer
+    assert (trainer.max_steps, trainer.max_epochs) == (-1, 3)

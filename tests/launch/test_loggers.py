@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 import time
@@ -23,14 +24,14 @@ from foundation.protocols import said
 from launch import loggers
 from launch.command_line import compose_job
 from launch.loggers import MetricsFile, WandbRun, has_key, sweep_of, wandb_run
-from launch.runs import build
+from launch.runs import build, instantiate
 from tests.lightning_modules.test_infogan import TINY
 
 
 def hide_keys(patch: pytest.MonkeyPatch) -> None:
     """No key in the environment nor in the home folder."""
-    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL", "WANDB_MODE"):
-        patch.delenv(name, raising=False)
+    for name in [it for it in os.environ if it.startswith("WANDB_")]:
+        patch.delenv(name)
     patch.setenv("NETRC", "no such file")
 
 
@@ -213,6 +214,106 @@ def test_what_the_environment_asks_for_is_done(tmp_path, monkeypatch, capsys, mo
     logger.finish("finished", 0)
     assert len(segments(tmp_path)) == (mode == "offline")
     assert capsys.readouterr().out.count("WANDB_MODE is offline, so this run is kept offline") == (mode == "offline")
+
+
+ENVIRONMENT = {
+    "WANDB_PROJECT": "mine", "WANDB_NAME": "two words", "WANDB_RUN_GROUP": "a group", "WANDB_JOB_TYPE": "trial",
+    "WANDB_NOTES": "50 % = half", "WANDB_TAGS": "first, second", "WANDB_RUN_ID": "abc123", "WANDB_ENTITY": "us",
+}  # fmt: skip
+
+
+def logged(folder: Path, *words: str) -> dict:
+    """The wandb run that a command opens, as wandb has recorded it."""
+    config = compose_job("train", ["logger.wandb.offline=true", *words], str(folder))
+    job = SimpleNamespace(config=config, datamodule=None, trainer=SimpleNamespace(is_global_zero=True))
+    job.trainer.loggers = [instantiate(config["logger"]["wandb"])]
+    with wandb_run(job):
+        pass
+    (segment,) = folder.rglob("offline-run-*")
+    (run,) = of_kind(records(segment), "run")
+    return run
+
+
+def test_the_environment_comes_before_the_config(tmp_path, monkeypatch, capsys):
+    for name, value in (ENVIRONMENT | {"WANDB_DIR": str(tmp_path / "scratch" / "of us")}).items():
+        monkeypatch.setenv(name, value)
+    run = logged(tmp_path)
+    found = [run[key] for key in ("project", "display_name", "run_group", "job_type", "notes", "run_id", "entity")]
+    assert found == ["mine", "two words", "a group", "trial", "50 % = half", "abc123", "us"]
+    assert run["tags"] == ["infogan_digits", "infogan", "NoneType", "first", "second"]
+    assert len(segments(tmp_path / "scratch" / "of us")) == 1
+    assert f"`wandb sync '{tmp_path}/scratch/of us/wandb'/offline-run-*-abc123` sends it" in capsys.readouterr().out
+
+
+def test_the_command_line_comes_before_the_environment(tmp_path, monkeypatch):
+    for name, value in (ENVIRONMENT | {"WANDB_MODE": "disabled", "WANDB_DIR": "/nowhere"}).items():
+        monkeypatch.setenv(name, value)
+    asked = {"project": "own", "name": "it", "group": "us", "job_type": "x", "notes": "y", "id": "z", "entity": "me",
+             "tags": "[last]", "dir": tmp_path}  # fmt: skip
+    run = logged(tmp_path, *(f"logger.wandb.{key}={value}" for key, value in asked.items()))
+    found = [run[key] for key in ("project", "display_name", "run_group", "job_type", "notes", "run_id", "entity")]
+    assert found == ["own", "it", "us", "x", "y", "z", "me"]
+    assert run["tags"][3:] == ["last"]
+
+
+def test_an_empty_variable_is_none(tmp_path, monkeypatch):
+    for name in (*ENVIRONMENT, "WANDB_DIR", "WANDB_MODE"):
+        monkeypatch.setenv(name, "")
+    run = logged(tmp_path)
+    assert (run["project"], run["tags"]) == ("relight", ["infogan_digits", "infogan", "NoneType"])
+    assert run["run_id"] == (tmp_path / "wandb_id").read_text().strip()
+
+
+UNTAKEN = {
+    "logger.wandb.mode=onlin": "logger.wandb.mode=onlin is none of wandb's modes: give online, offline or disabled",
+    "logger.wandb.project=a/b": "logger.wandb.project=a/b holds /, which wandb does not take: leave it out",
+    f"logger.wandb.name={'n' * 129}": "logger.wandb.name=n+ has 129 characters, and wandb takes 128: shorten it",
+    f"logger.wandb.group={'n' * 129}": "logger.wandb.group=n+ has 129 characters",
+    f"logger.wandb.tags=[a,{'t' * 65}]": "logger.wandb.tags=t+ has 65 characters, and wandb takes 64: shorten it",
+    "logger.wandb.id='a:b'": "logger.wandb.id=a:b holds :, which wandb does not take",
+    "logger.wandb.id=' a'": "logger.wandb.id= a begins or ends with a blank",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("word", UNTAKEN)
+def test_what_wandb_would_not_take_is_refused_before_anything_is_trained(word, tmp_path):
+    node = compose_job("train", [word], str(tmp_path))["logger"]["wandb"]
+    with pytest.raises(UserError, match=UNTAKEN[word]):
+        instantiate(node)
+    if "mode" not in word:
+        assert instantiate(node | {"mode": "disabled"}).mode == "disabled"
+
+
+def test_what_the_environment_asks_for_is_refused_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_TAGS", f"a,{'t' * 65}")
+    monkeypatch.setenv("WANDB_PROJECT", "a:b")
+    with pytest.raises(UserError) as told:
+        instantiate(compose_job("train", [], str(tmp_path))["logger"]["wandb"])
+    first, second = str(told.value).splitlines()
+    assert first.startswith("WANDB_PROJECT=a:b holds :, which")
+    assert second.startswith(f"WANDB_TAGS={'t' * 65} has 65 characters")
+
+
+def test_jobs_of_a_sweep_are_not_one_wandb_run(tmp_path):
+    (tmp_path / ".hydra").mkdir()
+    OmegaConf.save(OmegaConf.create({"hydra": {"mode": "MULTIRUN"}}), tmp_path / ".hydra" / "hydra.yaml")
+    with pytest.raises(UserError, match="logger.wandb.id=x would make one wandb run of all jobs of the sweep"):
+        WandbRun("relight", str(tmp_path), id="x")
+
+
+def test_a_tag_of_the_project_s_own_is_cut_aloud(capsys):
+    assert loggers.cut_aloud("x" * 64) == "x" * 64
+    assert capsys.readouterr().out == ""
+    assert loggers.cut_aloud("x" * 65) == "x" * 64
+    assert "is cut after 64 characters" in capsys.readouterr().out
+
+
+def test_a_resumed_run_keeps_its_id_whatever_is_asked(tmp_path, capsys):
+    (tmp_path / "wandb_id").write_text("first\n")
+    logger = WandbRun("relight", str(tmp_path), id="second", offline=True)
+    assert logger.experiment.id == "first"
+    logger.finish("finished", 0)
+    assert "wandb: this run goes on as first, as it began, and not as second." in capsys.readouterr().out
 
 
 def test_a_key_without_a_network_costs_seconds_and_the_run_is_kept(tmp_path, monkeypatch, capsys):

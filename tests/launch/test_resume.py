@@ -41,6 +41,8 @@ def test_resume_is_taken_out_of_the_words():
     ("words", "sentence"),
     [
         (["resume=a", "-m"], "leave out -m"),
+        (["resume=a", "--cfg", "job"], "resume= takes settings alone: leave out --cfg"),
+        (["resume=a", "hydra.run.dir=b"], "hydra.run.dir=b: a resumed run goes on in its own folder"),
         (["resume="], "names one folder"),
         (["resume=a", "resume=b"], "names one folder"),
     ],
@@ -48,6 +50,19 @@ def test_resume_is_taken_out_of_the_words():
 def test_words_that_make_no_sense_are_told(words, sentence):
     with pytest.raises(UserError, match=sentence):
         split_arguments(words)
+
+
+def test_a_run_of_an_experiment_of_one_s_own_goes_on_with_other_settings(tmp_path):
+    (tmp_path / "own" / "experiment").mkdir(parents=True)
+    lines = "# @package _global_\ndefaults:\n  - infogan_digits\nname: mine\n"
+    (tmp_path / "own" / "experiment" / "mine.yaml").write_text(lines)
+    places = [f"hydra.searchpath=['file://{tmp_path}/own']"]
+    run = write_run(tmp_path / "a=b (ü)", overrides=[*places, "experiment=mine"])
+    OmegaConf.save(OmegaConf.create(["experiment=mine"]), run / ".hydra" / "overrides.yaml")
+    of_hydra = OmegaConf.create({"hydra": {"overrides": {"hydra": [*places, "hydra.mode=RUN"]}}})
+    OmegaConf.save(of_hydra, run / ".hydra" / "hydra.yaml")
+    config, _ = prepare(str(run), ["datamodule.eval_batch_size=7"])
+    assert (config["name"], config["datamodule"]["eval_batch_size"]) == ("mine", 7)
 
 
 def test_the_run_s_own_config_has_its_way_but_for_what_is_overridden_now(tmp_path):

@@ -39,6 +39,15 @@ def test_rows_are_in_order_and_name_what_sets_jobs_apart(sweep):
     assert rows[0]["folder"] == str(sweep / "0")
 
 
+def test_jobs_are_found_at_whatever_depth_they_lie(tmp_path):
+    job(tmp_path, "a/0", ["seed=0"])
+    job(tmp_path, "a/1", ["seed=1"])
+    job(tmp_path, "b", ["seed=2"])
+    job(tmp_path, "b/evaluations/later", ["run=b"])
+    found = [str(it.folder.relative_to(tmp_path)) for it in sweep_table.jobs_in(tmp_path)]
+    assert sorted(found) == ["a/0", "a/1", "b"]
+
+
 def test_the_table_is_printed_and_kept(sweep, capsys):
     sweep_table.main([str(sweep)])
     lines = capsys.readouterr().out.splitlines()

@@ -26,7 +26,7 @@ TRAINER = {"strategy": "auto", "devices": 1, "num_nodes": 1}
 @pytest.fixture
 def config(tmp_path, monkeypatch):
     """Of a job in a sweep; run_job then sees that sweep."""
-    job = OmegaConf.create({"overrides": {"task": ["seed=1", "launcher=joblib"]}, "sweeper": {}})
+    job = OmegaConf.create({"overrides": {"task": ["seed=1", "launcher=joblib"], "hydra": []}, "sweeper": {}})
     hydra = SimpleNamespace(mode=RunMode.MULTIRUN, overrides=job.overrides, sweeper=job.sweeper)
     monkeypatch.setattr(sweeps.HydraConfig, "get", lambda: hydra)
     paper = {"metric": "test/accuracy"}
@@ -52,6 +52,21 @@ def test_a_job_gives_the_metric_of_its_record_under_its_own_command(config, tmp_
     assert sweeps.run_job(train, config) == 0.5
     assert seen == [str(sweeps.TRAIN), "seed=1"]
     assert sys.argv is before
+
+
+def test_a_job_s_own_command_looks_for_files_where_the_sweep_does(config, tmp_path):
+    sweeps.HydraConfig.get().overrides.hydra = ["hydra.searchpath=['file:///own']", "hydra.mode=MULTIRUN"]
+    seen = []
+    sweeps.run_job(lambda config: (seen.extend(sys.argv), measure(tmp_path, **{"test/accuracy": 0.5})), config)
+    assert seen == [str(sweeps.TRAIN), "hydra.searchpath=['file:///own']", "seed=1"]
+
+
+@pytest.mark.parametrize(("names", "name"), [({"a"}, "a"), ({"a", "b"}, "several"), (set(), "default")])
+def test_jobs_of_several_experiments_lie_in_one_folder(names, name):
+    hydra = {"sweep": {"dir": "it's/${name}"}, "overrides": {"hydra": ["hydra.mode=MULTIRUN"]}}
+    config = OmegaConf.create({"name": "default", "hydra": hydra})
+    assert str(sweeps.keep_together(config, names)) == f"it's/{name}"
+    assert config.hydra.overrides.hydra[1:] == [f"hydra.sweep.dir='it\\'s/{name}'"]
 
 
 def test_a_failed_job_gives_nan_and_a_record_with_its_traceback(config, tmp_path):

@@ -7,6 +7,7 @@ from torch import nn
 from foundation.errors import UserError
 from launch.command_line import compose_job
 from launch.runs import instantiate
+from lightning_modules.networks import dcgan
 from lightning_modules.networks.dcgan import Discriminator, Generator, convolution, up_convolution
 
 
@@ -140,3 +141,26 @@ def test_initial_weights():
     assert isinstance(norm, nn.BatchNorm1d)
     assert abs(float(norm.weight.mean()) - 1) < 0.005
     assert abs(float(norm.weight.std()) - 0.02) < 0.002
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_maps_have_their_channels_last_in_training_on_a_cpu(channels):
+    maps = torch.arange(2 * channels * 12).view(2, channels, 4, 3)
+    assert torch.equal(dcgan.channels_last(maps), maps)
+    assert dcgan.channels_last(maps).stride() == (channels * 12, 1, channels * 3, channels)
+
+
+def test_the_order_in_memory_changes_neither_outputs_nor_gradients(monkeypatch):
+    def trained() -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        g = Generator(5, [8], [4, 3, 3], [6, 1]).double()
+        d = Discriminator([1, 12, 12], [4, 6], [8], None, 3).double()
+        images = g(torch.randn(4, 5).double())
+        logit, posterior = d(images)
+        (logit.sum() + posterior.square().sum()).backward()
+        return [images, logit, posterior, *(it.grad for it in (*g.parameters(), *d.parameters()))]  # type: ignore
+
+    ours = trained()
+    monkeypatch.setattr(dcgan, "channels_last", lambda maps: maps)
+    for one, other in zip(ours, trained(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
