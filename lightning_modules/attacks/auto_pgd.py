@@ -14,8 +14,16 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from foundation.errors import UserError
-from lightning_modules.attacks.gradient import Examples, LogitsOf, check_counts, random_start, within, worse_of
-from lightning_modules.attacks.norms import Norm, spread, steepest
+from lightning_modules.attacks.gradient import (
+    Examples,
+    LogitsOf,
+    check_counts,
+    random_start,
+    uphill,
+    within,
+    worse_of,
+)
+from lightning_modules.attacks.norms import Norm, spread
 
 Objective = Callable[[Tensor], Tensor]
 """Logits [B, K] -> what is to rise, [B]."""
@@ -77,7 +85,7 @@ def ascend(
             _, gradient, _ = value_and_gradient(logits_of, objective, at.moved, examples.labels)
         if number < steps:
             share = MOMENTUM if number else 1.0
-            ahead = within(examples, at.moved + spread(at.step, gradient) * steepest(gradient, norm), norm, budget)
+            ahead = within(examples, at.moved + spread(at.step, gradient) * uphill(examples, gradient, norm), norm, budget)
             following = at.moved + share * (ahead - at.moved) + (1 - share) * (at.moved - at.former)
             at.former, at.moved = at.moved, within(examples, following, norm, budget)
     return worst

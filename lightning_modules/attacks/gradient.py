@@ -7,7 +7,7 @@ What it finds for an example depends on the example, its budget and its index al
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -19,6 +19,29 @@ from lightning_modules.attacks.norms import Norm, drawn_in_ball, into_ball, spre
 
 LogitsOf = Callable[[Tensor], Tensor]
 """Images [B, C, H, W] in [0, 1] -> logits [B, K]."""
+
+
+class Reach(Protocol):
+    """Of examples that do not move as images themselves, or not every way within the ball: how they do.
+
+    ``moved`` is what moves, [B, ...]: pixels, or numbers that an image is made of.
+    """
+
+    def __getitem__(self, chosen: Tensor) -> "Reach":
+        """That of the chosen examples."""
+        ...
+
+    def logits(self, logits_of: LogitsOf, moved: Tensor, labels: Tensor) -> Tensor:
+        """Of what the classifier sees, [B, K]. Where it may not count as another class, the label's is the largest."""
+        ...
+
+    def along(self, gradient: Tensor) -> Tensor:
+        """What of a gradient points where the examples can go, [B, ...]."""
+        ...
+
+    def project(self, moved: Tensor) -> Tensor:
+        """The nearest within reach, or one that is near: never farther from the example in any norm of the ball."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -33,9 +56,17 @@ class Examples:
     """[B] int64: in their split; what is drawn for an example is a function of it."""
     box: tuple[float, float] | None = (0.0, 1.0)
     """The least and largest value of a pixel; None for points without bounds."""
+    reach: Reach | None = None
+    """None: all of the ball."""
 
     def __getitem__(self, chosen: Tensor) -> "Examples":
-        return Examples(self.images[chosen], self.labels[chosen], self.indices[chosen], self.box)
+        reach = None if self.reach is None else self.reach[chosen]
+        return Examples(self.images[chosen], self.labels[chosen], self.indices[chosen], self.box, reach)
+
+    def seen_by(self, logits_of: LogitsOf) -> LogitsOf:
+        """From what moves to logits."""
+        reach = self.reach
+        return logits_of if reach is None else lambda moved: reach.logits(logits_of, moved, self.labels)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -57,7 +88,13 @@ def loss_and_gradient(logits_of: LogitsOf, images: Tensor, labels: Tensor) -> tu
 def within(examples: Examples, moved: Tensor, norm: Norm, budget: Tensor) -> Tensor:
     """``moved`` brought back into the ball about its image, and then into the box, in which the images lie."""
     inside = examples.images + into_ball(moved - examples.images, norm, budget)
-    return inside if examples.box is None else inside.clamp(*examples.box)
+    inside = inside if examples.box is None else inside.clamp(*examples.box)
+    return inside if examples.reach is None else examples.reach.project(inside)
+
+
+def uphill(examples: Examples, gradient: Tensor, norm: Norm) -> Tensor:
+    """Of all perturbations of norm 1 within reach the one along which a loss of this gradient rises fastest."""
+    return steepest(gradient if examples.reach is None else examples.reach.along(gradient), norm)
 
 
 @dataclass(frozen=True)
@@ -75,7 +112,7 @@ class FastGradient:
     def __call__(self, logits_of: LogitsOf, examples: Examples, budget: Tensor, restart: int = 0) -> Tensor:
         """budget: [B]. The perturbed images, [B, C, H, W] in [0, 1]."""
         _, gradient, _ = loss_and_gradient(logits_of, examples.images, examples.labels)
-        moved = examples.images + spread(budget, gradient) * steepest(gradient, self.norm)
+        moved = examples.images + spread(budget, gradient) * uphill(examples, gradient, self.norm)
         return within(examples, moved, self.norm, budget)
 
 
@@ -99,7 +136,7 @@ class IteratedFastGradient:
         moved = examples.images
         for _ in range(self.steps):
             _, gradient, _ = loss_and_gradient(logits_of, moved, examples.labels)
-            moved = moved + spread(budget / self.steps, gradient) * steepest(gradient, self.norm)
+            moved = moved + spread(budget / self.steps, gradient) * uphill(examples, gradient, self.norm)
             moved = within(examples, moved, self.norm, budget)
         return moved
 
@@ -144,7 +181,7 @@ class ProjectedGradient:
             losses, gradient, wrong = loss_and_gradient(logits_of, moved, labels)
             worst, worst_loss = worse_of(worst, worst_loss, moved, losses, wrong)
             if step < self.steps:
-                moved = moved + spread(self.step_size * budget, gradient) * steepest(gradient, self.norm)
+                moved = moved + spread(self.step_size * budget, gradient) * uphill(examples, gradient, self.norm)
                 moved = within(examples, moved, self.norm, budget)
         return worst
 

@@ -38,7 +38,8 @@ class Found:
     """[B]: the norm of the smallest perturbation found; 0 where the image itself is taken for another class, infinite
     where none was found up to the largest budget: censored, not robust."""
     images: Tensor
-    """[B, C, H, W]: with that perturbation; without any where none was found."""
+    """[B, C, H, W]: with that perturbation; without any where none was found. Of examples with a ``reach`` what has
+    moved."""
 
 
 def fooled(logits_of: LogitsOf, images: Tensor, labels: Tensor) -> Tensor:
@@ -55,7 +56,7 @@ def search(
     as often as this.
     """
     images, number = examples.images, len(examples)
-    clean = fooled(logits_of, images, examples.labels) if number else examples.labels.bool()
+    clean = fooled(examples.seen_by(logits_of), images, examples.labels) if number else examples.labels.bool()
     smallest = images.new_zeros(number).masked_fill_(~clean, torch.inf)
     perturbed, below, above = images.clone(), torch.zeros_like(smallest), torch.full_like(smallest, torch.inf)
     wrong = []
@@ -85,8 +86,9 @@ def attempt(
             break
         rows = chosen[left]
         part = examples[rows]
-        moved = attack(logits_of, part, budget[rows], restart)
-        found = fooled(logits_of, moved, part.labels)
+        seen = part.seen_by(logits_of)
+        moved = attack(seen, part, budget[rows], restart)
+        found = fooled(seen, moved, part.labels)
         norms = size(moved - part.images, attack.norm)
         better = found & (norms < smallest[rows])
         smallest[rows[better]], perturbed[rows[better]] = norms[better], moved[better]

@@ -1,0 +1,203 @@
+"""Violations, arcs and moduli of linear nets, whose closed forms are known; tests/test_ranks.py has them on several ranks."""
+
+import csv
+import math
+
+import pytest
+import torch
+from lightning import LightningModule, Trainer
+from torch import nn
+
+from callbacks.oracle_violations import OracleViolations
+from datamodules.digits import DigitsDataModule
+from datamodules.features import FeaturesDataModule
+from foundation.errors import UserError
+from foundation.protocols import ClassifiesImages, ClassifiesPoints
+from lightning_modules.attacks.gradient import FastGradient, ProjectedGradient
+from lightning_modules.oracles.norm import NormOracle
+from lightning_modules.oracles.synthetic import SyntheticOracle
+
+BUDGETS, OMEGA = [0.5, 1.0, 2.0], {"steps": 10, "restarts": 1}
+
+
+class Linear(LightningModule):
+    """Margin w x, with the weights that it is given."""
+
+    num_classes, class_names = 2, None
+
+    def __init__(self, weights, shape=(4,)):
+        super().__init__()
+        self.weights = nn.Parameter(torch.tensor(weights))
+        if len(shape) == 1:
+            self.point_size = shape[0]
+        else:
+            self.image_shape = shape
+
+    def capabilities(self):
+        return {ClassifiesPoints if hasattr(self, "point_size") else ClassifiesImages}
+
+    def class_logits(self, inputs):
+        margin = inputs.flatten(1) @ self.weights
+        return torch.stack([torch.zeros_like(margin), margin], dim=1)
+
+    def test_step(self, batch, batch_idx):
+        inputs = batch["point"] if "point" in batch else batch["image"]
+        return {"index": batch["index"], "logits": self.class_logits(inputs), "label": batch["label"]}
+
+
+def measured(folder, module, callback, datamodule):
+    trainer = Trainer(accelerator="cpu", callbacks=[callback], logger=False, enable_progress_bar=False,
+                      enable_model_summary=False, enable_checkpointing=False, inference_mode=False)  # fmt: skip
+    trainer.test(module, datamodule, verbose=False)
+    assert set(trainer.callback_metrics) == callback.metrics(module, "test").keys()
+    with (folder / "oracle_distances.csv").open(newline="") as file:
+        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    return {key[5:]: float(value) for key, value in trainer.callback_metrics.items()}, rows
+
+
+def features(**settings):
+    return FeaturesDataModule(necessary=3, unnecessary=1, leak=0.5, train_size=50, test_size=300, batch_size=10,
+                              eval_batch_size=70, **settings)  # fmt: skip
+
+
+def against_three(folder, attacks=None, deltas=(0.0,), **settings):
+    attacks = attacks or {"pgd": ProjectedGradient("l2", 20)}
+    return OracleViolations(str(folder), SyntheticOracle(3, 1), attacks, list(deltas), BUDGETS, omega=OMEGA, **settings)
+
+
+@pytest.mark.parametrize("weight", [0.8, -1.7])
+def test_along_one_unnecessary_feature_the_distance_is_the_margin_by_its_weight(tmp_path, weight):
+    """|m| / |w_u|: a violation at any budget above it and at none below, at distance 0 for the oracle."""
+    module = Linear([1.0, 1.0, 1.0, weight])
+    found, rows = measured(tmp_path, module, against_three(tmp_path, bisections=20), data := features())
+    table = data.tables["test"][torch.arange(300)]
+    margin = table["point"] @ module.weights.detach()
+    right = (margin > 0) == (table["label"] == 1)
+    expected = (margin / weight).abs()
+    for row, distance, is_right in zip(rows, expected.tolist(), right.tolist(), strict=True):
+        assert row["correct"] == is_right
+        if is_right:
+            smallest = distance if distance <= 2 else math.inf
+            assert row["pgd20x1_l2_d0_norm"] == pytest.approx(smallest, rel=1e-3, abs=1e-4)
+            assert row["pgd20x1_l2_d0_distance"] == (0 if distance <= 2 else math.inf)
+    for budget in BUDGETS:
+        share = float((expected[right] < budget).double().mean())
+        assert found[f"violation_rate_pgd20x1_l2_d0_b{budget:g}"] == pytest.approx(share)
+    clamped = float(expected[right].clamp_max(2).mean())
+    assert found["input_arc_pgd20x1_l2_d0_b2"] == pytest.approx(clamped, rel=1e-3)
+    assert found["input_censored_pgd20x1_l2_d0_b2"] == pytest.approx(float((expected[right] > 2).double().mean()))
+    assert found["null_gradient_share"] == pytest.approx(abs(weight) / (3 + abs(weight)))
+    # Logits 0 and m: the farthest within budget 2 at d2 = 0.
+    assert found["omega_ascent10x1_l2_d0_b2"] == pytest.approx(2 * abs(weight), rel=1e-5)
+
+
+def test_of_a_net_that_sees_what_the_oracle_sees_none_is_found_and_the_modulus_is_0(tmp_path):
+    found, rows = measured(tmp_path, Linear([1.0, 1.0, 1.0, 0.0]), against_three(tmp_path), features())
+    assert all(found[f"violation_rate_pgd20x1_l2_d0_b{it:g}"] == 0 for it in BUDGETS)
+    assert found["omega_ascent10x1_l2_d0_b2"] == 0
+    assert found["null_gradient_share"] == 0
+    assert found["input_censored_pgd20x1_l2_d0_b2"] == 1
+    assert all(row["correct"] == 1 for row in rows)
+
+
+def test_the_oracle_s_own_distance_and_arca(tmp_path):
+    """Weights (1, 0, 0, 0): the decision changes where the first coordinate does, at d2 = |x_1|, unless the oracle's
+    label changes before; what was found at distance 0 would count at a larger one."""
+    found, rows = measured(tmp_path, Linear([1.0, 0.0, 0.0, 0.0]), against_three(tmp_path, deltas=[0.0, 1.0, 2.0]), data := features())
+    assert found["violation_rate_pgd20x1_l2_d0_b2"] == 0
+    assert 0 < found["violation_rate_pgd20x1_l2_d1_b2"] <= found["violation_rate_pgd20x1_l2_d2_b2"] < 1
+    points = data.tables["test"][torch.arange(300)]["point"]
+    for row, first in zip(rows, points[:, 0].abs().tolist(), strict=True):
+        if row["correct"] and math.isfinite(row["pgd20x1_l2_d2_distance"]):
+            assert row["pgd20x1_l2_d2_distance"] >= first - 1e-5
+    accuracy = sum(row["correct"] for row in rows) / 300
+    assert found["arca_pgd20x1_l2_d2_b2"] == pytest.approx(accuracy * found["arc_pgd20x1_l2_d2_b2"])
+    assert found["omega_ascent10x1_l2_d1_b2"] == pytest.approx(1, rel=1e-4)  # d1 is |x_1 - x_1'|
+
+
+def test_the_picture_shows_both_decisions(tmp_path):
+    callback = against_three(tmp_path)
+    measured(tmp_path, Linear([1.0, 1.0, 1.0, 0.5]), callback, features())
+    assert (tmp_path / "oracle_plane.png").stat().st_size > 3000
+    assert callback.pictures(Linear([1.0] * 4)) == {"test/oracle_plane"}
+
+
+# --- images -----------------------------------------------------------------------------------------------------------
+
+
+class FirstPixel(Linear):
+    """Class 0 where the first pixel is below a half, else class 1; other labels are never right."""
+
+    num_classes = 10
+
+    def __init__(self):
+        super().__init__([0.0], (1, 8, 8))
+
+    def class_logits(self, images):
+        first = images[:, 0, 0, 0]
+        logits = images.new_full((len(images), 10), -50.0) + self.weights
+        return logits.index_add(1, torch.tensor([0, 1]), torch.stack([50.5 - first, 49.5 + first], dim=1))
+
+
+def test_the_norm_as_an_oracle_and_the_paper_s_arc(tmp_path):
+    """All digits have a black first pixel, so zeros are right, and half a pixel's way flips each: step 128 of 255."""
+    attacks = {"pgd": ProjectedGradient("l2", 5, 0.5, random_start=False)}
+    paper = {"tau": 12, "unit": 11, "attacks": {"fgm": FastGradient("linf"), "pgd": ProjectedGradient("linf", 4, 0.5)}}
+    callback = OracleViolations(str(tmp_path), NormOracle("l2"), attacks, [0.25, 0.75], omega=OMEGA, paper=paper, bisections=12)
+    found, rows = measured(tmp_path, FirstPixel(), callback, data := DigitsDataModule(batch_size=128, eval_batch_size=64))
+    zeros = float((data.tables["test"].labels == 0).double().mean())
+    assert found["violation_rate_pgd5x1_l2_d0.25"] == 0
+    assert found["violation_rate_pgd5x1_l2_d0.75"] == 1
+    assert found["arc_pgd5x1_l2_d0.75"] == pytest.approx(0.5, abs=1e-3)
+    assert found["arca_pgd5x1_l2_d0.75"] == pytest.approx(zeros * found["arc_pgd5x1_l2_d0.75"])
+    assert found["censored_pgd5x1_l2_d0.75"] == 0
+    for attack in ("fgm_linf", "pgd4x1_linf"):  # 11 * 11 / 255 < 1/2 < 12 * 11 / 255
+        assert found[f"arc_paper_{attack}_t12_u11"] == 12
+        assert found[f"arca_paper_{attack}_t12_u11"] == pytest.approx(zeros * 12 / 13)
+    assert found["omega_ascent10x1_l2_d0.25"] == pytest.approx(0.25 * math.sqrt(2), rel=1e-3)
+    assert (tmp_path / "images" / "oracle_violations_pgd5x1_l2.png").stat().st_size > 500
+    assert len(rows) == 360
+
+
+def test_what_tau_does_not_reach_counts_as_the_step_behind_it(tmp_path):
+    paper = {"tau": 3, "unit": 1, "attacks": {"fgm": FastGradient("linf")}}
+    callback = OracleViolations(str(tmp_path), NormOracle("l2"), {"fgm": FastGradient("l2")}, [0.1], paper=paper, examples=40)
+    found, _ = measured(tmp_path, FirstPixel(), callback, DigitsDataModule(batch_size=128, eval_batch_size=64))
+    assert found["arc_paper_fgm_linf_t3"] == 4
+
+
+class TestWrongWords:
+    @pytest.mark.parametrize(
+        ("given", "sentence"),
+        [
+            ({"attacks": {}}, "attacks is empty"),
+            ({"attacks": {"a": FastGradient("l2"), "b": FastGradient("l2")}}, "attacks has fgm_l2 twice"),
+            ({"attacks": {"a": FastGradient("l2"), "b": FastGradient("linf")}}, "budgets are of one norm"),
+            ({"deltas": []}, "deltas is empty"),
+            ({"deltas": [-0.1]}, r"deltas is \[-0.1\]: give numbers of 0 or more"),
+            ({"deltas": [1.0, 0.5]}, "deltas is .*in ascending order"),
+            ({"budgets": None}, "SyntheticOracle does not see every difference: give norms of the input"),
+            ({"budgets": [0.0, 1.0]}, "budgets begins with 0: begin above 0"),
+            ({"budgets": [-1.0]}, "budgets is .*: give numbers of 0 or more"),
+            ({"examples": 0}, "examples is 0: give 1 or more"),
+            ({"bisections": -1}, "bisections is -1"),
+            ({"omega": {"steps": 0, "restarts": 1}}, "omega.steps is 0: give 1 or more"),
+            ({"paper": {"tau": 0, "unit": 1, "attacks": {}}}, "paper.tau is 0: give a whole number, 1 or more"),
+            ({"paper": {"tau": 10, "unit": 0, "attacks": {}}}, "paper.unit is 0"),
+            ({"paper": {"tau": 100, "unit": 8, "attacks": {}}}, "go beyond a pixel's whole range"),
+            ({"paper": {"tau": 10, "unit": 1, "attacks": {"a": FastGradient("l2")}}}, "ARC_inf is of linf"),
+            ({"oracle": NormOracle("l2")}, "the distance of NormOracle is a norm itself: set it to null"),
+            ({"oracle": NormOracle("l2"), "budgets": None, "deltas": [0.0, 1.0]}, "deltas begins with 0"),
+            ({"oracle": NormOracle("linf"), "budgets": None, "deltas": [1.0]}, "moves in l2; NormOracle measures in linf"),
+        ],
+    )
+    def test_each_gets_a_sentence(self, given, sentence, tmp_path):
+        whole = {"oracle": SyntheticOracle(3, 1), "attacks": {"fgm": FastGradient("l2")}, "deltas": [0.0], "budgets": [1.0]}
+        with pytest.raises(UserError, match=sentence):
+            OracleViolations(str(tmp_path), **(whole | given))
+
+    def test_an_oracle_of_other_inputs_and_a_layer_that_is_not_there(self, tmp_path):
+        assert "knows points of 4 coordinates" in str(against_three(tmp_path).refusal(Linear([1.0] * 5, (5,))))
+        assert against_three(tmp_path).refusal(Linear([1.0] * 4)) is None
+        with pytest.raises(UserError, match="callbacks.oracle_violations.layer: Linear has no layer 'nowhere'"):
+            against_three(tmp_path, layer="nowhere").metrics(Linear([1.0] * 4), "test")
