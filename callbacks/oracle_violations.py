@@ -99,10 +99,10 @@ class OracleViolations(Measurement):
         self.searches = probes_of(oracle, self.attacks, self.deltas, self.budgets, bisections)
         self.others: list[Probe] = []
         if unconstrained:
-            attack, budgets = unconstrained["attack"], unconstrained["budgets"]
-            check_ascending(f"{KEY}.unconstrained.budgets", budgets)
+            free = list(unconstrained["budgets"])
+            check_ascending(f"{KEY}.unconstrained.budgets", free)
             names = [it.name for it in self.attacks]
-            self.others.append(Unconstrained(oracle, attack, budgets, bisections, names))
+            self.others.append(Unconstrained(oracle, unconstrained["attack"], free, bisections, names))
         if omega:
             for key, count in omega.items():
                 if count < 1:
@@ -258,10 +258,14 @@ def check(
         if budgets is not None:
             raise UserError(f"{KEY}.budgets is given, and the distance of {name} is a norm itself: set it to null.")
         if deltas[0] <= 0:
-            raise UserError(f"{KEY}.deltas begins with {deltas[0]:g}, where {name} leaves a point alone: begin above 0.")
+            raise UserError(
+                f"{KEY}.deltas begins with {deltas[0]:g}, where {name} leaves a point alone: begin above 0."
+            )
         for it in attacks:
             if it.norm != oracle.norm:
-                raise UserError(f"{KEY}.attacks has {it.name}, which moves in {it.norm}; {name} measures in {oracle.norm}.")
+                raise UserError(
+                    f"{KEY}.attacks has {it.name}, which moves in {it.norm}; {name} measures in {oracle.norm}."
+                )
     elif budgets is None:
         raise UserError(f"{KEY}.budgets is null, and {name} does not see every difference: give norms of the input.")
     else:
@@ -269,7 +273,9 @@ def check(
         if budgets[0] <= 0:
             raise UserError(f"{KEY}.budgets begins with {budgets[0]:g}: begin above 0.")
         if len({it.norm for it in attacks}) > 1:
-            raise UserError(f"{KEY}.attacks move in l2 and in linf, and the budgets are of one norm: choose one of them.")
+            raise UserError(
+                f"{KEY}.attacks move in l2 and in linf, and the budgets are of one norm: choose one of them."
+            )
     for key, value in {"bisections": bisections, "shown": shown}.items():
         if value < 0:
             raise UserError(f"{KEY}.{key} is {value}: give 0 or more.")

@@ -1,5 +1,5 @@
-"""Points of which a class depends on a few coordinates and leaks into the others (specified in Wang et al. 2016's terms:
-necessary and unnecessary features); made, not read."""
+"""Points whose class depends on a few coordinates and leaks into the others (Wang, Gao & Qi 2016: necessary and
+unnecessary features); made, not read."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from foundation.randomness import keyed_generator
 
 
 class FeaturesDataModule(SplitDataModule):
-    """x = (k necessary, u unnecessary coordinates), standard normal; of class 1 where the first k add up to more than 0.
+    """x = (k necessary, u unnecessary coordinates), standard normal; of class 1 where the first k sum to more than 0.
 
     Every unnecessary coordinate of a point of class 1 is larger by ``leak``, of class 0 smaller: a cue that nobody
     needs. A batch holds ``index`` [B] int64, ``point`` [B, k + u] float and ``label`` [B] int64.

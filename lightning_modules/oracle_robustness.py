@@ -103,10 +103,10 @@ class OracleRobustness(Classifier):
     Args:
         network: inputs -> logits [B, num_classes]; has ``image_shape`` (then inputs are ``image`` [B, C, H, W] in
             [0, 1], and it owns their normalisation) or ``point_size`` (``point`` [B, size]).
-        training: ``erm``, the labels alone; ``siamese``, the paper's: L1 + alpha D(g1(x), g1(x')), x' a random neighbour
-            for the oracle; ``worst``, the same with the neighbour that an ascent on D finds; ``stability``, Zheng et
-            al.'s: L1 + alpha KL(f(x) || f(x + noise)); ``pgd``, on the worst labels within ``budget``; ``mask``, with the
-            coordinates that the oracle cannot see set to 0, now and ever after.
+        training: ``erm``, the labels alone; ``siamese``, the paper's: L1 + alpha D(g1(x), g1(x')), x' a random
+            neighbour for the oracle; ``worst``, the same with the neighbour that an ascent on D finds; ``stability``,
+            Zheng et al.'s: L1 + alpha KL(f(x) || f(x + noise)); ``pgd``, on the inputs within ``budget`` whose loss is
+            worst; ``mask``, with the coordinates that the oracle cannot see set to 0, now and ever after.
         oracle: of ``siamese``, ``worst`` and ``mask``.
         delta: how far a neighbour is for the oracle, at most: the paper's p where it is a norm.
         alpha: the weight of what is beside L1.
@@ -142,18 +142,20 @@ class OracleRobustness(Classifier):
             self.image_shape: tuple[int, ...] = tuple(network.image_shape)  # pyright: ignore
             self.input, self.box, self.input_shape = "image", (0.0, 1.0), self.image_shape
         else:
-            self.input, self.box = "point", None
-            self.point_size: int | None = network.point_size  # pyright: ignore
-            self.input_shape = (network.point_size,)  # pyright: ignore
+            size: Any = network.point_size
+            self.point_size: int | None = size
+            self.input, self.box, self.input_shape = "point", None, (int(size),)
         self.trained_on, self.oracle, self.delta, self.alpha = training, oracle, delta, alpha
-        self.alone, self.norm, self.limit, self.noise, self.steps = alone, norm, budget, noise, steps
+        self.norm: Norm = norm
+        self.alone, self.limit, self.noise, self.steps = alone, budget, noise, steps
         self.layer_path = layer
         self.needs_find_unused_parameters = alone and layer is not None  # what lies behind the layer
         self.layers_part = [layer_named(network, layer, "lightning_module.layer")]  # in a list: not a part twice
         self._check()
         keep = torch.ones(self.input_shape)
         if training == "mask":
-            assert oracle is not None and oracle.null_dims is not None
+            assert oracle is not None
+            assert oracle.null_dims is not None
             keep.view(-1)[oracle.null_dims] = 0
         self.register_buffer("mask", keep, persistent=False)
 
@@ -166,7 +168,7 @@ class OracleRobustness(Classifier):
         if not 0 <= self.delta < float("inf"):
             raise UserError(f"{key}.delta is {self.delta}: give a distance, 0 or more.")
         if self.layer_path is not None and self.compile_mode is not None:
-            raise UserError(f"{key}.layer cannot be read where the network is compiled: set {key}.compile_mode=null.")
+            raise UserError(f"{key}.layer is not read where the network is compiled: set {key}.compile_mode=null.")
         if self.alone and self.trained_on not in ("siamese", "worst"):
             raise UserError(f"{key}.alone leaves training={self.trained_on} nothing to learn from: set it to false.")
         if self.trained_on in ASKS_AN_ORACLE:
@@ -175,13 +177,15 @@ class OracleRobustness(Classifier):
     def _check_oracle(self, key: str) -> None:
         oracle = self.oracle
         if oracle is None:
-            raise UserError(f"{key}.training={self.trained_on} needs {key}.oracle: name one of lightning_modules/oracles.")
+            raise UserError(
+                f"{key}.training={self.trained_on} needs {key}.oracle: name one of lightning_modules/oracles."
+            )
         if reason := oracle.refusal(self.input_shape):
             raise UserError(f"{key}.oracle: {reason}.")
         if self.trained_on == "mask" and (oracle.null_dims is None or oracle.own_points):
             raise UserError(
-                f"{key}.training=mask needs an oracle that knows what it cannot see, which {type(oracle).__name__} does "
-                "not: choose another training."
+                f"{key}.training=mask needs an oracle that knows what it cannot see, which {type(oracle).__name__} "
+                "does not: choose another training."
             )
         if self.trained_on != "mask" and self.delta == 0 and not oracle.pseudometric:
             raise UserError(

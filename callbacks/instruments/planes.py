@@ -33,7 +33,9 @@ def draw_plane(
     with torch.no_grad():
         logits = logits_of(grid).double().cpu()
     margin = (logits[:, 1] - logits[:, 0]).reshape(SIDE, SIDE).T
-    truth = oracle.label(grid, torch.zeros(len(grid), dtype=torch.int64, device=like.device)).cpu().reshape(SIDE, SIDE).T
+    truth = (
+        oracle.label(grid, torch.zeros(len(grid), dtype=torch.int64, device=like.device)).cpu().reshape(SIDE, SIDE).T
+    )
     with save_figure(path, width=6.0, height=6.0) as axes:
         axes.contourf(ticks, ticks, truth.double(), levels=[-0.5, 0.5, 1.5], colors=["#d7e3f4", "#f7dcd6"])
         at = points[:, [seen, other]].cpu()
@@ -41,7 +43,9 @@ def draw_plane(
         axes.contour(ticks, ticks, margin.numpy(), levels=[0], colors="black")
         axes.plot([], [], color="black", label="the net's boundary")
         axes.plot([], [], color="#f7dcd6", linewidth=8, label="class 1 for the oracle")
-        axes.set(xlabel=f"coordinate {seen}, which the oracle sees", ylabel=f"coordinate {other}, which it does not see")
+        axes.set(
+            xlabel=f"coordinate {seen}, which the oracle sees", ylabel=f"coordinate {other}, which it does not see"
+        )
         axes.set_aspect("equal")
         axes.legend(fontsize=9, loc="upper right")
 

@@ -59,7 +59,7 @@ def right(of: Mapping[str, Tensor], column: str) -> Tensor:
 
 
 def arc(smallest: Tensor, limit: float) -> float:
-    """The mean of the smallest distances found, [N]; where none was it counts as the limit, beyond which none was sought."""
+    """The mean of the smallest distances found, [N]; one that was not found counts as the limit of the search."""
     return mean(smallest.clamp_max(limit))
 
 
@@ -80,7 +80,9 @@ class WithinDistance:
     def directions(self) -> dict[str, Direction]:
         of: dict[str, Direction] = {self.rate_at(delta): "min" for delta in self.deltas}
         of |= {f"{key}_{self.name}_d{self.deltas[-1]:g}": "max" for key in ("arc", "censored")}
-        return of | ({f"arca_{self.name}_d{self.deltas[-1]:g}": "max"} if self.oracle.judges_class else {})
+        if self.oracle.judges_class:
+            of[f"arca_{self.name}_d{self.deltas[-1]:g}"] = "max"
+        return of
 
     def measure(self, seen: Seen) -> dict[str, Tensor]:
         examples = self.oracle.reachable(seen.examples, self.deltas[-1])
@@ -97,7 +99,7 @@ class WithinDistance:
 
 
 class WithinBudget:
-    """The same where the oracle does not see every difference: at most delta for it, and a budget in the input's norm."""
+    """The same where the oracle does not see every difference: delta for it, and a budget in the input's norm."""
 
     def __init__(
         self, oracle: Oracle, attack: Attack, deltas: Sequence[float], budgets: Sequence[float], bisections: int
@@ -113,7 +115,9 @@ class WithinBudget:
         of: dict[str, Direction] = {}
         for delta in self.deltas:
             of |= {self.rate_at(delta, budget): "min" for budget in self.budgets}
-            of |= {f"{key}_{self.name}_d{delta:g}_b{self.budgets[-1]:g}": "max" for key in ("input_arc", "input_censored")}
+            of |= {
+                f"{key}_{self.name}_d{delta:g}_b{self.budgets[-1]:g}": "max" for key in ("input_arc", "input_censored")
+            }
         if self.deltas[-1] > 0:
             of |= {f"{key}_{self.name}_d{self.deltas[-1]:g}_b{self.budgets[-1]:g}": "max"
                    for key in ("arc", "arca", "censored")}  # fmt: skip
@@ -142,7 +146,11 @@ class WithinBudget:
             told[f"input_censored_{self.name}_d{delta:g}_b{limit:g}"] = censored(smallest)
         end = f"{self.name}_d{self.deltas[-1]:g}_b{limit:g}"
         own = arc(distance, self.deltas[-1])
-        return told | {f"arc_{end}": own, f"arca_{end}": mean(of["correct"]) * own, f"censored_{end}": censored(distance)}
+        return told | {
+            f"arc_{end}": own,
+            f"arca_{end}": mean(of["correct"]) * own,
+            f"censored_{end}": censored(distance),
+        }
 
 
 class Modulus:
@@ -151,7 +159,8 @@ class Modulus:
     def __init__(
         self, oracle: Oracle, norm: Norm, deltas: Sequence[float], budget: float | None, steps: int, restarts: int
     ) -> None:
-        self.oracle, self.norm, self.budget, self.steps, self.restarts = oracle, norm, budget, steps, restarts
+        self.norm: Norm = norm
+        self.oracle, self.budget, self.steps, self.restarts = oracle, budget, steps, restarts
         self.deltas = [it for it in deltas if it > 0 or oracle.pseudometric]
         self.columns = [f"omega_d{delta:g}" for delta in self.deltas]
 
@@ -184,7 +193,9 @@ class Modulus:
                 for it in examples.indices]  # fmt: skip
         drawn = torch.cat(rows).to(like) if rows else torch.zeros_like(like)
         start = self.oracle.start(seen.examples.images, delta, drawn)
-        budget = torch.full((len(like),), delta if self.budget is None else self.budget, device=like.device, dtype=like.dtype)
+        budget = torch.full(
+            (len(like),), delta if self.budget is None else self.budget, device=like.device, dtype=like.dtype
+        )
         see = examples.reach.see  # pyright: ignore
         return ascend_distance(seen.features_of, see, examples, self.norm, budget, self.steps, start)[1]
 
@@ -217,10 +228,8 @@ class PaperArc:
 class NullGradient:
     """The share of the margin's gradient (sum of magnitudes) on coordinates that the oracle cannot see."""
 
-    columns = ["null_gradient_share"]
-
     def __init__(self, oracle: Oracle) -> None:
-        self.oracle = oracle
+        self.oracle, self.columns = oracle, ["null_gradient_share"]
 
     def directions(self) -> dict[str, Direction]:
         return {"null_gradient_share": "min"}
@@ -241,9 +250,11 @@ class NullGradient:
 
 
 class Unconstrained:
-    """The smallest change of the decision without an oracle, in the norm of the inputs, beside those within its reach."""
+    """The smallest change of the decision without an oracle, in the inputs' norm, beside those within its reach."""
 
-    def __init__(self, oracle: Oracle, attack: Attack, budgets: Sequence[float], bisections: int, of: Sequence[str]) -> None:
+    def __init__(
+        self, oracle: Oracle, attack: Attack, budgets: Sequence[float], bisections: int, of: Sequence[str]
+    ) -> None:
         self.oracle, self.attack, self.budgets, self.bisections = oracle, attack, list(budgets), bisections
         self.norm: Norm = attack.norm
         self.free, self.names = f"unconstrained_{attack.name}", list(of)
@@ -261,7 +272,9 @@ class Unconstrained:
     def measure(self, seen: Seen) -> dict[str, Tensor]:
         points, of = seen.examples.images, seen.examples
         inputs = self.oracle.see(points).detach()
-        free = search(self.attack, seen.logits_of, Examples(inputs, of.labels, of.indices), self.budgets, self.bisections)
+        free = search(
+            self.attack, seen.logits_of, Examples(inputs, of.labels, of.indices), self.budgets, self.bisections
+        )
         told = {self.free: free.smallest}
         for name, (_, moved) in zip(self.names, seen.found, strict=True):
             changed = size(self.oracle.see(moved).detach() - inputs, self.norm)

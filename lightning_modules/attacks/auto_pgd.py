@@ -85,7 +85,9 @@ def ascend(
             _, gradient, _ = value_and_gradient(logits_of, objective, at.moved, examples.labels)
         if number < steps:
             share = MOMENTUM if number else 1.0
-            ahead = within(examples, at.moved + spread(at.step, gradient) * uphill(examples, gradient, norm), norm, budget)
+            ahead = within(
+                examples, at.moved + spread(at.step, gradient) * uphill(examples, gradient, norm), norm, budget
+            )
             following = at.moved + share * (ahead - at.moved) + (1 - share) * (at.moved - at.former)
             at.former, at.moved = at.moved, within(examples, following, norm, budget)
     return worst

@@ -33,7 +33,9 @@ class FeatureOracle(Oracle):
             raise UserError(f"radius of FeatureOracle is {radius}: give a number above 0.")
         self.of_images = serves(module, ClassifiesImages)
         if not self.of_images and not serves(module, ClassifiesPoints):
-            raise UserError(f"FeatureOracle needs a classifier of images or of points, which {type(module).__name__} is not.")
+            raise UserError(
+                f"FeatureOracle needs a classifier of images or of points, which {type(module).__name__} is not."
+            )
         self.module: Any = module.eval().requires_grad_(False)
         self.layer, self.path, self.radius = layer_named(module, layer, "layer of FeatureOracle"), layer, radius
 

@@ -1,5 +1,7 @@
 """The usual oracle, made explicit: a label holds as far as a norm of the input reaches."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -21,6 +23,11 @@ class NormOracle(Oracle):
             raise UserError(f"norm of NormOracle is {norm!r}; {did_you_mean(str(norm), ('l2', 'linf'))}")
         self.norm, self.box = norm, None if box is None else (float(box[0]), float(box[1]))
 
+    def refusal(self, shape: Sequence[int]) -> str | None:
+        if len(shape) > 1 or self.box is None:
+            return None
+        return "NormOracle keeps to pixels within its box, and these are points: set its box to null"
+
     def label(self, points: Tensor, labels: Tensor) -> Tensor:
         return labels
 
@@ -28,7 +35,7 @@ class NormOracle(Oracle):
         assert self.norm is not None
         return size(moved - points, self.norm)
 
-    def draw(self, shape, generator: torch.Generator) -> Tensor:
+    def draw(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
         """Uniform in the ball of radius 1."""
         assert self.norm is not None
         rows = [drawn_in_ball(tuple(shape[1:]), self.norm, generator) for _ in range(shape[0])]

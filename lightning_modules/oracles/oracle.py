@@ -31,6 +31,8 @@ class Oracle(ABC):
     """Its points are not the data's: ``draw_points`` gives them."""
     judges_class: bool = True
     """Its label is a class of the data; else it tells alike from unlike alone."""
+    box: tuple[float, float] | None = None
+    """The least and largest coordinate of its points, where these are its own."""
     norm: Norm | None = None
     """In which the points' difference is the distance, where it is one."""
 

@@ -103,7 +103,9 @@ def test_of_a_net_that_sees_what_the_oracle_sees_none_is_found_and_the_modulus_i
 def test_the_oracle_s_own_distance_and_arca(tmp_path):
     """Weights (1, 0, 0, 0): the decision changes where the first coordinate does, at d2 = |x_1|, unless the oracle's
     label changes before; what was found at distance 0 would count at a larger one."""
-    found, rows = measured(tmp_path, Linear([1.0, 0.0, 0.0, 0.0]), against_three(tmp_path, deltas=[0.0, 1.0, 2.0]), data := features())
+    found, rows = measured(
+        tmp_path, Linear([1.0, 0.0, 0.0, 0.0]), against_three(tmp_path, deltas=[0.0, 1.0, 2.0]), data := features()
+    )
     assert found["violation_rate_pgd20x1_l2_d0_b2"] == 0
     assert 0 < found["violation_rate_pgd20x1_l2_d1_b2"] <= found["violation_rate_pgd20x1_l2_d2_b2"] < 1
     points = data.tables["test"][torch.arange(300)]["point"]
@@ -143,8 +145,12 @@ def test_the_norm_as_an_oracle_and_the_paper_s_arc(tmp_path):
     """All digits have a black first pixel, so zeros are right, and half a pixel's way flips each: step 128 of 255."""
     attacks = {"pgd": ProjectedGradient("l2", 5, 0.5, random_start=False)}
     paper = {"tau": 12, "unit": 11, "attacks": {"fgm": FastGradient("linf"), "pgd": ProjectedGradient("linf", 4, 0.5)}}
-    callback = OracleViolations(str(tmp_path), NormOracle("l2"), attacks, [0.25, 0.75], omega=OMEGA, paper=paper, bisections=12)
-    found, rows = measured(tmp_path, FirstPixel(), callback, data := DigitsDataModule(batch_size=128, eval_batch_size=64))
+    callback = OracleViolations(
+        str(tmp_path), NormOracle("l2"), attacks, [0.25, 0.75], omega=OMEGA, paper=paper, bisections=12
+    )
+    found, rows = measured(
+        tmp_path, FirstPixel(), callback, data := DigitsDataModule(batch_size=128, eval_batch_size=64)
+    )
     zeros = float((data.tables["test"].labels == 0).double().mean())
     assert found["violation_rate_pgd5x1_l2_d0.25"] == 0
     assert found["violation_rate_pgd5x1_l2_d0.75"] == 1
@@ -154,14 +160,16 @@ def test_the_norm_as_an_oracle_and_the_paper_s_arc(tmp_path):
     for attack in ("fgm_linf", "pgd4x1_linf"):  # 11 * 11 / 255 < 1/2 < 12 * 11 / 255
         assert found[f"arc_paper_{attack}_t12_u11"] == 12
         assert found[f"arca_paper_{attack}_t12_u11"] == pytest.approx(zeros * 12 / 13)
-    assert found["omega_ascent10x1_l2_d0.25"] == pytest.approx(0.25 * math.sqrt(2), rel=1e-3)
+    assert 0.99 < found["omega_ascent10x1_l2_d0.25"] / (0.25 * math.sqrt(2)) <= 1 + 1e-6  # what ten steps find
     assert (tmp_path / "images" / "oracle_violations_pgd5x1_l2.png").stat().st_size > 500
     assert len(rows) == 360
 
 
 def test_what_tau_does_not_reach_counts_as_the_step_behind_it(tmp_path):
     paper = {"tau": 3, "unit": 1, "attacks": {"fgm": FastGradient("linf")}}
-    callback = OracleViolations(str(tmp_path), NormOracle("l2"), {"fgm": FastGradient("l2")}, [0.1], paper=paper, examples=40)
+    callback = OracleViolations(
+        str(tmp_path), NormOracle("l2"), {"fgm": FastGradient("l2")}, [0.1], paper=paper, examples=40
+    )
     found, _ = measured(tmp_path, FirstPixel(), callback, DigitsDataModule(batch_size=128, eval_batch_size=64))
     assert found["arc_paper_fgm_linf_t3"] == 4
 
@@ -188,11 +196,19 @@ class TestWrongWords:
             ({"paper": {"tau": 10, "unit": 1, "attacks": {"a": FastGradient("l2")}}}, "ARC_inf is of linf"),
             ({"oracle": NormOracle("l2")}, "the distance of NormOracle is a norm itself: set it to null"),
             ({"oracle": NormOracle("l2"), "budgets": None, "deltas": [0.0, 1.0]}, "deltas begins with 0"),
-            ({"oracle": NormOracle("linf"), "budgets": None, "deltas": [1.0]}, "moves in l2; NormOracle measures in linf"),
+            (
+                {"oracle": NormOracle("linf"), "budgets": None, "deltas": [1.0]},
+                "moves in l2; NormOracle measures in linf",
+            ),
         ],
     )
     def test_each_gets_a_sentence(self, given, sentence, tmp_path):
-        whole = {"oracle": SyntheticOracle(3, 1), "attacks": {"fgm": FastGradient("l2")}, "deltas": [0.0], "budgets": [1.0]}
+        whole = {
+            "oracle": SyntheticOracle(3, 1),
+            "attacks": {"fgm": FastGradient("l2")},
+            "deltas": [0.0],
+            "budgets": [1.0],
+        }
         with pytest.raises(UserError, match=sentence):
             OracleViolations(str(tmp_path), **(whole | given))
 

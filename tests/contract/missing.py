@@ -96,10 +96,14 @@ def needs_files(root: Path, option: str) -> bool:
 
 
 def experiment_of_sweep(sweep: str, root: Path, experiments: list[dict[str, Any]]) -> str | None:
-    """The experiment that a sweep's name begins with, else the embedded default of the method that it begins with.
+    """The experiment that a sweep chooses itself, else the one that its name begins with, else the embedded default of the
+    method that it begins with.
 
     A method's embedded default is its ``<method>_<data>`` whose data needs no file: ``infogan_digits``.
     """
+    path = root / "conf" / "sweep" / f"{sweep}.yaml"
+    if path.exists() and (chosen := re.search(r"override /experiment: (\w+)", path.read_text())):
+        return chosen[1]
     names = [it["name"] for it in experiments if begins(sweep, it["name"])]
     embedded = {it["name"].partition(f"_{it['data']}")[0]: it["name"]
                 for it in sorted(experiments, key=lambda it: -len(it["name"])) if not needs_files(root, it["data"])}  # fmt: skip

@@ -35,6 +35,8 @@ SEARCHES = [
 SMALL = ["datamodule.batch_size=8", "trainer.precision=32-true", "lightning_module.steps=2", *SEARCHES]
 TINY = {
     "oracle_synthetic": [*SMALL, "datamodule.train_size=60", "datamodule.test_size=40"],
+    "oracle_digits": SMALL,
+    "oracle_mnist": SMALL,
 }
 
 
@@ -96,7 +98,9 @@ class TestLayers:
         assert not any(it._forward_hooks for it in self.network)
 
     def test_one_that_is_not_there(self):
-        with pytest.raises(UserError, match=r"lightning_module.layer: Sequential has no layer '11'; did you mean '1'\?"):
+        with pytest.raises(
+            UserError, match=r"lightning_module.layer: Sequential has no layer '11'; did you mean '1'\?"
+        ):
             layer_named(self.network, "11", "lightning_module.layer")
 
 
@@ -143,7 +147,7 @@ def test_an_iteration_of_siamese_training_is_that_of_its_loss(tmp_path):
 def test_each_training_moves_the_net_its_own_way_and_logs_what_it_declares(tmp_path, training):
     run = trained(tmp_path, f"lightning_module.training={training}")
     logged = {it for it in run.trainer.callback_metrics if it.startswith("train/") and "error" not in it}
-    assert {it for it in run.module.metrics("train")} <= logged
+    assert set(run.module.metrics("train")) <= logged
     assert (training == "erm") == torch.equal(weights(run), weights(trained(tmp_path)))
 
 
