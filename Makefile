@@ -20,7 +20,7 @@ PYTEST := $(WITH_WORDS) -m pytest --numprocesses auto --maxprocesses 8
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train test test-all lint record sample predict export curves report dashboard bench run-named input-named results \
-	experiments
+	experiments vocabulary
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name what; do \
@@ -62,6 +62,9 @@ lint: setup  ## ruff, pyright, and whether the pages' tables agree with results/
 experiments: setup  ## what can be trained, what the paper reports, what we reached
 	@$(BIN)/python -m finished.tables experiments
 
+vocabulary: input-named setup  ## a WordPiece vocabulary of your text: make vocabulary INPUT=text.txt ARGS="--size 8000"
+	@$(WITH_WORDS) -m datamodules.text.vocabulary @ARGS -- "$$INPUT"
+
 record: run-named setup  ## keep a finished run as a result: make record RUN=outputs/infogan_digits/...
 	@$(BIN)/python -m finished.tables record -- "$$RUN"
 
@@ -89,7 +92,7 @@ run-named:
 		exit 2; }
 
 input-named:
-	@test -n "$$INPUT" || { echo "Name an image or a folder of images, as in INPUT=photos" >&2; exit 2; }
+	@test -n "$$INPUT" || { echo "Name a file or a folder, as in INPUT=photos" >&2; exit 2; }
 
 bench: setup  ## our steps, loader, mAP and FID against others; with clones, ARGS="--peer infogan=<folder>"
 	@$(WITH_WORDS) -m benchmarks @ARGS

@@ -148,15 +148,15 @@ def say(line: str, quiet: bool = False) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def shown(done: Iterator[int], total: int, doing: str) -> Iterator[int]:
-    """Passes on numbers of files that are done; in a terminal a bar shows them, elsewhere a line now and then."""
+def shown(done: Iterator[int], total: int, doing: str, unit: str = "files") -> Iterator[int]:
+    """Passes on how many ``unit`` are done; in a terminal a bar shows them, elsewhere a line now and then."""
     said, count = time.monotonic(), 0
     terminal = sys.stderr.isatty()
-    with tqdm(total=total, desc=doing, unit="file", dynamic_ncols=True, disable=not terminal) as bar:
+    with tqdm(total=total, desc=doing, unit=f" {unit}", dynamic_ncols=True, disable=not terminal) as bar:
         for number in done:
             count += number
             bar.update(number)
             if not terminal and time.monotonic() - said > SECONDS_A_LINE:
                 said = time.monotonic()
-                print(f"{doing}: {count} of {total} files", flush=True)
+                print(f"{doing}: {count} of {total} {unit}", flush=True)
             yield number

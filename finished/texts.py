@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from datamodules.tokens import TokensDataModule, TokenTable
+from datamodules.text.tokens import TokensDataModule, TokenTable
 from finished.predictions import Likeliest, Predictions
 from foundation.errors import UserError
 from foundation.evaluation import evaluating

@@ -351,6 +351,9 @@ class Says:
         """What a record says of the data."""
         return {"name": type(self).__name__}
 
+    def begin_epoch(self, epoch: int) -> None:
+        """Called before the first batch of an epoch of training, for tables that are another one in each."""
+
     def tested_on(self) -> dict[str, Any]:
         """``name`` and ``split`` of what a test's figures are of."""
         return {}

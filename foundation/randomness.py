@@ -38,3 +38,26 @@ def seeded_for_a_while(seed: int) -> Iterator[None]:
         random.setstate(states[0])
         np.random.set_state(states[1])  # noqa: NPY002
         torch.set_rng_state(states[2])
+
+
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def keyed_uniforms(seed: int, stream: str, *key: int, rows: np.ndarray, columns: int) -> np.ndarray:
+    """Numbers in [0, 1), float64 [rows, columns]; row i is a function of (seed, stream, key, rows[i]) alone.
+
+    For draws of many examples at once, where a generator for each would take longer than what is drawn for: each row is
+    the stream of SplitMix64 (Steele, Lea and Flood 2014) from a seed of its own. rows: int64 [R].
+    """
+    entropy = [seed, zlib.crc32(stream.encode()), *key]
+    start = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
+    seeds = mixed(start + rows.astype(np.uint64) * GOLDEN)
+    steps = np.arange(1, columns + 1, dtype=np.uint64) * GOLDEN
+    return (mixed(seeds[:, None] + steps) >> np.uint64(11)) * 2.0**-53
+
+
+def mixed(numbers: np.ndarray) -> np.ndarray:
+    """SplitMix64's function of uint64, of which each bit of the result depends on every bit."""
+    numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return numbers ^ (numbers >> np.uint64(31))

@@ -21,7 +21,7 @@ from foundation.records import differences
 # Of a DataModule's settings those of evaluation, places and hardware, and what is drawn anew in each epoch.
 FREE = "|".join(
     ["eval_batch_size", "num_workers", "augment", "flip", "pca_colour", "short_sides", "test_split", "test_short_side",
-     "data_dir", "cache_dir", "folder"]
+     "data_dir", "cache_dir", "folder", "files"]
 )  # fmt: skip
 
 KEPT = {

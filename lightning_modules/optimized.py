@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from foundation.logged_iterations import is_logged
 from foundation.metrics import Directions
+from foundation.protocols import said
 
 Batch = dict[str, Any]
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -54,6 +55,11 @@ class Optimized(LightningModule):
         if self.automatic_optimization:
             schedules = [{"scheduler": it, "interval": "step"} for it in schedules]
         return optimizers, schedules
+
+    def on_train_epoch_start(self) -> None:
+        """Whoever overrides it calls this one: data may be others in each epoch."""
+        datamodule: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        said(datamodule, "begin_epoch")(self.current_epoch)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         # Mixed precision has unscaled the gradients when this hook runs; before it, they are too large to clip.

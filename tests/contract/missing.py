@@ -77,8 +77,8 @@ def missing_of_data(root: Path) -> Iterator[str]:
         if path.stem not in rows:
             row = lines[head].replace("key", f"`{path.stem}`", 1)
             yield f"docs/data.md, line {end}: the table ends without {path.name} of conf/datamodule; add {row}"
-        target = OmegaConf.load(path).get("_target_", "").split(".")
-        if len(target) == 3 and not (test := root / "tests" / "datamodules" / f"test_{target[1]}.py").exists():
+        *room, file, _ = OmegaConf.load(path).get("_target_", "..").split(".")
+        if file and not (test := Path(root, "tests", *room, f"test_{file}.py")).exists():
             yield f"{test.relative_to(root)} is missing, for conf/datamodule/{path.name}; write_tiny there makes its files"
     for name in rows.keys() - {path.stem for path in options}:
         yield f"docs/data.md, line {rows[name]}: there is no conf/datamodule/{name}.yaml"

@@ -85,6 +85,7 @@ class Rounds(ImageClassifier):
         self.epochs_a_round, self.left_out = epochs_a_round, left_out
 
     def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
         number, epoch = divmod(self.current_epoch, self.epochs_a_round)
         if number and not epoch:
             self.leave_out_the_easiest()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from datamodules.tokens import TokensDataModule, TokenTable
+from datamodules.text.tokens import TokensDataModule, TokenTable
 from foundation.protocols import ClassifiesText
 from foundation.randomness import keyed_generator
 from lightning_modules.classifier import Classifier

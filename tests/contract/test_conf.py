@@ -125,9 +125,8 @@ def tiny_overrides(experiment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """Two steps of an experiment at the size of its method's TINY, on tiny files."""
     config = composed(experiment)
     method = config["lightning_module"]["_target_"].split(".")[1]
-    tests_of_data = importlib.import_module(
-        "tests.datamodules." + "test_" + config["datamodule"]["_target_"].split(".")[1]
-    )
+    *room, file, _ = config["datamodule"]["_target_"].split(".")
+    tests_of_data = importlib.import_module(".".join(["tests", *room, f"test_{file}"]))
     if hasattr(tests_of_data, "write_tiny"):
         tests_of_data.write_tiny(tmp_path / "data", monkeypatch)
     tiny = importlib.import_module(f"tests.lightning_modules.test_{method}").TINY[experiment]

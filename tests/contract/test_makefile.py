@@ -26,10 +26,10 @@ HARMS = [
 ]
 TARGETS = {
     "RUN": ["record", "sample", "predict", "export", "curves", "report"],
-    "INPUT": ["predict"],
+    "INPUT": ["predict", "vocabulary"],
     "METRIC": ["curves"],
     "EXPERIMENT": ["train"],
-    "ARGS": ["train", "test", "sample", "predict", "export", "curves", "report", "dashboard", "bench"],
+    "ARGS": ["train", "test", "sample", "predict", "export", "curves", "report", "dashboard", "bench", "vocabulary"],
 }
 
 
@@ -51,6 +51,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("tables", "onnx", "curves", "report", "dashboard"):
         (folder / "finished").mkdir(exist_ok=True)
         (folder / "finished" / f"{name}.py").write_text(TELLS)
+    (folder / "datamodules" / "text").mkdir(parents=True)
+    (folder / "datamodules" / "text" / "vocabulary.py").write_text(TELLS)
     (folder / "benchmarks").mkdir()
     (folder / "benchmarks" / "__main__.py").write_text(TELLS)
     return folder

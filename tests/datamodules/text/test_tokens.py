@@ -3,7 +3,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from datamodules.tokens import TokensDataModule, TokenTable
+from datamodules.text.tokens import TokensDataModule, TokenTable
 from foundation.errors import UserError
 
 TEXTS = [[5, 6, 7], [8], [], [9, 5, 6, 7, 1], [4, 4]]

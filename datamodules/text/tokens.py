@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from datamodules.splits import SplitDataModule, Table
+from datamodules.text.wordpiece import WordPiece
 from foundation.errors import UserError
 
 PADDING = 0  # the id behind a text that is shorter than the longest of its batch
@@ -102,3 +103,31 @@ class TokensDataModule(SplitDataModule):
     def describe(self) -> dict[str, Any]:
         """Also how many tokens there are to choose from, and how many of a text are kept."""
         return super().describe() | {"vocabulary_size": self.vocabulary_size, "max_length": self.max_length}
+
+
+class WordPieceDataModule(TokensDataModule):
+    """Splits of texts in a vocabulary of word pieces: ``[CLS] text [SEP]``. A subclass makes its ``tokenizer``.
+
+    Args:
+        max_length: tokens of a text that are kept, [CLS] and [SEP] among them.
+        splits: see ``SplitDataModule``.
+    """
+
+    tokenizer: WordPiece
+    """Makes token ids of texts, and says which are the special tokens'."""
+
+    def __init__(self, *, max_length: int, **splits: Any) -> None:
+        super().__init__(max_length=max_length, **splits)
+        if max_length < 5:
+            raise UserError(f"datamodule.max_length is {max_length}: two texts with [CLS] and [SEP] need 5 or more.")
+
+    @property
+    def vocabulary_size(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return len(self.tokenizer)
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        return self.tokenizer.encode(texts, self.max_length)
+
+    def describe(self) -> dict[str, Any]:
+        """Also a fingerprint of the vocabulary."""
+        return super().describe() | {"vocabulary_sha256": self.tokenizer.sha256}
