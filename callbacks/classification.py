@@ -1,6 +1,7 @@
 """Accuracy of a classifier: over all examples, for each class, and what is taken for what."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from torchmetrics import Metric
 from callbacks.instruments.measurement import Measurement
 from callbacks.instruments.pictures import draw_counts, log_picture, log_table
 from callbacks.instruments.tables import write_table
-from foundation.errors import UserError
+from foundation.errors import UserError, did_you_mean
 from foundation.logged_iterations import is_logged
 from foundation.metrics import Direction, Directions, in_stage
 from foundation.protocols import Classifies
+
+SCORES = {"f1", "matthews"}
 
 
 class ClassificationMetric(Metric):
@@ -55,7 +58,23 @@ class ClassificationMetric(Metric):
             "error": (total - right) / total,
             "cross_entropy_nats": float(self.cross_entropy) / total,
             f"error_top{self.k}": (total - int(self.among_first)) / total,
+            "matthews": self.matthews(),
+            **({"f1": self.f1()} if len(self.confusion) == 2 else {}),
         }
+
+    def f1(self) -> float:
+        """Of class 1 of two, 2 TP / (2 TP + FP + FN), as GLUE has it; 0 where it neither is nor is told."""
+        (_, false), (missed, right) = self.confusion.tolist()
+        return 2 * right / max(2 * right + false + missed, 1)
+
+    def matthews(self) -> float:
+        """Matthews' correlation, of any number of classes (Gorodkin 2004); 0 where one alone is, or is told."""
+        counts = [[int(it) for it in row] for row in self.confusion.tolist()]  # Python's own: squares of them are large
+        are, told = [sum(row) for row in counts], [sum(column) for column in zip(*counts, strict=True)]
+        total, right = sum(are), sum(counts[number][number] for number in range(len(counts)))
+        covariance = right * total - sum(one * other for one, other in zip(are, told, strict=True))
+        spread = [total**2 - sum(it**2 for it in them) for them in (are, told)]
+        return covariance / math.sqrt(spread[0] * spread[1]) if all(spread) else 0.0
 
     def class_accuracy(self) -> list[float]:
         """The share of each class's examples that are predicted as it; not a number where it has none."""
@@ -72,16 +91,19 @@ class Classification(Measurement):
     Args:
         folder: where the table and its picture go.
         top_k: also log ``<stage>/error_top<k>``, the share of examples whose class is not among the k likeliest.
+        scores: also log these: ``f1`` of class 1 of two, ``matthews``.
     """
 
     metric: ClassificationMetric
     requires = Classifies
     needs_labels = True
 
-    def __init__(self, folder: str, top_k: int | None = None) -> None:
+    def __init__(self, folder: str, top_k: int | None = None, scores: Sequence[str] = ()) -> None:
         if top_k is not None and top_k < 2:
             raise UserError(f"callbacks.classification.top_k is {top_k}: give 2 or more, or null.")
-        self.folder, self.top_k = Path(folder), top_k
+        if unknown := set(scores) - SCORES:
+            raise UserError(f"callbacks.classification.scores: {did_you_mean(min(unknown), SCORES)}")
+        self.folder, self.top_k, self.scores = Path(folder), top_k, list(scores)
         self.since_logging = torch.zeros(2, dtype=torch.int64)  # wrong and all examples of this rank
 
     def metrics(self, module: Any, stage: str) -> Directions:
@@ -90,6 +112,7 @@ class Classification(Measurement):
         names: dict[str, Direction] = {"accuracy": "max", "error": "min", "cross_entropy_nats": "min"}
         if self.top_k:
             names[f"error_top{self.top_k}"] = "min"
+        names |= dict.fromkeys(self.scores, "max")
         return in_stage(stage, names)
 
     def pictures(self, module: Any) -> set[str]:
@@ -104,6 +127,11 @@ class Classification(Measurement):
             raise UserError(
                 f"callbacks.classification.top_k is {self.top_k}, and there are {pl_module.num_classes} classes: give "
                 "fewer, or null."
+            )
+        if "f1" in self.scores and pl_module.num_classes != 2:
+            raise UserError(
+                f"callbacks.classification.scores has f1, which is of two classes, and there are "
+                f"{pl_module.num_classes}: leave it out."
             )
         self.metric = ClassificationMetric(pl_module.num_classes, self.top_k or 1).to(trainer.strategy.root_device)
 

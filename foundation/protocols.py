@@ -127,6 +127,56 @@ class ClassifiesText(Classifies, Protocol):
 
 
 @runtime_checkable
+class PredictsTokens(Protocol):
+    """A language model. Its validation and test steps return, for up to P tokens of each of B texts,
+
+    - index: [B],
+    - token_ids: [B, P] int64, the ids that are guessed, -100 in places that are not used,
+    - token_nats: [B, P] float32 or finer, -log of each one's probability, 0 where not used,
+    - likeliest_ids: [B, P] int64, the guesses,
+
+    and where it ``predicts_next_sentence`` also ``is_random_next`` [B] int64 and ``next_sentence_logits`` [B, 2].
+    """
+
+    guess: str
+    """What its metrics are called by: ``mlm`` where tokens are masked, ``lm`` where they are the next ones."""
+    predicts_next_sentence: bool
+    vocabulary_size: int
+
+
+@runtime_checkable
+class FillsMasks(Protocol):
+    predicts_next_sentence: bool
+    vocabulary_size: int
+    max_length: int | None
+
+    def token_logits(
+        self, input_ids: Tensor, lengths: Tensor, positions: Tensor, segment_ids: Tensor | None = None
+    ) -> Tensor:
+        """input_ids, segment_ids: [B, L]; lengths: [B]; positions: [B, P] in a row -> [B, P, vocabulary_size]."""
+        ...
+
+    def next_sentence_logits(self, input_ids: Tensor, lengths: Tensor, segment_ids: Tensor) -> Tensor:
+        """[B, 2]: that the second segment follows the first, and that it is random. Asked where it
+        ``predicts_next_sentence``."""
+        ...
+
+    def attention(self, input_ids: Tensor, lengths: Tensor, segment_ids: Tensor | None = None) -> Tensor:
+        """[layers, B, heads, L, L] float32: how much each token looks at each; rows of a text's tokens sum to one."""
+        ...
+
+
+@runtime_checkable
+class EmbedsText(Protocol):
+    vocabulary_size: int
+    max_length: int | None
+
+    def embed(self, input_ids: Tensor, lengths: Tensor, segment_ids: Tensor | None = None) -> Tensor:
+        """A vector for each text, [B, size] float32."""
+        ...
+
+
+@runtime_checkable
 class PenalizesTransport(Protocol):
     """A classifier whose loss under perturbation is measured at a price for how far inputs move."""
 
@@ -318,6 +368,11 @@ class Says:
 
     initial_prefixes: Sequence[tuple[str, str]] = (("", "network."),)
     """How names of weights from elsewhere (``init_from``) may begin there, each with how theirs begin in it."""
+
+    def from_elsewhere(self, weights: dict[str, Tensor], config: Mapping[str, Any] | None) -> dict[str, Tensor]:
+        """All weights of a file or a run (``init_from``), renamed and put together as its own are where they are of a
+        kind that it knows. config: the ``config.json`` beside a file, None where there is none."""
+        return weights
 
     def adopted(self, weights: dict[str, Tensor], file: str) -> dict[str, Tensor]:
         """Weights from elsewhere (``init_from``) under its names, as its own would be. file: the name of theirs."""

@@ -2,6 +2,7 @@
 
     init_from=outputs/resnet_mnist/<folder>                 # a finished run's last checkpoint
     init_from=weights.pt                                    # a state_dict or a checkpoint; .safetensors where installed
+    init_from=<a folder from the Hub>                       # its config.json and model.safetensors
     init_from=torchvision:resnet50/IMAGENET1K_V1            # or torchvision:ResNet50_Weights.IMAGENET1K_V1
     init_from={run: <folder>, checkpoint: best, parts: {network.trunk: discriminator.trunk}}
     init_from={weights: weights.pt, parts: {network: .}}
@@ -12,9 +13,10 @@ Without ``parts`` all weights begin there whose name and shape exist there, name
 and stands among the ``inputs`` of the record. A checkpoint that a run goes on from has its way: nothing is read then.
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,6 +38,7 @@ WHOLE = "."
 PUBLISHED = "torchvision:"
 NESTED = ("state_dict", "model_state_dict", "model")  # where a file may hold a state_dict beside other things
 NAMED = 4  # names of weights in a line
+CONFIG, SAFETENSORS = "config.json", "model.safetensors"  # of a folder from the Hub
 
 
 @dataclass(frozen=True)
@@ -131,11 +134,12 @@ def refuse(module: LightningModule, taken: Iterable[str]) -> None:
 
 
 def source_of(asked: str | Mapping[str, Any] | None) -> Source | None:
-    """A text means a run where it names a folder, else weights; None where nothing is asked."""
+    """A text means a run where it names a folder of one, else weights; None where nothing is asked."""
     if asked is None:
         return None
     if isinstance(asked, str):
-        asked = {"run" if Path(asked).is_dir() else "weights": asked}
+        is_run = Path(asked).is_dir() and not (Path(asked) / CONFIG).is_file()
+        asked = {"run" if is_run else "weights": asked}
     run, weights, parts = (asked.get(it) for it in ("run", "weights", "parts"))
     if run and weights:
         raise UserError(f"init_from names a run, {run}, and weights, {weights}: leave one of them out.")
@@ -147,12 +151,36 @@ def source_of(asked: str | Mapping[str, Any] | None) -> Source | None:
     if not all(isinstance(it, str) and it for pair in named.items() for it in pair):
         raise UserError(f"init_from.parts is {parts}: name parts of the module, each with a part there.")
     source = Source(run, weights, asked.get("checkpoint", "last"), named)
+    if weights and Path(weights).is_dir():
+        return replace(source, weights=str(safetensors_in(Path(weights))))
     if weights and source.url is None and not source.path.is_file():
         raise UserError(
             f"init_from: there is neither a run nor a file {weights}. Weights of torchvision are named as "
             "torchvision:resnet50/IMAGENET1K_V1."
         )
     return source
+
+
+def safetensors_in(folder: Path) -> Path:
+    """The weights of a folder as the Hub has them."""
+    if (path := folder / SAFETENSORS).is_file():
+        return path
+    pickled = sorted(it.name for it in folder.glob("*.bin"))
+    hint = f" Its {pickled[0]} can be named itself: it is read as tensors, nothing in it runs." if pickled else ""
+    raise UserError(f"init_from: {folder} is no run, and has no {SAFETENSORS} as a folder from the Hub does.{hint}")
+
+
+def config_beside(path: Path) -> dict[str, Any] | None:
+    """What a released file of weights says of its sizes; None where nothing lies beside it."""
+    if not (file := path.parent / CONFIG).is_file():
+        return None
+    try:
+        found = json.loads(file.read_text())
+    except ValueError as reason:
+        raise UserError(f"init_from: {file} is no JSON ({reason}): download it once more.") from None
+    if not isinstance(found, dict):
+        raise UserError(f"init_from: {file} holds no config: download it once more.")
+    return found
 
 
 def published(name: str) -> Any:
@@ -219,6 +247,7 @@ def finite(state: dict[str, Tensor], source: Any) -> dict[str, Tensor]:
 def matched(source: Source, state: Mapping[str, Tensor], origin: Origin, module: LightningModule) -> Match:
     """Raises a UserError where a part does not exist, or nothing of one begins there."""
     own = {name: it for name, it in module.state_dict().items() if isinstance(it, Tensor)}
+    state = said(module, "from_elsewhere")(dict(state), None if source.run else config_beside(source.path))
     if source.parts == {WHOLE: WHOLE}:
         state = {own_name(name, own, said(module, "initial_prefixes")): it for name, it in state.items()}
     match = Match()

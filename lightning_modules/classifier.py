@@ -16,8 +16,9 @@ class Classifier(TakesTurns):
     """Cross-entropy of a network's logits. What goes into the network is an heir's matter (``logits``).
 
     Args:
-        network: has ``num_classes``.
+        network: has ``num_classes``, unless they are given.
         optimizer: makes an optimiser out of parameters.
+        num_classes: None: the network's.
         label_smoothing: the share of the target that is spread over all classes.
         compile_mode: of ``torch.compile``, such as default or reduce-overhead; None leaves the network as it is.
         turns: see ``TakesTurns``.
@@ -30,6 +31,7 @@ class Classifier(TakesTurns):
         network: nn.Module,
         *,
         optimizer: OptimizerFactory,
+        num_classes: int | None = None,
         label_smoothing: float = 0.0,
         compile_mode: str | None = None,
         **turns: Any,
@@ -39,7 +41,7 @@ class Classifier(TakesTurns):
             raise UserError(f"lightning_module.label_smoothing is {label_smoothing}: give a share from 0 to below 1.")
         self.network, self.optimizer = network, optimizer
         self.label_smoothing, self.compile_mode = label_smoothing, compile_mode
-        self.num_classes: int = network.num_classes  # pyright: ignore[reportAttributeAccessIssue]
+        self.num_classes: int = num_classes or network.num_classes  # pyright: ignore[reportAttributeAccessIssue]
         self.class_names: list[str] | None = None  # of the data that it was trained on
 
     @abstractmethod

@@ -139,6 +139,29 @@ class Triangle(Schedule):
         return min(up, (iterations - iteration) / (iterations - min(warmup, iteration)))
 
 
+class WarmUpThenLinear(Schedule):
+    """lr t / warmup, and from there lr (1 - t / T), as BERT's code has it: t counts from 0 both times.
+
+    So the first iteration moves nothing, and where the warm-up ends the rate drops from lr to lr (1 - warmup / T).
+
+    Args:
+        warmup: iterations; a number below 1 is a share of T.
+        iterations: T; see ``Schedule``.
+    """
+
+    def __init__(self, optimizer: Optimizer, warmup: float, iterations: int | None = None) -> None:
+        if warmup < 0 or (warmup >= 1 and warmup != int(warmup)):
+            raise ValueError(f"warmup is {warmup}: give a number of iterations, or a share of them below 1")
+        self.warmup = warmup
+        super().__init__(optimizer, iterations)
+
+    def factor(self, iteration: int, iterations: float) -> float:
+        warmup = self.warmup * iterations if 0 < self.warmup < 1 else self.warmup
+        if iteration < warmup:
+            return iteration / warmup
+        return max(1 - iteration / iterations, 0.0)
+
+
 class ConstantThenLinear(Schedule):
     """The base rate, which falls linearly to 0 from iteration ``constant`` to ``iterations``."""
 

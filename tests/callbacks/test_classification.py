@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from lightning import LightningModule, Trainer
+from sklearn.metrics import f1_score, matthews_corrcoef
 from torch.nn.functional import cross_entropy, one_hot
 from torchmetrics.functional.classification import multiclass_accuracy
 
@@ -40,6 +41,41 @@ def test_is_torchmetrics_on_random_logits_whatever_the_batches():
     by_class = multiclass_accuracy(logits, label, 7, average="none")
     assert metric.class_accuracy()[:6] == pytest.approx(by_class[:6].tolist())
     assert math.isnan(metric.class_accuracy()[6])  # no example
+
+
+@pytest.mark.parametrize(
+    ("label", "told"),
+    [
+        ([0, 1, 1, 0, 1, 0], [0, 1, 0, 0, 1, 1]),
+        ([0, 1, 1, 0], [1, 0, 0, 1]),  # all wrong
+        ([0, 0, 0, 0], [0, 1, 0, 1]),  # one class alone is
+        ([1, 1, 1, 1], [1, 1, 1, 1]),
+        ([0, 0, 0], [0, 0, 0]),
+        ([0, 1, 0, 1], [1, 1, 1, 1]),  # one class alone is told
+        ([0, 2, 1, 2, 2, 0], [0, 1, 1, 2, 2, 2]),  # three classes
+    ],
+)
+def test_f1_and_matthews_are_scikit_learn_s(label, told):
+    classes = max(2, *label, *told) + (max(*label, *told) > 1)
+    metric = ClassificationMetric(classes, k=1)
+    metric.update(one_hot(torch.tensor(told), classes).float(), torch.tensor(label))
+    found = metric.compute()
+    assert found["matthews"] == pytest.approx(matthews_corrcoef(label, told))
+    if classes == 2:
+        assert found["f1"] == pytest.approx(f1_score(label, told, zero_division=0.0))
+
+
+def test_of_no_example_the_scores_are_0():
+    metric = ClassificationMetric(2, k=1)
+    metric.update(torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64))
+    assert {metric.compute()[name] for name in ("accuracy", "f1", "matthews")} == {0.0}
+
+
+def test_matthews_is_exact_for_as_many_examples_as_one_likes():
+    """float32, or even int64, would lose the squares of these."""
+    metric = ClassificationMetric(2, k=1)
+    metric.confusion = torch.tensor([[3 * 10**9, 10**9], [10**9, 3 * 10**9]])
+    assert metric.matthews() == pytest.approx(0.5)
 
 
 class Parrot(LightningModule):

@@ -170,7 +170,9 @@ def test_no_secret_goes_into_the_patch(root, tmp_path, name, content):
     assert f"without {name} (may hold a secret)" in str(warning(tree, left_out, tmp_path / "diff.patch"))
 
 
-@pytest.mark.parametrize("name", ["datamodules/text/tokens.py", "callbacks/keypoints.py", "conf/experiment/monkey.yaml"])
+@pytest.mark.parametrize(
+    "name", ["datamodules/text/tokens.py", "callbacks/keypoints.py", "conf/experiment/monkey.yaml"]
+)
 def test_code_about_tokens_and_keys_is_no_secret(root, tmp_path, name):
     write(root, {name: "mask_token: vocabulary.special_tokens_2\nkey = keys[0]\n"})
     assert not is_secret_name(name)

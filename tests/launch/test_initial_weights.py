@@ -10,6 +10,7 @@ import pytest
 import torch
 from lightning import Callback
 from omegaconf import OmegaConf
+from safetensors.torch import save_file
 from torch import Tensor
 from torchvision.models import get_model, resnet18
 
@@ -22,7 +23,9 @@ from launch.config_check import TrainConfig, check_config
 from launch.initial_weights import PUBLISHED, InitialWeights, own_name, source_of
 from launch.resume import prepare, take_up
 from launch.runs import Run, build, instantiate, load_run
+from lightning_modules.networks.bert_released import from_released, released_config, to_released
 from tests.finished_runs import finished_run
+from tests.lightning_modules.test_bert import TINY as TINY_BERT
 from tests.lightning_modules.test_faster_rcnn import LIGHT
 from tests.lightning_modules.test_improved_gan import TINY as TINY_IMPROVED_GAN
 from tests.lightning_modules.test_infogan import TINY as TINY_INFOGAN
@@ -30,6 +33,7 @@ from tests.lightning_modules.test_infogan import TINY as TINY_INFOGAN
 NET = ["lightning_module.network.width=4", "lightning_module.network.depth=8", "trainer.precision=32-true"]
 CLASSIFIER = ["experiment=resnet_digits", *NET]
 IMPROVED_GAN = ["experiment=improved_gan_digits", *TINY_IMPROVED_GAN["improved_gan_digits"]]
+BERT = ["experiment=bert_tiny_text", *TINY_BERT["bert_tiny_text"]]
 INFOGAN = ["experiment=infogan_digits", *TINY_INFOGAN["infogan_digits"]]
 
 
@@ -461,3 +465,87 @@ def test_torchvision_s_first_ones_were_trained_without_an_epsilon(tmp_path):
         InitialWeights(asked, module, {})
     module = build_module(compose_job("train", [*COCO, "lightning_module.network.backbone.frozen_eps=0"]))
     assert InitialWeights(asked, module, {}).begin(module).endswith(f"begin with those of {path.name}.")
+
+
+# --- folders from the Hub ------------------------------------------------------------------------------------
+
+
+def hub_folder(
+    folder: Path, weights: dict[str, Tensor], config: dict[str, Any], file: str = "model.safetensors"
+) -> Path:
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    if file.endswith(".safetensors"):
+        save_file(weights, folder / file)
+    else:
+        torch.save(weights, folder / file)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pretraining(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A module whose weights are no beginning's."""
+    module: Any = built(tmp_path_factory.mktemp("bert"), *BERT).module
+    torch.manual_seed(5)
+    for it in module.parameters():
+        torch.nn.init.normal_(it)
+    return module
+
+
+def test_a_bert_begins_with_a_folder_from_the_hub_heads_included(pretraining, tmp_path):
+    folder = hub_folder(tmp_path / "hub", to_released(pretraining.state_dict()), released_config(pretraining.network))
+    first, origin = begun(tmp_path / "run", *BERT, f"init_from={folder}")
+    assert same(first, pretraining.state_dict()) == first.keys()
+    assert origin["file"] == "model.safetensors"
+    assert (origin["taken"], origin["unused"]) == (len(first), [])
+
+
+def test_it_begins_with_an_encoder_of_old_names_without_heads(pretraining, tmp_path):
+    old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    weights = {"embeddings.position_ids": torch.arange(8)}
+    for name, it in to_released(pretraining.state_dict()).items():
+        for now, before in old.items():
+            name = name.replace(now, before)
+        if name.startswith("bert.embeddings") or name.startswith("bert.encoder"):
+            weights[name.removeprefix("bert.")] = it
+    folder = hub_folder(tmp_path / "hub", weights, released_config(pretraining.network))
+    first, origin = begun(tmp_path / "run", *BERT, f"init_from={folder}")
+    assert {it for it in first if it.startswith("network.")} == same(first, pretraining.state_dict())
+    assert all(it.startswith(("pooler", "token_head", "next_sentence")) for it in origin["not_there"])
+    assert origin["unused"] == []
+
+
+def test_a_folder_without_safetensors_is_refused_and_its_pickle_can_be_named(pretraining, tmp_path):
+    weights, config = to_released(pretraining.state_dict()), released_config(pretraining.network)
+    folder = hub_folder(tmp_path / "hub", weights, config, "pytorch_model.bin")
+    with pytest.raises(
+        UserError, match="has no model.safetensors as a folder from the Hub does. Its pytorch_model.bin"
+    ):
+        source_of(str(folder))
+    first, _ = begun(tmp_path / "run", *BERT, f"init_from={folder / 'pytorch_model.bin'}")
+    assert same(first, pretraining.state_dict()) == first.keys()
+
+
+def test_a_folder_of_another_bert_is_told_by_the_keys_that_would_fit_it(pretraining, tmp_path):
+    config = released_config(pretraining.network) | {"num_attention_heads": 1}
+    folder = hub_folder(tmp_path / "hub", to_released(pretraining.state_dict()), config)
+    with pytest.raises(UserError, match=r"of other sizes: set lightning_module\.network\.heads=1\.$"):
+        built(tmp_path / "run", *BERT, f"init_from={folder}")
+    (folder / "config.json").write_text("{")
+    with pytest.raises(UserError, match="config.json is no JSON"):
+        built(tmp_path / "run", *BERT, f"init_from={folder}")
+    (folder / "config.json").write_text(json.dumps({"model_type": "roberta"}))
+    with pytest.raises(UserError, match="a model of type roberta, not bert"):
+        built(tmp_path / "run", *BERT, f"init_from={folder}")
+
+
+def test_a_head_of_its_own_embeddings_or_half_an_attention_is_refused(pretraining, tmp_path):
+    weights = to_released(pretraining.state_dict())
+    embeddings = weights["bert.embeddings.word_embeddings.weight"]
+    tied = weights | {"cls.predictions.decoder.weight": embeddings.clone()}
+    assert from_released(tied).keys() == pretraining.state_dict().keys()
+    with pytest.raises(UserError, match="a head with embeddings of its own is no BERT's"):
+        from_released(weights | {"cls.predictions.decoder.weight": embeddings + 1})
+    del weights["bert.encoder.layer.0.attention.self.key.bias"]
+    with pytest.raises(UserError, match=r"no encoder\.layer\.0\.attention\.self\.key\.bias: the file is not whole"):
+        from_released(weights)

@@ -15,6 +15,7 @@ from lightning_modules.schedules import (
     Schedule,
     Triangle,
     WarmUpAndDrops,
+    WarmUpThenLinear,
     learning_rate_factor,
 )
 
@@ -64,6 +65,27 @@ def test_a_triangle_by_wall_time_follows_the_budget():
     assert schedule.factor(10, 50.0) == pytest.approx(40 / 41)
     assert schedule.factor(49, 50.0) == pytest.approx(1 / 41)
     assert schedule.factor(50, 49.9) == 0.0  # the budget is spent
+
+
+def test_bert_s_rate_counts_from_0_and_drops_where_the_warm_up_ends():
+    schedule = WarmUpThenLinear(sgd(2.0), warmup=4, iterations=10)
+    assert rates(schedule, 10) == pytest.approx([0, 0.5, 1, 1.5, 1.2, 1, 0.8, 0.6, 0.4, 0.2])
+    assert schedule.get_last_lr() == [0.0]
+    share = WarmUpThenLinear(sgd(2.0), warmup=0.4, iterations=10)
+    assert rates(share, 10) == pytest.approx([0, 0.5, 1, 1.5, 1.2, 1, 0.8, 0.6, 0.4, 0.2])
+    assert rates(WarmUpThenLinear(sgd(2.0), warmup=0, iterations=4), 4) == [2.0, 1.5, 1.0, 0.5]
+
+
+def test_bert_s_rate_by_wall_time_follows_the_budget():
+    schedule = WarmUpThenLinear(sgd(), warmup=0.1)
+    assert schedule.factor(0, math.inf) == 0.0  # the first iteration moves nothing, however many come
+    assert schedule.factor(5, 100.0) == 0.5
+    assert schedule.factor(50, 100.0) == 0.5
+    assert schedule.factor(101, 100.0) == 0.0
+    assert WarmUpThenLinear(sgd(), warmup=10).factor(20, math.inf) == 1.0
+    for wrong in (-1, 1.5):
+        with pytest.raises(ValueError, match=f"warmup is {wrong}"):
+            WarmUpThenLinear(sgd(), warmup=wrong)
 
 
 class Falling(Schedule):

@@ -1,0 +1,305 @@
+"""BERT's network, a Transformer encoder that normalises behind each sum, and its heads (section 3 of
+arXiv:1810.04805 and the released code).
+
+Padding costs nothing: the tokens of a batch lie one behind the other, [T, H], in all that sees one token at a time.
+Only attention knows of rows.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
+from torch.nn.functional import gelu, scaled_dot_product_attention
+
+from foundation.errors import UserError
+from lightning_modules.networks.products import Linear
+
+SEGMENTS = 2
+INITIAL_STD = 0.02
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": gelu, "gelu_tanh": partial(gelu, approximate="tanh")}
+"""With the error function, as released files on the Hub say, and Google's approximation."""
+Activation = Literal["gelu", "gelu_tanh"]
+
+
+class Move(torch.autograd.Function):
+    """Rows to places, or out of them again, no two to one: each is the gradient of the other."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, places: Tensor, slots: int | None) -> Tensor:
+        ctx.save_for_backward(places)
+        ctx.slots, ctx.rows = slots, len(x)
+        if slots is None:
+            return x.index_select(0, places)
+        return x.new_zeros(slots, *x.shape[1:]).index_copy_(0, places, x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (places,) = ctx.saved_tensors
+        return Move.apply(gradient, places, ctx.rows if ctx.slots is None else None), None, None  # pyright: ignore
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Where the tokens of a batch [B, L] lie: row i has ``lengths[i]`` of them, at least one, and then padding.
+
+    Packed are the tokens alone, T of them, row after row; without ``places`` all B L places are, padding included.
+    """
+
+    lengths: Tensor
+    """[B] int64."""
+    longest: int
+    """L."""
+    places: Tensor | None
+    """[T] int64 of B L, rising."""
+    is_token: Tensor | None
+    """[B, L]; None where nothing is padding."""
+
+    @classmethod
+    def of(cls, lengths: Tensor, longest: int, padding_free: bool = True) -> "Rows":
+        """Without padding only as the lengths are read: on a GPU the host waits for them, and under a compiler, which
+        wants sizes that no value decides, everything stays in its place."""
+        is_token = torch.arange(longest, device=lengths.device) < lengths.unsqueeze(1)
+        if not padding_free or torch.compiler.is_compiling():
+            return cls(lengths, longest, None, is_token)
+        places = is_token.flatten().nonzero().squeeze(1)
+        whole = len(places) == is_token.numel()
+        return cls(lengths, longest, None if whole else places, None if whole else is_token)
+
+    def packed(self, x: Tensor) -> Tensor:
+        """[B, L, ...] -> [T, ...]."""
+        flat = x.flatten(0, 1)
+        return flat if self.places is None else Move.apply(flat, self.places, None)  # pyright: ignore
+
+    def unpacked(self, x: Tensor) -> Tensor:
+        """[T, ...] -> [B, L, ...], zeros where padding was taken away."""
+        slots = len(self.lengths) * self.longest
+        spread = x if self.places is None else Move.apply(x, self.places, slots)
+        return spread.unflatten(0, (len(self.lengths), self.longest))  # pyright: ignore
+
+    def positions(self) -> Tensor:
+        """[T], each token's in its row."""
+        return self.packed(torch.arange(self.longest, device=self.lengths.device).repeat(len(self.lengths), 1))
+
+    def starts(self) -> Tensor:
+        """[B], where each row begins among the packed tokens."""
+        if self.places is None:
+            return torch.arange(len(self.lengths), device=self.lengths.device) * self.longest
+        return self.lengths.cumsum(0) - self.lengths
+
+
+def attend(qkv: Tensor, rows: Rows, dropout: float = 0.0, causal: bool = False) -> Tensor:
+    """softmax(Q K^T / sqrt(d)) V within each row, of packed queries, keys and values [T, 3, heads, d] -> [T, heads, d].
+
+    causal: a token sees those before it and itself. Padded once more, but where a GPU has a kernel for rows of any
+    length: in half precision without dropout, which that one lacks.
+    """
+    if rows.places is not None and not dropout and has_kernel_for_rows(qkv):
+        ends = torch.nn.functional.pad(rows.lengths.cumsum(0), (1, 0)).to(torch.int32)
+        window = (-1, 0 if causal else -1)
+        query, key, value = qkv.unbind(1)
+        out = varlen_attn(query, key, value, ends, ends, rows.longest, rows.longest, window_size=window)
+        assert isinstance(out, Tensor)
+        return out
+    query, key, value = rows.unpacked(qkv).permute(2, 0, 3, 1, 4)  # [B, heads, L, d] each
+    # What a token sees of a row from the left has no padding in it.
+    seen = None if causal or rows.is_token is None else rows.is_token[:, None, None]
+    out = scaled_dot_product_attention(query, key, value, seen, dropout, is_causal=causal)
+    return rows.packed(out.transpose(1, 2))
+
+
+def has_kernel_for_rows(qkv: Tensor) -> bool:
+    return qkv.is_cuda and qkv.dtype in (torch.float16, torch.bfloat16)
+
+
+class SelfAttention(nn.Module):
+    """Queries, keys and values by one product."""
+
+    def __init__(self, size: int, heads: int, dropout: float, causal: bool) -> None:
+        super().__init__()
+        self.heads, self.dropout, self.causal = heads, dropout, causal
+        self.qkv, self.out = Linear(size, 3 * size), Linear(size, size)
+
+    def forward(self, x: Tensor, rows: Rows) -> Tensor:
+        """[T, H] -> [T, H]."""
+        qkv = self.qkv(x).unflatten(1, (3, self.heads, -1))
+        return self.out(attend(qkv, rows, self.dropout if self.training else 0.0, self.causal).flatten(1))
+
+    def weights(self, x: Tensor, rows: Rows) -> Tensor:
+        """[T, H] -> who looks at whom, [B, heads, L, L]; rows of it sum to one."""
+        query, key, _ = rows.unpacked(self.qkv(x).unflatten(1, (3, self.heads, -1))).permute(2, 0, 3, 1, 4)
+        scores = (query @ key.mT).float() / query.shape[-1] ** 0.5
+        seen = torch.ones(rows.longest, rows.longest, dtype=torch.bool, device=x.device)
+        seen = seen.tril() if self.causal else seen
+        if rows.is_token is not None:
+            seen = seen & rows.is_token[:, None, None]
+        return scores.masked_fill(~seen, float("-inf")).softmax(3)
+
+
+class Layer(nn.Module):
+    """x -> LN(x + attention), then LN(x + feed-forward)."""
+
+    def __init__(
+        self, size: int, heads: int, intermediate: int, activation: str, dropout: float, attention_dropout: float,
+        causal: bool, epsilon: float,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.attention, self.attention_norm = SelfAttention(size, heads, attention_dropout, causal), norm(size, epsilon)
+        self.rise, self.fall, self.norm = Linear(size, intermediate), Linear(intermediate, size), norm(size, epsilon)
+        self.activation, self.dropout = ACTIVATIONS[activation], nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, rows: Rows) -> Tensor:
+        x = self.attention_norm(x + self.dropout(self.attention(x, rows)))
+        return self.norm(x + self.dropout(self.fall(self.activation(self.rise(x)))))
+
+
+class Embeddings(nn.Module):
+    """The sum of what a token, its position and its segment say, normalised."""
+
+    def __init__(self, vocabulary_size: int, size: int, max_length: int, dropout: float, epsilon: float) -> None:
+        super().__init__()
+        self.word, self.position = nn.Embedding(vocabulary_size, size), nn.Embedding(max_length, size)
+        self.segment, self.norm, self.dropout = nn.Embedding(SEGMENTS, size), norm(size, epsilon), nn.Dropout(dropout)
+
+    def forward(self, input_ids: Tensor, positions: Tensor, segment_ids: Tensor) -> Tensor:
+        """All [T] -> [T, H]."""
+        return self.dropout(self.norm(self.word(input_ids) + self.position(positions) + self.segment(segment_ids)))
+
+
+class Bert(nn.Module):
+    """Token ids -> a vector of each token.
+
+    Args:
+        vocabulary_size: token ids lie below it.
+        layers, hidden_size, heads: of the encoder.
+        intermediate_size: of the feed-forward layers; None: four times the hidden one.
+        max_length: tokens of the longest row; each position has an embedding.
+        activation: ``gelu``, or ``gelu_tanh`` as Google's own files were trained with: with the wrong one the hidden
+            states of released weights are off by 3e-3.
+        dropout: of hidden states. attention_dropout: of who looks at whom.
+        causal: a token sees none behind it (the left-to-right model of section 5.1).
+        padding_free: compute nothing for padding. False: sizes that a batch's shape alone decides.
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        layers: int = 12,
+        hidden_size: int = 768,
+        heads: int = 12,
+        intermediate_size: int | None = None,
+        max_length: int = 512,
+        activation: str = "gelu",
+        dropout: float = 0.1,
+        attention_dropout: float = 0.1,
+        causal: bool = False,
+        padding_free: bool = True,
+        layer_norm_epsilon: float = 1e-12,
+    ) -> None:
+        super().__init__()
+        if hidden_size % heads:
+            raise UserError(
+                f"lightning_module.network.hidden_size is {hidden_size}, which {heads} heads cannot share: give a "
+                "multiple of heads."
+            )
+        check_activation(activation)
+        self.vocabulary_size, self.max_length, self.hidden_size = vocabulary_size, max_length, hidden_size
+        self.heads, self.activation, self.causal, self.padding_free = heads, activation, causal, padding_free
+        self.intermediate_size = intermediate_size or 4 * hidden_size
+        self.layer_norm_epsilon = layer_norm_epsilon
+        self.sizes: dict[str, Any] = {
+            "vocabulary_size": vocabulary_size, "layers": layers, "hidden_size": hidden_size, "heads": heads,
+            "intermediate_size": self.intermediate_size, "max_length": max_length, "activation": activation,
+        }  # fmt: skip
+        self.embeddings = Embeddings(vocabulary_size, hidden_size, max_length, dropout, layer_norm_epsilon)
+        self.layers = nn.ModuleList(
+            Layer(hidden_size, heads, self.intermediate_size, activation, dropout, attention_dropout, causal,
+                  layer_norm_epsilon)
+            for _ in range(layers)
+        )  # fmt: skip
+        self.apply(begin)
+
+    def encode(self, input_ids: Tensor, lengths: Tensor, segment_ids: Tensor | None = None) -> tuple[Tensor, Rows]:
+        """input_ids, segment_ids: [B, L]; lengths: [B] -> the packed tokens' vectors [T, H], and where they lie."""
+        x, rows = self.embedded(input_ids, lengths, segment_ids)
+        for layer in self.layers:
+            x = layer(x, rows)
+        return x, rows
+
+    def embedded(self, input_ids: Tensor, lengths: Tensor, segment_ids: Tensor | None) -> tuple[Tensor, Rows]:
+        rows = Rows.of(lengths, input_ids.shape[1], self.padding_free)
+        segments = torch.zeros_like(input_ids) if segment_ids is None else segment_ids
+        return self.embeddings(rows.packed(input_ids), rows.positions(), rows.packed(segments)), rows
+
+    def forward(self, input_ids: Tensor, lengths: Tensor, segment_ids: Tensor | None = None) -> Tensor:
+        """[B, L, H]; what stands in padding means nothing."""
+        x, rows = self.encode(input_ids, lengths, segment_ids)
+        return rows.unpacked(x)
+
+    def attention(self, input_ids: Tensor, lengths: Tensor, segment_ids: Tensor | None = None) -> Tensor:
+        """Who looks at whom, [layers, B, heads, L, L] float32."""
+        x, rows = self.embedded(input_ids, lengths, segment_ids)
+        weights = []
+        for layer in self.layers:
+            weights.append(layer.attention.weights(x, rows))  # pyright: ignore
+            x = layer(x, rows)
+        return torch.stack(weights)
+
+
+class Pooler(nn.Module):
+    """What a row says as a whole: its first token's vector, once more transformed."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.dense = Linear(hidden_size, hidden_size)
+        self.apply(begin)
+
+    def forward(self, x: Tensor, rows: Rows) -> Tensor:
+        """[T, H] -> [B, H] in -1..1."""
+        return self.dense(x[rows.starts()]).tanh()
+
+
+class TokenHead(nn.Module):
+    """Which token stands there; the last product is by the embeddings themselves."""
+
+    def __init__(self, network: Bert) -> None:
+        super().__init__()
+        self.dense, self.norm = Linear(network.hidden_size, network.hidden_size), norm_like(network)
+        self.activation = ACTIVATIONS[network.activation]
+        self.bias = nn.Parameter(torch.zeros(network.vocabulary_size))
+        self.apply(begin)
+
+    def forward(self, x: Tensor, embeddings: Tensor) -> Tensor:
+        """x: [N, H]; embeddings: [V, H] -> logits [N, V]."""
+        return nn.functional.linear(self.norm(self.activation(self.dense(x))), embeddings, self.bias)
+
+
+def head(inputs: int, outputs: int) -> nn.Linear:
+    """The one new layer of a task."""
+    layer = Linear(inputs, outputs)
+    begin(layer)
+    return layer
+
+
+def norm(size: int, epsilon: float) -> nn.LayerNorm:
+    return nn.LayerNorm(size, eps=epsilon)
+
+
+def norm_like(network: Bert) -> nn.LayerNorm:
+    return norm(network.hidden_size, network.layer_norm_epsilon)
+
+
+def begin(layer: nn.Module) -> None:
+    """As released: weights and embeddings normal, cut at two standard deviations; biases 0."""
+    if isinstance(layer, nn.Linear | nn.Embedding):
+        nn.init.trunc_normal_(layer.weight, std=INITIAL_STD, a=-2 * INITIAL_STD, b=2 * INITIAL_STD)
+    if isinstance(layer, nn.Linear):
+        nn.init.zeros_(layer.bias)
+
+
+def check_activation(name: str) -> None:
+    if name not in ACTIVATIONS:
+        raise UserError(f"lightning_module.network.activation is {name}: give one of {', '.join(ACTIVATIONS)}.")
