@@ -65,7 +65,7 @@ class TextFile:
         self.path, self.size, self.done, self.line = path, path.stat().st_size, 0, 0
 
     def lines(self) -> Iterator[str]:
-        """Without white space round them. A UserError names the file, and the line where there is one."""
+        """With their ends. A UserError names the file, and the line where there is one."""
         try:
             with open(self.path, "rb") as raw:
                 file: IO[bytes] = io.BufferedReader(gzip.GzipFile(fileobj=raw)) if self.is_packed(raw) else raw  # pyright: ignore[reportArgumentType]
@@ -73,7 +73,7 @@ class TextFile:
                     self.line, self.done = self.line + 1, raw.tell()
                     if len(line) > LONGEST_LINE:
                         raise self.refused(f"is longer than {LONGEST_LINE // 10**6} MB", "break it into sentences")
-                    yield self.decoded(line).strip()
+                    yield self.decoded(line)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise UserError(f"{self.path} cannot be unpacked ({error}): fetch or make it again.") from None
         except OSError as error:
@@ -94,7 +94,8 @@ class TextFile:
 
     def documents(self, layout: str) -> Iterator[str | None]:
         """Its sentences, with None behind each document."""
-        yield from (split_of_running(self.lines()) if layout == "running" else split_at_blank(self.lines()))
+        lines = (it.strip() for it in self.lines())
+        yield from (split_of_running(lines) if layout == "running" else split_at_blank(lines))
         yield None
 
 

@@ -70,6 +70,31 @@ class TokenTable(Table):
         yield from (column for name, column in self.columns.items() if name != "starts")
 
 
+class PairTable(TokenTable):
+    """Pairs of texts, each pair one text of two segments. A batch also has ``segment_ids`` [B, L] int64: 0 through the
+    first segment and in the padding, 1 in the second.
+
+    Args:
+        first: int64 [N], how many tokens are the first segment's.
+        table: see ``TokenTable``.
+    """
+
+    def __init__(
+        self, token_ids: Tensor, starts: Tensor, lengths: Tensor, labels: Tensor | None, first: Tensor
+    ) -> None:
+        super().__init__(token_ids, starts, lengths, labels)
+        self.columns["first"] = first
+
+    def __getitem__(self, positions: Tensor) -> dict[str, Tensor]:
+        batch = super().__getitem__(positions)
+        places = torch.arange(batch["input_ids"].shape[1], device=batch["lengths"].device)
+        first, lengths = batch.pop("first").unsqueeze(1), batch["lengths"].unsqueeze(1)
+        return batch | {"segment_ids": ((places >= first) & (places < lengths)).long()}
+
+    def with_columns(self, columns: Mapping[str, Tensor]) -> "PairTable":
+        return PairTable(self.token_ids, columns["starts"], columns["lengths"], columns.get("label"), columns["first"])
+
+
 class TokensDataModule(SplitDataModule):
     """Splits of texts as token ids.
 
@@ -127,6 +152,17 @@ class WordPieceDataModule(TokensDataModule):
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         return self.tokenizer.encode(texts, self.max_length)
+
+    def table(
+        self, texts: Sequence[str], others: Sequence[str] | None = None, labels: Tensor | None = None
+    ) -> TokenTable:
+        """Of texts, or of pairs of them, cut to ``max_length``; a ``PairTable`` of pairs."""
+        if others is None:
+            return TokenTable.of(self.encode(texts), labels)
+        encoded, first = self.tokenizer.encode_pairs(texts, others, self.max_length)
+        whole = TokenTable.of(encoded, labels)
+        columns = whole.columns
+        return PairTable(whole.token_ids, columns["starts"], columns["lengths"], labels, torch.tensor(first))
 
     def describe(self) -> dict[str, Any]:
         """Also a fingerprint of the vocabulary."""
