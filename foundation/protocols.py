@@ -57,6 +57,30 @@ class MapsLatents(Protocol):
 
 
 @runtime_checkable
+class MovesLatents(Protocol):
+    """Whose images move smoothly with the numbers that they are made of."""
+
+    image_shape: tuple[int, ...]
+    """Channels, height, width."""
+
+    def draw_latents(self, indices: Tensor) -> Tensor:
+        """What the images of ``sample`` are made of, [B, size]; that of index i depends on (seed, i) alone."""
+        ...
+
+    def images_of_latents(self, latents: Tensor) -> Tensor:
+        """[B, size] -> [B, C, H, W] in [0, 1], with gradient."""
+        ...
+
+    def free_latents(self) -> Tensor:
+        """[size] bool: which of them are numbers that can move; the others are a category, one-hot."""
+        ...
+
+    def latent_range(self) -> tuple[float, float] | None:
+        """Where those that can move lie in training; None: anywhere."""
+        ...
+
+
+@runtime_checkable
 class TraversesLatents(Protocol):
     def traversals(self, rows: int) -> dict[str, Tensor]:
         """For each code, by name, images [rows, columns, C, H, W] in [0, 1]: in a row only that code varies."""

@@ -21,7 +21,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from foundation.errors import UserError
 from foundation.metrics import Directions, in_stage
-from foundation.protocols import BoundsLikelihoodOfImages, Drawing, DrawsStepwise, SamplesImages
+from foundation.protocols import BoundsLikelihoodOfImages, Drawing, DrawsStepwise, MovesLatents, SamplesImages
 from foundation.randomness import keyed_generator
 from lightning_modules.across_ranks import share
 from lightning_modules.image_classifier import ImageClassifier
@@ -168,7 +168,7 @@ class Draw(TakesTurns):
     # --- what callbacks ask ------------------------------------------------------------------------------------
 
     def capabilities(self) -> set[type]:
-        return {SamplesImages, BoundsLikelihoodOfImages, DrawsStepwise}
+        return {SamplesImages, MovesLatents, BoundsLikelihoodOfImages, DrawsStepwise}
 
     def metrics(self, stage: str) -> Directions:
         parts = in_stage(stage, {"reconstruction_nats": "min", "kl_nats": None}) if stage == "train" else {}
@@ -197,7 +197,21 @@ class Draw(TakesTurns):
     @torch.no_grad()
     def sample(self, indices: Tensor) -> Tensor:
         """The mean of P(x | c_T) (eq. 16), whose pixels the paper shows."""
-        return as_images(self.draw_from_prior(self.keyed_noise("sample", indices))[-1].canvas).sigmoid().float()
+        return self.images_of_latents(self.draw_latents(indices)).float()
+
+    def draw_latents(self, indices: Tensor) -> Tensor:
+        """Standard normal, [B, T latent]: those of all steps, one behind the other."""
+        return self.keyed_noise("sample", indices).transpose(0, 1).flatten(1)
+
+    def images_of_latents(self, latents: Tensor) -> Tensor:
+        noise = latents.unflatten(1, (self.steps, self.network.latent)).transpose(0, 1)
+        return as_images(self.draw_from_prior(noise)[-1].canvas).sigmoid()
+
+    def free_latents(self) -> Tensor:
+        return torch.ones(self.steps * self.network.latent, dtype=torch.bool)
+
+    def latent_range(self) -> None:
+        return None
 
     @torch.no_grad()
     def drawing(self, indices: Tensor) -> Drawing:

@@ -20,7 +20,7 @@ from torch.optim import Adam, Optimizer
 
 from foundation.errors import UserError
 from foundation.metrics import Direction, Directions, in_stage
-from foundation.protocols import ClassifiesImages, MapsLatents, SamplesImages
+from foundation.protocols import ClassifiesImages, MapsLatents, MovesLatents, SamplesImages
 from foundation.randomness import keyed_generator
 from lightning_modules import across_ranks
 from lightning_modules.micro_batches import Inputs
@@ -282,7 +282,7 @@ class ImprovedGAN(TwoPlayer):
 
     def capabilities(self) -> set[type]:
         classifies = {ClassifiesImages} if self.labelled_weight else set()
-        return classifies | ({SamplesImages, MapsLatents} if self.unlabelled_weight else set())
+        return classifies | ({SamplesImages, MapsLatents, MovesLatents} if self.unlabelled_weight else set())
 
     def metrics(self, stage: str) -> Directions:
         if stage != "train":
@@ -293,8 +293,19 @@ class ImprovedGAN(TwoPlayer):
 
     @torch.no_grad()
     def sample(self, indices: Tensor) -> Tensor:
-        noise = torch.cat([self.draw_noise(1, "sample", int(index)) for index in indices])
-        return self.generator(self.as_inputs(noise)).float()
+        return self.generator(self.draw_latents(indices)).float()
+
+    def draw_latents(self, indices: Tensor) -> Tensor:
+        return self.as_inputs(torch.cat([self.draw_noise(1, "sample", int(index)) for index in indices]))
+
+    def images_of_latents(self, latents: Tensor) -> Tensor:
+        return self.generator(latents)
+
+    def free_latents(self) -> Tensor:
+        return torch.ones(self.generator.input_size, dtype=torch.bool)
+
+    def latent_range(self) -> tuple[float, float]:
+        return self.noise_range
 
     def latent_layout(self) -> list[dict[str, Any]]:
         low, high = self.noise_range

@@ -23,6 +23,7 @@ from foundation.metrics import Direction, Directions, in_stage
 from foundation.protocols import (
     ChoosesCodes,
     MapsLatents,
+    MovesLatents,
     SamplesImages,
     TraversesLatents,
     WeighsClustersOfImages,
@@ -274,17 +275,21 @@ class InfoGAN(TwoPlayer):
 
     def generate(self, noise: Tensor, codes: list[Tensor]) -> Tensor:
         """G(z, c): images [B, C, H, W] in [0, 1]."""
+        return self.generator(self.joined(noise, codes))
+
+    def joined(self, noise: Tensor, codes: list[Tensor]) -> Tensor:
+        """As the generator reads them, [B, size]; a category is one-hot."""
         inputs = [
             one_hot(value, code.size).to(noise.dtype) if code.kind == "categorical" else value.to(noise.dtype)
             for code, value in zip(self.codes, codes, strict=True)
         ]
-        return self.generator(torch.cat([noise, *inputs], dim=1).to(self.dtype))
+        return torch.cat([noise, *inputs], dim=1).to(self.dtype)
 
     # --- what callbacks ask ----------------------------------------------------------------------------------
 
     def capabilities(self) -> set[type]:
         of_categories = {WeighsClustersOfImages} if self.num_clusters else set()
-        return {SamplesImages, TraversesLatents, ChoosesCodes, MapsLatents} | of_categories
+        return {SamplesImages, TraversesLatents, ChoosesCodes, MapsLatents, MovesLatents} | of_categories
 
     def metrics(self, stage: str) -> Directions:
         if stage != "train":
@@ -316,6 +321,19 @@ class InfoGAN(TwoPlayer):
             values = "one-hot" if code.kind == "categorical" else uniform
             layout.append({"name": f"code{position}_{code.kind}", "size": code.size, "values": values})
         return layout
+
+    def draw_latents(self, indices: Tensor) -> Tensor:
+        return self.joined(*self.latents(indices))
+
+    def images_of_latents(self, latents: Tensor) -> Tensor:
+        return self.generator(latents)
+
+    def free_latents(self) -> Tensor:
+        sizes = [(self.noise_size, True), *((code.size, code.kind == "continuous") for code in self.codes)]
+        return torch.cat([torch.full((size,), free) for size, free in sizes])
+
+    def latent_range(self) -> tuple[float, float]:
+        return -1.0, 1.0
 
     def code_ranges(self) -> dict[str, range | None]:
         ranges: dict[str, range | None] = {}

@@ -19,7 +19,7 @@ from callbacks.cluster_accuracy import ClusterAccuracyMetric
 from datamodules.batches import GlobalBatches
 from launch.command_line import compose_job
 from launch.runs import build
-from tests.lightning_modules import test_draw, test_infogan, test_resnet, test_wrm
+from tests.lightning_modules import test_draw, test_infogan, test_oracle_robustness, test_resnet, test_wrm
 
 STEPS = 20
 EXPERIMENTS = {
@@ -36,6 +36,12 @@ EXPERIMENTS = {
         "callbacks.deepcloak={shares: [10, 50], powers: [10], score_examples: 100, examples: 60}",
         "callbacks.deepcloak.attacks.pgd_linf.steps=2",
         "lightning_module.gamma={absolute: 1.0, relative: null}",
+    ],
+    "oracle_digits": [
+        *test_oracle_robustness.TINY["oracle_digits"],
+        "callbacks=[default,classification,oracle_violations]",
+        "callbacks.oracle_violations.examples=60",
+        "lightning_module.training=worst",
     ],
 }
 

@@ -101,6 +101,17 @@ def test_the_features_that_are_masked_are_the_same(ranks):
     assert len(errors) == 3 * 4
 
 
+def test_what_is_found_against_an_oracle_is_the_same(ranks):
+    """To the bit but for what is added up in another order; logged values are float32."""
+    found = ranks[1]["oracle_digits"]
+    keys = {"test/arc_pgd3x1_l2_d2", "test/violation_rate_pgd3x1_l2_d1", "test/arc_paper_fgm_linf_t2_u8"}
+    assert found[1]["metrics"].keys() > keys
+    assert 0 < found[1]["metrics"]["test/arc_pgd3x1_l2_d2"] < 2
+    for measured in ("metrics", "few", "trained"):
+        for world_size in (2, 3):
+            assert found[world_size][measured] == pytest.approx(found[1][measured], rel=1e-6)
+
+
 def test_a_rank_without_an_example_changes_nothing(ranks):
     found = ranks[1]["infogan_digits"]
     assert found[1]["few"].keys() == {"test/cluster_accuracy", "test/cluster_purity", "test/cluster_information_nats"}
@@ -115,7 +126,9 @@ def test_the_ranks_shares_are_the_same_samples(ranks):
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
-@pytest.mark.parametrize("experiment", ["infogan_digits", "resnet_digits", "draw_digits", "wrm_digits"])
+@pytest.mark.parametrize(
+    "experiment", ["infogan_digits", "resnet_digits", "draw_digits", "wrm_digits", "oracle_digits"]
+)
 def test_twenty_steps_lead_to_the_same_weights(ranks, experiment, world_size):
     folder, found = ranks
     assert found[experiment][world_size]["dtype"] == found[experiment][1]["dtype"] == "torch.float64"
@@ -123,7 +136,9 @@ def test_twenty_steps_lead_to_the_same_weights(ranks, experiment, world_size):
     assert float((alone - together).abs().max()) < 1e-8
 
 
-@pytest.mark.parametrize("experiment", ["infogan_digits", "resnet_digits", "draw_digits", "wrm_digits"])
+@pytest.mark.parametrize(
+    "experiment", ["infogan_digits", "resnet_digits", "draw_digits", "wrm_digits", "oracle_digits"]
+)
 def test_micro_batches_on_two_ranks_lead_to_the_same_weights(ranks, experiment):
     """Each rank's share in three parts against the whole batch on one rank."""
     folder, _ = ranks

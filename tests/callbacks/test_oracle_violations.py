@@ -13,9 +13,15 @@ from datamodules.digits import DigitsDataModule
 from datamodules.features import FeaturesDataModule
 from foundation.errors import UserError
 from foundation.protocols import ClassifiesImages, ClassifiesPoints
+from launch.command_line import compose_job
+from launch.config_check import TrainConfig, check_config
+from launch.runs import build
 from lightning_modules.attacks.gradient import FastGradient, ProjectedGradient
 from lightning_modules.oracles.norm import NormOracle
 from lightning_modules.oracles.synthetic import SyntheticOracle
+from tests.finished_runs import finished_run
+from tests.lightning_modules import test_infogan, test_resnet
+from tests.lightning_modules.test_oracle_robustness import TINY
 
 BUDGETS, OMEGA = [0.5, 1.0, 2.0], {"steps": 10, "restarts": 1}
 
@@ -172,6 +178,52 @@ def test_what_tau_does_not_reach_counts_as_the_step_behind_it(tmp_path):
     )
     found, _ = measured(tmp_path, FirstPixel(), callback, DigitsDataModule(batch_size=128, eval_batch_size=64))
     assert found["arc_paper_fgm_linf_t3"] == 4
+
+
+MANIFOLD = ["experiment=oracle_digits", *TINY["oracle_digits"], "oracle@callbacks.oracle_violations.oracle=manifold",
+            "+callbacks.oracle_violations.unconstrained={attack: ${callbacks.oracle_violations.attacks.pgd}, budgets: [1.0, 4.0]}",
+            "callbacks.oracle_violations.examples=20", "trainer=cpu", "logger=none", "trainer.max_steps=2"]  # fmt: skip
+GENERATOR = "callbacks.oracle_violations.oracle.generator.run"
+JUDGE = "callbacks.oracle_violations.oracle.second_judge={{_target_: launch.runs.load_module, run: {}}}"
+
+
+def test_on_the_manifold_of_a_finished_run(tmp_path):
+    """Its hash is in the record, a second judge is asked, and nothing leaves the codes' ball."""
+    generator = finished_run(tmp_path / "gan", "experiment=infogan_digits", *test_infogan.TINY["infogan_digits"])
+    judge = finished_run(tmp_path / "judge", "experiment=resnet_digits", *test_resnet.TINY["resnet_digits"])
+    given = [
+        *MANIFOLD,
+        f"{GENERATOR}={generator}",
+        JUDGE.format(judge),
+        "callbacks.oracle_violations.deltas=[1.0,30.0]",
+    ]
+    config = compose_job("train", given, str(tmp_path / "run"))
+    check_config(config, TrainConfig)
+    run = build(config)
+    assert {key.rpartition(".")[2] for key in run.inputs} == {"generator", "second_judge"}
+    assert all(len(it["weights_sha256"]) == 64 for it in run.inputs.values())
+    run.trainer.test(run.module, datamodule=run.datamodule, verbose=False)
+    found = {key: float(value) for key, value in run.trainer.callback_metrics.items()}
+    name = "pgd3x1_l2"
+    assert 0 <= found[f"test/violation_rate_{name}_d1"] <= found[f"test/violation_rate_{name}_d30"] <= 1
+    assert f"test/arca_{name}_d30" not in found  # nobody knows which class a category is
+    assert {f"test/second_judge_disagrees_{name}", f"test/times_unconstrained_{name}_median"} <= found.keys()
+    with (tmp_path / "run" / "oracle_distances.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 20
+    for row in rows:
+        moved = math.isfinite(float(row[f"{name}_distance"]))
+        assert moved == (float(row[f"{name}_moved_l2"]) > 0)
+
+
+def test_a_run_that_is_no_generator_and_none_at_all(tmp_path):
+    judge = finished_run(tmp_path / "judge", "experiment=resnet_digits", *test_resnet.TINY["resnet_digits"])
+    for run, sentence in (
+        (judge, "is ResNet, which makes no images of codes"),
+        ("null", "run is null: give the folder"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            build(compose_job("train", [*MANIFOLD, f"{GENERATOR}={run}"], str(tmp_path / "run")))
 
 
 class TestWrongWords:

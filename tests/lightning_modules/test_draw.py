@@ -8,7 +8,7 @@ import torch
 from torch.distributions import Independent, Normal, kl_divergence
 
 from foundation.errors import UserError
-from foundation.protocols import BoundsLikelihoodOfImages, DrawsStepwise, SamplesImages
+from foundation.protocols import BoundsLikelihoodOfImages, DrawsStepwise, MovesLatents, SamplesImages
 from lightning_modules.draw import (
     Draw,
     DrawClassifier,
@@ -235,7 +235,7 @@ def test_a_redrawing_shows_the_window_through_which_each_step_has_read():
 
 def test_what_it_serves():
     module = draw()
-    assert module.capabilities() == {SamplesImages, BoundsLikelihoodOfImages, DrawsStepwise}
+    assert module.capabilities() == {SamplesImages, MovesLatents, BoundsLikelihoodOfImages, DrawsStepwise}
     assert all(isinstance(module, protocol) for protocol in module.capabilities())  # type: ignore
 
 

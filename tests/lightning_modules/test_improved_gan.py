@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.functional import log_softmax
 
 from foundation.errors import UserError
-from foundation.protocols import ClassifiesImages, MapsLatents, SamplesImages
+from foundation.protocols import ClassifiesImages, MapsLatents, MovesLatents, SamplesImages
 from launch.command_line import compose_job
 from launch.config_check import TrainConfig, check_config
 from launch.parts_check import unfit_streams
@@ -295,7 +295,7 @@ def test_without_unlabelled_images_the_generator_rests():
 
 def test_without_labels_it_is_an_ordinary_gan():
     module, streams = improved_gan(labelled_weight=0.0), batch()
-    assert module.capabilities() == {SamplesImages, MapsLatents}
+    assert module.capabilities() == {SamplesImages, MapsLatents, MovesLatents}
     assert not module.needs_labels
     del streams["labelled"]
     loss(module, "d", streams).backward()

@@ -11,6 +11,7 @@ from foundation.errors import UserError
 from foundation.protocols import (
     ChoosesCodes,
     MapsLatents,
+    MovesLatents,
     SamplesImages,
     TraversesLatents,
     WeighsClustersOfImages,
@@ -333,7 +334,7 @@ def test_clusters_are_the_most_likely_categories():
 
 
 def test_capabilities_depend_on_the_codes():
-    always = {SamplesImages, TraversesLatents, ChoosesCodes, MapsLatents}
+    always = {SamplesImages, TraversesLatents, ChoosesCodes, MapsLatents, MovesLatents}
     assert infogan().capabilities() == always | {WeighsClustersOfImages}
     assert infogan([Code("continuous", 1)]).capabilities() == always
 

@@ -37,6 +37,7 @@ TINY = {
     "oracle_synthetic": [*SMALL, "datamodule.train_size=60", "datamodule.test_size=40"],
     "oracle_digits": SMALL,
     "oracle_mnist": SMALL,
+    "oracle_mnist_manifold": [*SMALL, "oracle@callbacks.oracle_violations.oracle=norm"],
 }
 
 
