@@ -235,7 +235,7 @@ class DeepCloak(Measurement):
         for share, masked in zip(self.shares, self.masks, strict=True):
             for way in self.ways:
                 error = errors[key_of(share, *way)]
-                rows.append([share, int(masked.sum()), *way, error, errors[key_of(0, *way)] - error])
+                rows.append([share, int(masked.sum()), *way, error, round(errors[key_of(0, *way)] - error, 12)])
         write_table(self.folder / "deepcloak.csv", [COLUMNS, *rows])
         order = scores.argsort(descending=True, stable=True).tolist()
         features = [["feature", "mean_distance"], *([number, float(scores[number])] for number in order)]
