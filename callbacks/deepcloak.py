@@ -313,7 +313,8 @@ def draw_curves(rows: Sequence[Sequence[Any]], powers: Sequence[float], path: Pa
             shown = [row for row in rows if row[3] in (None, power)]
             for attack in dict.fromkeys(row[2] for row in shown):
                 line = [row[4] for row in shown if row[2] == attack]
-                axes.plot(range(len(shares)), line, marker="o", markersize=3, label=attack or "no attack")
+                dashed = {"linestyle": "--", "zorder": 3} if attack.startswith("transfer") else {}  # may lie on another
+                axes.plot(range(len(shares)), line, marker="o", markersize=3, label=attack or "no attack", **dashed)
             axes.set_xticks(range(len(shares)), [f"{it:g}" for it in shares])
             axes.set(xlabel="features masked, percent", ylim=(-0.02, 1.02))
             axes.grid(alpha=0.3)
