@@ -67,7 +67,10 @@ def train(config: dict[str, Any], checkpoint: Path | None = None) -> float | Non
 
 def fit_and_test(run: Any, checkpoint: Path | None) -> dict[str, float]:
     """All final metrics under the keys they were logged with."""
-    run.trainer.fit(run.module, datamodule=run.datamodule, ckpt_path=checkpoint, weights_only=True)
+    from launch.resume import telling_unfit
+
+    with telling_unfit(run.trainer, checkpoint):
+        run.trainer.fit(run.module, datamodule=run.datamodule, ckpt_path=checkpoint, weights_only=True)
     metrics = {key: float(value) for key, value in run.trainer.callback_metrics.items()}
     run.trainer.test(run.module, datamodule=run.datamodule, verbose=False, weights_only=True)
     return metrics | {key: float(value) for key, value in run.trainer.callback_metrics.items()}
@@ -77,7 +80,8 @@ def heading(config: dict[str, Any], run: Any) -> str:
     trainer = run.trainer
     devices = f"{trainer.world_size} x {trainer.strategy.root_device.type}, {trainer.precision}"
     length, folder = Length.of(config["trainer"]), config["paths"]["run_dir"]
-    return f"{config['name']}, seed {config['seed']}: {length} on {devices}, into {folder}"
+    waits = f"\nwaiting for the others of {trainer.num_nodes} machines" if trainer.num_nodes > 1 else ""
+    return f"{config['name']}, seed {config['seed']}: {length} on {devices}, into {folder}{waits}"
 
 
 def summary(config: dict[str, Any], metrics: dict[str, float], folder: Path, weights: str, data: dict[str, Any]) -> str:

@@ -24,7 +24,7 @@ from foundation.length import Length
 from foundation.metrics import Direction, with_keys_of_today
 from foundation.protocols import declared_metrics, said
 from foundation.published import TESTED, key_for
-from foundation.records import differences, latest_of_each_key
+from foundation.records import differences, latest_of_each_key, read_overrides, read_record
 from foundation.source_tree import source_tree, warning, write_patch
 from foundation.yaml_files import read_yaml, value_at
 
@@ -64,9 +64,8 @@ class RunRecord(Callback):
 
     def take_up_former(self) -> None:
         """Go on with the record of a run that is resumed, where it left one."""
-        former = self.folder / "record.json"
-        if former.exists():
-            self.record, self.goes_on = json.loads(former.read_text()), False
+        if former := read_record(self.folder):
+            self.record, self.goes_on = former, False
             self.record["metrics"] = with_keys_of_today(self.record.get("metrics", {}))
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -210,7 +209,7 @@ def measured_again(
         now: the measurement's ``describe_run``, with its ``inputs``.
         how: checkpoint, weights and precision.
     """
-    record = json.loads((run / "record.json").read_text())
+    record = read_record(run)
     asked = [it.lstrip("+") for it in now["overrides"] if not it.startswith(("run=", "trainer", "paths.", "hydra."))]
     before = with_keys_of_today(record["metrics"])
     training = {key: value for key, value in before.items() if not key.startswith(TESTED)}
@@ -233,10 +232,9 @@ def measured_again(
 
 def mark_failed(folder: Path, reason: str, traceback: str | None = None) -> None:
     """Say in a run's record that it failed, from outside the run's callbacks."""
-    path = folder / "record.json"
-    if path.exists():
+    if record := read_record(folder):
         failed = {"status": "failed", "error": reason} | ({"traceback": traceback} if traceback else {})
-        write_json(path, json.loads(path.read_text()) | failed)
+        write_json(folder / "record.json", record | failed)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -252,7 +250,7 @@ def describe_run(folder: Path, patch: str = "diff.patch") -> dict[str, Any]:
 
     Where the commit does not stand for the code that runs, that is printed and ``patch`` is written.
     """
-    overrides, saved = folder / ".hydra" / "overrides.yaml", folder / "config.yaml"
+    saved = folder / "config.yaml"
     config: Any = read_yaml(saved) if saved.exists() else {}
     tree = source_tree(config_folders(folder))
     left_out = write_patch(tree, folder / patch) if tree.changes else {}
@@ -262,7 +260,7 @@ def describe_run(folder: Path, patch: str = "diff.patch") -> dict[str, Any]:
         "pid": os.getpid(),
         "host": platform.node(),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "overrides": read_yaml(overrides) if overrides.exists() else [],
+        "overrides": read_overrides(folder),
         "config": config,
         "asked": Length.of(config.get("trainer", {})).given(),
         "commit": tree.commit,

@@ -15,8 +15,7 @@ from finished.charts import read_curves
 from foundation.errors import UserError, did_you_mean, told_as_sentences
 from foundation.metrics import key_of_today, with_direction
 from foundation.places import inside
-from foundation.records import latest_of_each_key, read_record
-from foundation.yaml_files import read_yaml
+from foundation.records import latest_of_each_key, read_overrides, read_record
 from launch.sweep_table import job_order, shortened
 
 
@@ -43,9 +42,8 @@ def names_of(runs: list[Path]) -> list[str]:
     """For each run the overrides that not all share, keys shortened; its folder's name where they tell nothing."""
     overrides = []
     for run in runs:
-        path = run / ".hydra" / "overrides.yaml"  # what it was started with; its record has what resumes changed
-        first = [str(it) for it in read_yaml(path) or []] if path.exists() else []
-        overrides.append(latest_of_each_key(read_record(run).get("overrides", first)))
+        # Of its record, which has what resumes changed, else what it was started with.
+        overrides.append(latest_of_each_key(read_record(run).get("overrides") or read_overrides(run)))
     shared = set.intersection(*map(set, overrides))
     apart = [[it.partition("=") for it in own if it not in shared] for own in overrides]
     short = shortened(list(dict.fromkeys(key for own in apart for key, *_ in own)))

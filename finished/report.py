@@ -7,7 +7,6 @@ It reads what the run has written so far, so a run that failed or still trains h
 """
 
 import argparse
-import json
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,6 +23,7 @@ from foundation.errors import UserError, told_as_sentences
 from foundation.metrics import GROUPS, IN_WORDS, Direction, best, group_of
 from foundation.places import inside, lies_in
 from foundation.published import TESTED, TRAIN_SET, key_in, metrics_of, published, split_of
+from foundation.records import read_record
 from foundation.security import split_trust
 from foundation.yaml_files import read_yaml
 from launch.sweep_table import job_order
@@ -83,7 +83,7 @@ def read_run(folder: Path, name: str) -> RunFiles:
     return RunFiles(
         folder,
         name,
-        json.loads(record.read_text()) if record.exists() else {},
+        read_record(folder),
         (read_yaml(config) or {}) if config.exists() else {},
         read_curves(metrics, name),
     )

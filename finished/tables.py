@@ -38,7 +38,7 @@ from foundation.errors import UserError, did_you_mean, told_as_sentences
 from foundation.metrics import Direction
 from foundation.places import inside, is_one_name
 from foundation.published import TESTED
-from foundation.records import key_of, latest_of_each_key
+from foundation.records import key_of, latest_of_each_key, read_record
 from launch.command_line import compose_job
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -58,7 +58,7 @@ def record(run: Path, results: Path) -> Path:
     source = run / "record.json"
     if not source.exists():
         raise UserError(f"{run} is not a run: it has no record.json. Give the folder that train.py printed.")
-    found = json.loads(source.read_text())
+    found = read_record(run)
     if found["status"] != "finished":
         raise UserError(f"{run} is {found['status']}: only a run that was trained and tested to the end is a result.")
     if not found["clean"]:

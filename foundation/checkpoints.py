@@ -6,7 +6,7 @@ import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from lightning import LightningModule
@@ -14,6 +14,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from torch import nn
 
 from foundation.errors import UserError, did_you_mean
+from foundation.hints import unfit_places
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -45,14 +46,30 @@ def checkpoint_path(folder: str | Path, checkpoint: str = "last") -> Path:
     return path
 
 
+class Checkpoint(TypedDict, total=False):
+    """Lightning's parts, and this platform's, as far as its readers rely on them."""
+
+    epoch: int
+    global_step: int
+    loops: dict[str, Any]
+    callbacks: dict[str, Any]
+    optimizer_states: list[dict[str, Any]]
+    lr_schedulers: list[dict[str, Any]]
+    random_states: list[Any]
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """The checkpoint of a training run; any other file is refused."""
     checkpoint = load_plain(path)
     needed = {"state_dict", "loops", "optimizer_states", "global_step"}
     if not isinstance(checkpoint, dict) or not needed <= checkpoint.keys():
         raise UserError(f"{path} is no checkpoint of a training run: it lacks {', '.join(sorted(needed))}.")
-    if not isinstance(checkpoint["state_dict"], dict):
+    state = checkpoint["state_dict"]
+    if not isinstance(state, dict):
         raise UserError(f"{path} is no checkpoint of a training run: its state_dict is no mapping.")
+    odd = [f"{name} is no tensor" for name, it in state.items() if not isinstance(it, torch.Tensor)]
+    if unfit := [*unfit_places(checkpoint, Checkpoint), *odd]:
+        raise UserError(f"{path} is damaged, or no checkpoint of this platform: {unfit[0]}.")
     return checkpoint
 
 

@@ -14,6 +14,17 @@ class UserError(ValueError):
     """
 
 
+UNFIT_VALUES = (ValueError, TypeError, ArithmeticError, LookupError, AssertionError, MemoryError, RuntimeError)
+"""What a constructor raises for values that it cannot work with."""
+
+
+def in_one_line(error: BaseException) -> str:
+    """The first line of what an error says, behind its kind where that tells more than that a value is wrong."""
+    first = (str(error).splitlines() or [""])[0].strip()
+    kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+    return f"{kind}{first}" if first else type(error).__name__
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A hint to end a sentence with: the nearest known word, else the whole list."""
     known = sorted(set(known))

@@ -5,16 +5,76 @@ import os
 import platform
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from foundation.errors import UserError
+from foundation.hints import unfit_places
+from foundation.yaml_files import read_yaml
+
+
+class Record(TypedDict, total=False):
+    """What its readers rely on; what each part means stands with its writer, ``callbacks/run_record.py``."""
+
+    status: str
+    error: str
+    host: str
+    pid: int
+    experiment: str
+    seed: int
+    command: str
+    overrides: list[str]
+    config: dict[str, Any]
+    commit: str | None
+    clean: bool | None
+    changes: list[str]
+    started_at: str
+    data: dict[str, Any]
+    data_at_start: dict[str, Any]
+    hardware: dict[str, Any]
+    precision: str
+    weights: str
+    weights_sha256: str
+    world_size: int
+    asked: dict[str, float]
+    iterations: int
+    epochs: float
+    wall_time_s: dict[str, float]
+    versions: dict[str, str | None]
+    resumes: list[dict[str, Any]]
+    inputs: dict[str, dict[str, Any]]
+    judges: dict[str, dict[str, Any]]
+    metrics: dict[str, float | None]
+    directions: dict[str, str | None]
+    evaluation: dict[str, Any]
 
 
 def read_record(folder: Path) -> dict[str, Any]:
+    """Empty where there is none."""
     path = folder / "record.json"
-    if path.exists() and not path.is_file():
+    if not path.exists():
+        return {}
+    if not path.is_file():
         raise UserError(f"{path} is no file of this run: it is a folder or a pipe.")
-    return json.loads(path.read_text()) if path.exists() else {}
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise UserError(damaged(path, str(error).splitlines()[0] if str(error) else "nested too deeply")) from None
+    if unfit := next(unfit_places(record, Record), None):
+        raise UserError(damaged(path, unfit))
+    return record
+
+
+def read_overrides(folder: Path) -> list[str]:
+    """Those that a run was started with; none where Hydra has left no file of them."""
+    path = folder / ".hydra" / "overrides.yaml"
+    overrides: Any = (read_yaml(path) if path.exists() else []) or []
+    if unfit := next(unfit_places(overrides, list[str]), None):
+        raise UserError(damaged(path, unfit))
+    return overrides
+
+
+def damaged(path: Path, why: str) -> str:
+    return f"{path} is damaged or was written by hand ({why}): take a copy of it, or move it away."
 
 
 def is_training(record: dict[str, Any]) -> bool:

@@ -7,7 +7,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from foundation.errors import UserError, did_you_mean
 from foundation.former_names import hint_of_former_key
+from foundation.hints import dataclass_in, describe, element_of, fits, value_of
 from foundation.places import is_one_name
 
 OWN_PACKAGES = ("foundation", "datamodules", "lightning_modules", "callbacks", "launch", "finished", "tests")
@@ -139,8 +140,14 @@ def interpolations_left(node: Any, path: str) -> Iterator[str]:
         yield path
 
 
-def check_config(config: Mapping[str, Any], schema: type) -> None:
-    """Hold a plain config against the schema and against the signature of every target in it."""
+def check_config(config: dict[str, Any], schema: type) -> None:
+    """Hold a plain config against the schema and against the signature of every target in it.
+
+    Keys that may be left out, and are, get what holds then.
+    """
+    for field in fields(schema):
+        if field.default is not MISSING:
+            config.setdefault(field.name, field.default)
     problems = [*unfit_keys(config, schema, ""), *unchosen_parts(config), *unfit_seeds(config), *unfit_name(config)]
     if problems:
         raise UserError("\n".join(problems))
@@ -241,6 +248,9 @@ def unchosen_parts(config: Mapping[str, Any]) -> Iterator[str]:
 
 def unfit_call(node: Mapping[str, Any], path: str) -> Iterator[str]:
     name = node["_target_"]
+    if odd := [*unfit_flags(node, path)]:
+        yield from odd
+        return
     try:
         target = get_object(name)
     except (ImportError, AttributeError, ValueError, TypeError) as error:
@@ -257,84 +267,23 @@ def unfit_call(node: Mapping[str, Any], path: str) -> Iterator[str]:
         yield from unfit_keys(given[key], parameters.hints[key], f"{path}.{key}")
 
 
+FLAGS = {"_target_": str, "_partial_": bool, "_recursive_": bool, "_args_": list[Any], "_convert_": str}
+
+
+def unfit_flags(node: Mapping[str, Any], path: str) -> Iterator[str]:
+    """What is said to Hydra itself: words between underscores."""
+    for key, value in node.items():
+        if not key.startswith("_"):
+            continue
+        if key not in FLAGS:
+            yield f"{path} has no key '{key}'; {did_you_mean(key, FLAGS)}"
+        elif not fits(value, FLAGS[key]) or value == "":
+            yield f"{path}.{key} is {value!r}, which is not {describe(FLAGS[key])}."
+
+
 def unfit_names(given: Iterable[str], known: Iterable[str], required: Iterable[str], where: str) -> Iterator[str]:
     for name in given:
         if name not in known:
             yield f"{where} has no key '{name}'; {did_you_mean(str(name), known)}"
     for name in sorted(set(required) - set(given)):
         yield f"{where} needs a value for '{name}'."
-
-
-SCALARS: dict[Any, tuple[type, ...]] = {
-    int: (int,),
-    float: (int, float),
-    str: (str,),
-    bool: (bool,),
-    type(None): (type(None),),
-    Path: (str,),
-}
-
-
-def fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value can be meant for a parameter with this type hint. What is not understood fits."""
-    origin = get_origin(hint)
-    if hint is Any:
-        return True
-    if origin in (Union, types.UnionType):
-        return any(fits(value, member) for member in get_args(hint))
-    if origin is Literal:
-        return value in get_args(hint)
-    if hint in SCALARS:
-        return isinstance(value, SCALARS[hint]) and (hint is bool or not isinstance(value, bool))
-    if is_sequence(hint):
-        return isinstance(value, list) and all(fits(it, element_of(hint)) for it in value)
-    if isinstance(origin or hint, type) and issubclass(origin or hint, Mapping):
-        return isinstance(value, Mapping)
-    if (origin or hint) is Callable or isinstance(hint, type):  # objects are built from nodes with a _target_
-        return hint is object or (isinstance(value, Mapping) and ("_target_" in value or is_dataclass(hint)))
-    return True
-
-
-def is_sequence(hint: Any) -> bool:
-    kind = get_origin(hint) or hint
-    return isinstance(kind, type) and issubclass(kind, Iterable) and not issubclass(kind, str | Mapping)
-
-
-def element_of(hint: Any) -> Any:
-    arguments = [it for it in get_args(hint) if it is not Ellipsis]
-    return Union[tuple(arguments)] if arguments and is_sequence(hint) else Any  # noqa: UP007 (of a tuple)
-
-
-def value_of(hint: Any) -> Any:
-    """What lies under the keys of a mapping with this type hint."""
-    for it in get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,):
-        if isinstance(get_origin(it), type) and issubclass(get_origin(it), Mapping):
-            return get_args(it)[1]
-    return Any
-
-
-def dataclass_in(hint: Any) -> type | None:
-    members = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    return next((it for it in members if isinstance(it, type) and is_dataclass(it)), None)
-
-
-def describe(hint: Any) -> str:
-    """A type hint in words."""
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        choices = [it for member in arguments if get_origin(member) is Literal for it in get_args(member)]
-        others = [describe(it) for it in arguments if get_origin(it) is not Literal]
-        named = [describe(Literal[tuple(choices)])] if choices else []
-        return " or ".join(dict.fromkeys(named + others))
-    if origin is Literal:
-        return "one of " + ", ".join(dict.fromkeys(str(it) for it in arguments))
-    words = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
-    if hint in words or hint is Path:
-        return words.get(hint, "a path")
-    if is_sequence(hint):
-        several = {int: "whole numbers", float: "numbers", str: "texts"}
-        element = element_of(hint)
-        return "a list" + (f" of {several.get(element) or describe(element)}" if arguments else "")
-    if is_dataclass(hint) or (isinstance(origin or hint, type) and issubclass(origin or hint, Mapping)):
-        return "a mapping"
-    return f"a node with a _target_ ({getattr(hint, '__name__', hint)})"

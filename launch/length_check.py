@@ -56,6 +56,8 @@ class LastCheck(Callback):
 
     def __init__(self, monitors: Mapping[str, str]) -> None:
         self.monitors = monitors
+        self.begun = False
+        """Whether a fit has come as far as training, its checkpoint restored."""
         self.when_passed: Callable[[], None] = lambda: None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -64,6 +66,9 @@ class LastCheck(Callback):
         if problems := [*unfit_batches(trainer, self.monitors)]:
             raise UserError("\n".join(problems))
         self.when_passed()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.begun = True
 
 
 def unfit_batches(trainer: Any, monitors: Mapping[str, str]) -> Iterator[str]:

@@ -1,11 +1,13 @@
 """Do the built parts of a job fit one another? Asked before anything is downloaded or trained."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch.nn import BatchNorm1d
+from torch.nn.parameter import UninitializedParameter as Lazy
 
-from foundation.errors import UserError, did_you_mean
+from foundation.errors import UNFIT_VALUES, UserError, did_you_mean, in_one_line
 from foundation.metrics import IN_WORDS, STAGES, Direction
 from foundation.protocols import capabilities_of, declared_metrics, members_of, said, serves
 from foundation.published import key_for, key_in
@@ -18,7 +20,7 @@ def check_run(
     config: Mapping[str, Any], module: Any, datamodule: Any, callbacks: Sequence[Any], trainer: Any, trains: bool = True
 ) -> None:
     """Shapes, capabilities, watched metrics and batch sizes of the built parts of a job."""
-    unfit = [*unkept_promises(module), *unfit_callbacks(config, module, callbacks)]
+    unfit = [*unkept_promises(module), *unfit_callbacks(config, module, callbacks), *empty_weights(module)]
     problems = [
         *unfit,
         *unfit_inputs(module, datamodule),
@@ -56,6 +58,16 @@ def unkept_promises(module: Any) -> Iterator[str]:
                 f"{type(module).__name__} says that it is {protocol.__name__} and has no {', '.join(lacking)}: add "
                 f"{'it' if len(lacking) == 1 else 'them'}, as foundation/protocols.py says, or change capabilities()."
             )
+
+
+def empty_weights(module: Any) -> Iterator[str]:
+    """Parts that compute nothing, which a size of 0 makes."""
+    empty = [(name, it) for name, it in module.named_parameters() if not isinstance(it, Lazy) and it.numel() == 0]
+    for name, parameter in empty[:1]:
+        yield (
+            f"lightning_module has no weights in {name}, of shape {tuple(parameter.shape)}: give every width and every "
+            "number of channels and classes as 1 or more."
+        )
 
 
 def unfit_inputs(module: Any, datamodule: Any) -> Iterator[str]:
@@ -290,6 +302,11 @@ def unfit_micro_batches(module: Any, datamodule: Any, trainer: Any) -> Iterator[
 
 
 def unfit_trainer(config: Mapping[str, Any], module: Any, trainer: Any) -> Iterator[str]:
+    if config["trainer"].get("num_nodes", 1) > 1 and not is_started_on_several():
+        yield (
+            f"trainer.num_nodes={config['trainer']['num_nodes']} waits for the other machines for ever when it is "
+            "started by hand on one: start it on each with torchrun or srun, as docs/running.md says."
+        )
     if trainer.log_every_n_steps < 1:
         yield f"trainer.log_every_n_steps is {trainer.log_every_n_steps}: give 1 or more."
     if trainer.overfit_batches:
@@ -306,12 +323,17 @@ def unfit_trainer(config: Mapping[str, Any], module: Any, trainer: Any) -> Itera
             )
 
 
+def is_started_on_several() -> bool:
+    """Whether torchrun, SLURM or a person by hand has said where the first machine is."""
+    return any(os.environ.get(it) for it in ("MASTER_ADDR", "SLURM_JOB_ID", "OMPI_COMM_WORLD_SIZE", "LSB_JOBID"))
+
+
 def unfit_optimizers(module: Any, trainer: Any) -> Iterator[str]:
     """Optimisers and schedules are partial nodes, whose values only their making judges."""
     try:
         made = module.configure_optimizers()
-    except (ValueError, TypeError) as error:
-        yield f"lightning_module's optimisers or schedule cannot be made: {error}."
+    except UNFIT_VALUES as error:
+        yield f"lightning_module's optimisers or schedule cannot be made: {in_one_line(error)}."
         return
     optimizers = made[0] if isinstance(made, tuple) else []
     clipped = said(module, "gradient_clip_norm") is not None

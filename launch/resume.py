@@ -4,10 +4,12 @@ This happens without Hydra's own start, which would write into the folder: the f
 and each resume leaves its command beside it in ``resumes/``.
 """
 
+import os
 import re
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -22,10 +24,10 @@ from callbacks.instruments.chosen_precision import keep_precision
 from callbacks.instruments.run_clock import done_in, has_had_enough
 from callbacks.run_record import RunRecord
 from foundation.checkpoints import check_finite, check_fits, checkpoint_path, read_checkpoint
-from foundation.errors import UserError
+from foundation.errors import UNFIT_VALUES, UserError, in_one_line
 from foundation.former_names import FORMER_OVERRIDES
 from foundation.length import Length
-from foundation.records import differences, is_training, key_of, read_record
+from foundation.records import differences, is_training, key_of, read_overrides, read_record
 from foundation.security import check_foreign, places_alone, trusting
 from foundation.yaml_files import read_yaml, value_at
 from launch.changed_settings import check_optimizers, refuse_changed_settings
@@ -120,6 +122,23 @@ def take_up(run: Any, path: Path) -> None:
     warn_of_other_ranks(run.trainer, len(saved.get("random_states", [])))
 
 
+@contextmanager
+def telling_unfit(trainer: Any, checkpoint: Path | None) -> Iterator[None]:
+    """What a part trips over while a checkpoint gives it its state is the file's fault, and told as that."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (*UNFIT_VALUES, AttributeError) as error:
+        begun = any(it.begun for it in trainer.callbacks if isinstance(it, LastCheck))
+        if checkpoint is None or begun or os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        raise UserError(
+            f"{checkpoint} cannot be gone on from ({in_one_line(error)}): it is damaged, or was written by other code. "
+            "Take another checkpoint of the run; HYDRA_FULL_ERROR=1 shows where it fails."
+        ) from None
+
+
 def with_overrides(saved: Any, first: list[str], now: list[str], folder: Path) -> Any:
     """The saved config with what today's overrides change.
 
@@ -188,12 +207,10 @@ def stopped_early(checkpoint: dict[str, Any], config: dict[str, Any]) -> str | N
 
 def first_overrides(folder: Path) -> list[str]:
     """Of the run's first command, with where it looked for files beside conf/."""
-    path = folder / ".hydra" / "overrides.yaml"
-    overrides: Any = read_yaml(path) if path.exists() else []
-    kept = path.with_name("hydra.yaml")
-    of_hydra = OmegaConf.create(read_yaml(kept)) if kept.exists() else None
-    placed: Any = OmegaConf.select(of_hydra, "hydra.overrides.hydra") if of_hydra else None
-    places = [it for it in placed or () if it.startswith(f"{SEARCHPATH}=")]
+    overrides, kept = read_overrides(folder), folder / ".hydra" / "hydra.yaml"
+    of_hydra = value_at(read_yaml(kept), "hydra", "overrides", "hydra") if kept.exists() else None
+    placed = [it for it in of_hydra if isinstance(it, str)] if isinstance(of_hydra, list) else []
+    places = [it for it in placed if it.startswith(f"{SEARCHPATH}=")]
     return places + without_former_keys(overrides)  # their interpolations are the config's
 
 

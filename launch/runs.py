@@ -1,5 +1,7 @@
 """A run from its config: the parts of a new one, and a finished one loaded from its folder."""
 
+import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -15,7 +17,7 @@ from hydra.utils import get_object
 from lightning import Callback, Fabric, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from callbacks.instruments.chosen_precision import ChosenPrecision
@@ -35,12 +37,11 @@ from foundation.checkpoints import (
     read_checkpoint,
 )
 from foundation.denormals import flush_denormals
-from foundation.errors import UserError
+from foundation.errors import UNFIT_VALUES, UserError, in_one_line
 from foundation.former_names import name_of_today
 from foundation.length import NO_LIMIT, Length
 from foundation.protocols import Classifies, DetectsObjects, said, serves
 from foundation.randomness import seeded_for_a_while
-from launch.config_check import OWN_PACKAGES
 from launch.fit_loop import go_on_exactly
 from launch.initial_weights import InitialWeights
 from launch.inputs import inputs_of, no_such_part, origin_of_metric, trained_run
@@ -118,16 +119,28 @@ def build_trainer(node: dict[str, Any], module: Any, callbacks: list[Callback], 
 
 
 def instantiate(node: dict[str, Any], **arguments: Any) -> Any:
-    """hydra.utils.instantiate with plain values; a user's mistake keeps its sentence."""
+    """hydra.utils.instantiate with plain values; a user's mistake keeps its sentence, and one that a constructor trips
+    over gets one, since values are what it was given."""
     try:
         return hydra.utils.instantiate(OmegaConf.create(node), _convert_="all", **arguments)
     except InstantiationException as error:
-        if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from None
-        foreign = node["_target_"].partition(".")[0] not in OWN_PACKAGES
-        if foreign and isinstance(error.__cause__, MisconfigurationException | ValueError | TypeError):
-            raise UserError(f"{node['_target_']}: {error.__cause__}") from None  # such as trainer=gpu without a GPU
-        raise
+        cause = error.__cause__
+        if isinstance(cause, UserError):
+            raise cause from None
+        if (
+            not isinstance(cause, (*UNFIT_VALUES, MisconfigurationException))
+            or os.environ.get("HYDRA_FULL_ERROR") == "1"
+        ):
+            raise
+        raise UserError(f"{place_of(error, node)}: {in_one_line(cause)}") from None
+
+
+def place_of(error: InstantiationException, node: dict[str, Any]) -> str:
+    """The class that could not be built, and the key below ``node`` where it is a part of something else."""
+    key = re.search(r"full_key: (\S+)", str(error))
+    below: Any = OmegaConf.select(OmegaConf.create(node), key[1]) if key else None
+    target = below.get("_target_") if isinstance(below, DictConfig) else None
+    return f"{target} ({key[1]} of {node['_target_']})" if key and target else node["_target_"]
 
 
 def for_training_only(callback: dict[str, Any]) -> bool:

@@ -17,8 +17,7 @@ from foundation.errors import UserError, told_as_sentences
 from foundation.metrics import IN_WORDS, Direction, best, key_of_today, with_direction
 from foundation.places import inside
 from foundation.published import key_in, metrics_of
-from foundation.records import is_training, read_record
-from foundation.yaml_files import read_yaml
+from foundation.records import is_training, read_overrides, read_record
 
 COLUMNS: Sequence[str] = ("job", "overrides", "metric", "value", "folder", "status", "error")
 WIDTH_IN, HEIGHT_IN = 4.0, 3.4  # of one key's picture
@@ -64,8 +63,7 @@ def job_order(folder: Path) -> tuple[int, str]:
 
 def read_job(folder: Path) -> Job:
     record = read_record(folder)
-    overrides: Any = read_yaml(folder / ".hydra" / "overrides.yaml")
-    pairs = [it.partition("=") for it in overrides]
+    pairs = [it.partition("=") for it in read_overrides(folder)]
     status = record.get("status", "interrupted")
     if status in ("running", "fitted") and not is_training(record | {"status": "running"}):
         status = "interrupted"  # killed without a chance to say so

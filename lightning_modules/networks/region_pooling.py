@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding_bag
 from torchvision.ops import MultiScaleRoIAlign, roi_pool
 
+from foundation.errors import UserError
 from lightning_modules.networks.precision import at_least_single
 
 SAMPLES = 2  # along each side of a bin
@@ -21,6 +22,8 @@ class RegionAlign(MultiScaleRoIAlign):
     """
 
     def __init__(self, side: int, canonical_size: int) -> None:
+        if canonical_size < 1:
+            raise UserError(f"canonical_size is {canonical_size}: give pixels, 1 or more.")
         super().__init__(["0", "1", "2", "3"], side, SAMPLES, canonical_scale=canonical_size)
 
     def forward(self, x: Mapping[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -139,6 +139,12 @@ def test_a_negative_pad_is_refused():
         DigitsDataModule(batch_size=8, augment={"pad": -1})
 
 
+def test_a_pad_as_large_as_the_images_is_refused():
+    data = DigitsDataModule(batch_size=8, augment={"pad": 8})
+    with pytest.raises(UserError, match=r"pad is 8, and the images of digits are 8 x 8.*Give less than 8"):
+        data.setup()
+
+
 def test_alternating_flips_show_every_image_both_ways_in_two_epochs():
     augment = Augment(flip="alternating")
     flips = [augment.draw(1000, seed=3, epoch=epoch)[:, 2] for epoch in range(4)]

@@ -1,17 +1,16 @@
 """Keys against the schema, targets against their signatures, values against type hints."""
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
-import torch
 
 from foundation.errors import UserError
 from launch import config_check
 from launch.command_line import compose_job
-from launch.config_check import Parameters, TrainConfig, check_config, describe, fits
+from launch.config_check import Parameters, TrainConfig, check_config
 
 
 class Base:
@@ -35,27 +34,6 @@ def test_parameters_are_followed_through_the_bases():
     assert Parameters.of(Child) == Parameters({"c": float, "a": int, "b": str}, {"c", "a"}, any_name=False)
     assert Parameters.of(Closed) == Parameters({"d": bool}, {"d"}, any_name=False)
     assert Parameters.of(anything) == Parameters({"e": int}, {"e"}, any_name=True)
-
-
-@pytest.mark.parametrize(
-    ("value", "hint", "expected"),
-    [
-        (1, int, True), (True, int, False), (1.0, int, False), (1, float, True), ("1", float, False), ("a", str, True),
-        (None, int | None, True), (None, int, False), ("a", Literal["a", "b"], True), ("c", Literal["a", "b"], False),
-        ([1, 2], Sequence[int], True), ([1, "x"], list[int], False), ("ab", Sequence[str], False), (3, list[int], False),
-        ([0.5, 0.9], tuple[float, float], True), ({"a": 1}, dict[str, int], True), (3, dict, False), ("x", Path, True),
-        ("adam", Callable[..., Any], False), ({"_target_": "x"}, Callable[..., Any], True), (3, torch.nn.Module, False),
-        ("anything", Any, True), ({"lr": 1}, torch.nn.Module, False), (None, torch.nn.Module, False),
-    ],
-)  # fmt: skip
-def test_values_and_hints(value, hint, expected):
-    assert fits(value, hint) is expected
-
-
-def test_hints_in_words():
-    assert describe(int | None) == "a whole number or null"
-    assert describe(Literal["a", "b"] | Literal["b", "c"] | None) == "one of a, b, c or null"
-    assert describe(Sequence[float]) == "a list of numbers"
 
 
 def test_a_partial_node_may_leave_arguments_open():
@@ -104,3 +82,24 @@ def test_what_lies_under_the_keys_of_a_mapping_is_held_against_its_hint(values, 
     assert list(config_check.unfit_keys(target | values, Any, "it")) == [sentence]
     part = {"_target_": f"{Base.__module__}.Base", "a": 1}
     assert not list(config_check.unfit_keys(target | {"parts": {"a": part}, "places": {"x": [1, 0.5]}}, Any, "it"))
+
+
+@pytest.mark.parametrize(
+    ("node", "sentence"),
+    [
+        ({"_partial_": [1]}, "node._partial_ is .*, which is not true or false"),
+        ({"_target_": 3}, "node._target_ is 3, which is not a text"),
+        ({"_partail_": True}, "node has no key '_partail_'; did you mean '_partial_'"),
+    ],
+)
+def test_words_for_hydra_itself_are_held_to_their_kinds(node, sentence):
+    problems = list(config_check.unfit_call({"_target_": "torch.nn.Flatten"} | node, "node"))
+    assert len(problems) == 1
+    assert re.match(sentence, problems[0])
+
+
+def test_keys_that_may_be_left_out_get_what_holds_then():
+    config = compose_job("train", ["experiment=infogan_digits"])
+    del config["paper"], config["logger"]
+    check_config(config, TrainConfig)
+    assert config["paper"] is config["logger"] is None

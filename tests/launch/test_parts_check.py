@@ -10,6 +10,7 @@ from foundation.errors import UserError
 from foundation.protocols import AnnotatesObjects, Classifies, ClassifiesImages, ClassifiesText
 from launch.command_line import compose_job
 from launch.parts_check import (
+    empty_weights,
     metrics_of_run,
     unfit_callbacks,
     unfit_data,
@@ -18,6 +19,7 @@ from launch.parts_check import (
     unfit_optimizers,
     unfit_shapes,
     unfit_tokens,
+    unfit_trainer,
     unkept_promises,
     unlabelled,
 )
@@ -196,3 +198,22 @@ def test_a_paper_s_metric_may_be_measured_on_training_data_and_is_declared_as_su
         other = {"test/map", "train_set/map"} - {key}
         (problem,) = unfit_metrics(config | {"optimized_metric": other.pop()}, module, datamodule, [])
         assert "which nothing in this run logs" in problem
+
+
+def test_a_part_without_weights_is_named():
+    with_none = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Linear(2, 0, bias=False))
+    assert [it[:60] for it in empty_weights(with_none)] == [
+        "lightning_module has no weights in 1.weight, of shape (0, 2):"[:60]
+    ]
+    assert [*empty_weights(with_none[0])] == []
+
+
+def test_several_machines_are_asked_for_where_they_are_started(monkeypatch):
+    trainer = SimpleNamespace(log_every_n_steps=1, overfit_batches=0)
+    module, config = SimpleNamespace(automatic_optimization=True), {"trainer": {"num_nodes": 2}}
+    for name in ("MASTER_ADDR", "SLURM_JOB_ID", "OMPI_COMM_WORLD_SIZE", "LSB_JOBID"):
+        monkeypatch.delenv(name, raising=False)
+    (problem,) = unfit_trainer(config, module, trainer)
+    assert "start it on each with torchrun or srun" in problem
+    monkeypatch.setenv("MASTER_ADDR", "10.0.0.1")
+    assert [*unfit_trainer(config, module, trainer)] == []
