@@ -191,6 +191,19 @@ class FillsMasks(Protocol):
 
 
 @runtime_checkable
+class HasReleasedLayout(Protocol):
+    """It can be written down as the folders of the Hub are."""
+
+    def released_weights(self) -> dict[str, Tensor]:
+        """By the names that they have there."""
+        ...
+
+    def released_config(self) -> dict[str, Any]:
+        """Of ``config.json``."""
+        ...
+
+
+@runtime_checkable
 class EmbedsText(Protocol):
     vocabulary_size: int
     max_length: int | None
@@ -198,6 +211,36 @@ class EmbedsText(Protocol):
     def embed(self, input_ids: Tensor, lengths: Tensor, segment_ids: Tensor | None = None) -> Tensor:
         """A vector for each text, [B, size] float32."""
         ...
+
+
+@runtime_checkable
+class EstimatesNumbers(Protocol):
+    """Its validation and test steps return ``index`` [B], ``estimate`` [B] and ``label`` [B], both of them numbers."""
+
+    vocabulary_size: int
+    max_length: int | None
+
+    def estimate(self, input_ids: Tensor, lengths: Tensor, segment_ids: Tensor | None = None) -> Tensor:
+        """[B] float32, of texts as ``ClassifiesText`` reads them."""
+        ...
+
+
+@runtime_checkable
+class FindsSpans(Protocol):
+    """Its validation and test steps return ``index`` [B] and ``span_logits`` [B, 2, L], of each token being an answer's
+    first and its last, -inf in the padding; of the first token together that there is no answer."""
+
+    vocabulary_size: int
+    max_length: int | None
+
+
+@runtime_checkable
+class TagsTokens(Protocol):
+    """Its validation and test steps return ``index`` [B], ``tags`` [B, L] and ``token_label`` [B, L] int64, -100 where
+    no word begins."""
+
+    num_classes: int
+    """Of tags."""
 
 
 @runtime_checkable

@@ -9,6 +9,7 @@ A token that was masked is guessed from both sides, and whether the second part 
 What it reaches and where it departs from the paper: docs/methods/bert.md.
 """
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
@@ -18,11 +19,17 @@ from torch.nn.functional import cross_entropy
 
 from foundation.errors import UserError
 from foundation.metrics import Directions
-from foundation.protocols import EmbedsText, FillsMasks, PredictsTokens
+from foundation.protocols import EmbedsText, FillsMasks, HasReleasedLayout, PredictsTokens
 from lightning_modules.across_ranks import mean_without_gradient
 from lightning_modules.micro_batches import Inputs
 from lightning_modules.networks.bert import Bert, Pooler, Rows, TokenHead, head
-from lightning_modules.networks.bert_released import from_released, is_released, sizes_of
+from lightning_modules.networks.bert_released import (
+    from_released,
+    is_released,
+    released_config,
+    sizes_of,
+    to_released,
+)
 from lightning_modules.networks.precision import at_least_single
 from lightning_modules.optimized import Batch, OptimizerFactory
 from lightning_modules.turns import Player, TakesTurns, Told
@@ -71,6 +78,16 @@ class ReadsPairs:
             if differing := [f"lightning_module.network.{it}={theirs[it]}" for it in theirs if theirs[it] != own[it]]:
                 raise UserError(f"init_from is a BERT of other sizes: set {' '.join(differing)}.")
         return from_released(weights)
+
+    def released_weights(self: Any) -> dict[str, Tensor]:
+        return to_released(self.state_dict())
+
+    def released_config(self) -> dict[str, Any]:
+        return released_config(self.network, **self.released_as())
+
+    @abstractmethod
+    def released_as(self) -> dict[str, Any]:
+        """What ``config.json`` says of its heads: ``architectures``, and more of a task."""
 
     def embed(self, input_ids: Tensor, lengths: Tensor, segment_ids: Tensor | None = None) -> Tensor:
         """The mean of a row's vectors, [B, H] float32 (or double)."""
@@ -193,7 +210,11 @@ class BertPretraining(ReadsPairs, TakesTurns):
     # --- what callbacks and predict.py ask ---------------------------------------------------------------------
 
     def capabilities(self) -> set[type]:
-        return {PredictsTokens, EmbedsText} | (set() if self.objective == "left_to_right" else {FillsMasks})
+        both_sides = set() if self.objective == "left_to_right" else {FillsMasks, HasReleasedLayout}
+        return {PredictsTokens, EmbedsText} | both_sides
+
+    def released_as(self) -> dict[str, Any]:
+        return {"architectures": ["BertForPreTraining" if self.predicts_next_sentence else "BertForMaskedLM"]}
 
     def token_logits(
         self, input_ids: Tensor, lengths: Tensor, positions: Tensor, segment_ids: Tensor | None = None

@@ -250,16 +250,21 @@ class Bert(nn.Module):
 
 
 class Pooler(nn.Module):
-    """What a row says as a whole: its first token's vector, once more transformed."""
+    """What a row says as a whole: its first token's vector, once more transformed; where that sees no other, its last.
 
-    def __init__(self, hidden_size: int) -> None:
+    Args:
+        hidden_size: of a vector.
+        last: take the last token's, as of a causal network.
+    """
+
+    def __init__(self, hidden_size: int, last: bool = False) -> None:
         super().__init__()
-        self.dense = Linear(hidden_size, hidden_size)
+        self.dense, self.last = Linear(hidden_size, hidden_size), last
         self.apply(begin)
 
     def forward(self, x: Tensor, rows: Rows) -> Tensor:
         """[T, H] -> [B, H] in -1..1."""
-        return self.dense(x[rows.starts()]).tanh()
+        return self.dense(x[rows.starts() + (rows.lengths - 1 if self.last else 0)]).tanh()
 
 
 class TokenHead(nn.Module):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from foundation.errors import UserError
-from foundation.protocols import EmbedsText, FillsMasks, PredictsTokens, WholeIteration
+from foundation.protocols import EmbedsText, FillsMasks, HasReleasedLayout, PredictsTokens, WholeIteration
 from lightning_modules.bert import BertPretraining, next_tokens, token_weight
 from lightning_modules.networks.bert import Bert
 from lightning_modules.networks.bert_released import released_config, to_released
@@ -195,7 +195,7 @@ def test_a_text_s_vector_is_the_mean_of_its_tokens():
 
 
 def test_capabilities_are_those_of_the_objective():
-    assert pretraining().capabilities() == {PredictsTokens, EmbedsText, FillsMasks}
+    assert pretraining().capabilities() == {PredictsTokens, EmbedsText, FillsMasks, HasReleasedLayout}
     assert pretraining("left_to_right").capabilities() == {PredictsTokens, EmbedsText}
 
 

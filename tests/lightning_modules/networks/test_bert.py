@@ -228,6 +228,18 @@ def test_a_causal_network_does_not_look_ahead():
     assert not torch.allclose(one[:, 4], other[:, 4])
 
 
+def test_a_row_s_pooled_vector_is_of_its_first_token_or_its_last():
+    """The first one of a causal network has seen nothing."""
+    ids, lengths, segments = texts(9, 4)
+    for padding_free in (True, False):
+        net = network(padding_free=padding_free)
+        x, rows = net.encode(ids, lengths, segments)
+        for last, places in {False: (0, 0), True: (8, 3)}.items():
+            pooler = Pooler(16, last)
+            rows_own = torch.stack([rows.unpacked(x)[row, place] for row, place in enumerate(places)])
+            torch.testing.assert_close(pooler(x, rows), pooler.dense(rows_own).tanh())
+
+
 def test_attention_is_what_the_network_attends_by():
     for causal in (False, True):
         net = network(causal=causal)
