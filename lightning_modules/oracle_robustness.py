@@ -255,22 +255,29 @@ class OracleRobustness(Classifier):
         assert self.oracle is not None
         x, oracle = inputs[self.input], self.oracle
         points = inputs["points"] if oracle.own_points else x
-        neighbours = oracle.neighbours(points, self.delta, inputs["drawn"])
         if self.trained_on == "worst":
             with in_mode(self.network, training=False):
-                neighbours = self.worst_neighbours(points, inputs, neighbours)
+                near = self.worst_neighbours(points, inputs)
+        else:
+            near = oracle.see(oracle.neighbours(points, self.delta, inputs["drawn"]))
         features, logits = features_and_logits(self.class_logits, self.layers_part[0], x)
         if oracle.own_points:
             features = self.features(oracle.see(points))
-        return logits, feature_distance(features, self.features(oracle.see(neighbours))).mean()
+        return logits, feature_distance(features, self.features(near)).mean()
 
-    def worst_neighbours(self, points: Tensor, inputs: Inputs, start: Tensor) -> Tensor:
+    def worst_neighbours(self, points: Tensor, inputs: Inputs) -> Tensor:
+        """The farthest that an ascent from a random one finds, as the classifier sees them."""
         assert self.oracle is not None
         box = None if self.oracle.own_points else self.box
         examples = self.oracle.reachable(Examples(points, inputs["label"], inputs["index"], box), self.delta)
+        assert examples.reach is not None
+        start = self.oracle.start(points, self.delta, inputs["drawn"])
         norm, limit = (self.norm, self.limit) if self.oracle.norm is None else (self.oracle.norm, self.delta)
         budget = torch.full((len(points),), limit, device=points.device, dtype=points.dtype)
-        return ascend_distance(self.features, self.oracle.see, examples, norm, budget, self.steps, start)[0]
+        see = examples.reach.see
+        farthest, _ = ascend_distance(self.features, see, examples, norm, budget, self.steps, start)
+        with torch.no_grad():
+            return see(farthest)
 
     def moved_by_pgd(self, x: Tensor, label: Tensor, index: Tensor) -> Tensor:
         attack = ProjectedGradient(self.norm, self.steps, 2.5 / self.steps, random_start=False, keep="last")

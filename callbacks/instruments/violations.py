@@ -128,10 +128,12 @@ class WithinBudget:
         for delta in self.deltas:
             examples = self.oracle.reachable(seen.examples, delta)
             found = search(self.attack, seen.logits_of, examples, self.budgets, self.bisections)
-            distance = self.oracle.distance(examples.reach.see(found.images), seen.examples.images)  # pyright: ignore
+            assert examples.reach is not None
+            moved = examples.reach.see(found.images)
+            distance = self.oracle.distance(moved, seen.examples.images)
             told[f"{self.name}_d{delta:g}_norm"] = found.smallest
             told[f"{self.name}_d{delta:g}_distance"] = torch.where(found.smallest.isinf(), torch.inf, distance)
-            seen.found.append((delta, examples.reach.see(found.images)))  # pyright: ignore
+            seen.found.append((delta, moved))
         return told
 
     def figures(self, of: Mapping[str, Tensor]) -> dict[str, float]:
@@ -196,8 +198,8 @@ class Modulus:
         budget = torch.full(
             (len(like),), delta if self.budget is None else self.budget, device=like.device, dtype=like.dtype
         )
-        see = examples.reach.see  # pyright: ignore
-        return ascend_distance(seen.features_of, see, examples, self.norm, budget, self.steps, start)[1]
+        assert examples.reach is not None
+        return ascend_distance(seen.features_of, examples.reach.see, examples, self.norm, budget, self.steps, start)[1]
 
     def figures(self, of: Mapping[str, Tensor]) -> dict[str, float]:
         return {self.key(delta): float(of[f"omega_d{delta:g}"].max()) for delta in self.deltas}

@@ -31,6 +31,10 @@ class Reach(Protocol):
         """That of the chosen examples."""
         ...
 
+    def see(self, moved: Tensor) -> Tensor:
+        """The classifier's inputs."""
+        ...
+
     def logits(self, logits_of: LogitsOf, moved: Tensor, labels: Tensor) -> Tensor:
         """Of what the classifier sees, [B, K]. Where it may not count as another class, the label's is the largest."""
         ...

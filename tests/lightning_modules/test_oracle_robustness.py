@@ -173,6 +173,22 @@ def test_alone_the_labels_teach_nothing(tmp_path):
     assert not torch.equal(run.module.network.layers[0].weight, begun.module.network.layers[0].weight)
 
 
+@pytest.mark.parametrize("training", ["siamese", "worst"])
+@pytest.mark.parametrize(
+    ("oracle", "beside"), [("invariance", []), ("norm", ["lightning_module.delta=0.5"])], ids=["invariance", "norm"]
+)
+def test_the_oracles_of_images_train(tmp_path, training, oracle, beside):
+    given = ["experiment=oracle_digits", *TINY["oracle_digits"], "callbacks=[classification]", "trainer=cpu", "logger=none",
+             "~callbacks.oracle_violations", f"oracle@lightning_module.oracle={oracle}", "trainer.max_steps=3", "trainer.log_every_n_steps=1",
+             f"lightning_module.training={training}", "lightning_module.norm=linf", *beside]  # fmt: skip
+    given = [it for it in given if not it.startswith("callbacks.oracle_violations")]
+    run = build(compose_job("train", given, str(tmp_path)))
+    before = weights(run)
+    run.trainer.fit(run.module, run.datamodule)
+    assert not torch.equal(before, weights(run))
+    assert float(run.trainer.callback_metrics["train/feature_distance"]) > 0
+
+
 def test_what_is_masked_changes_no_logit(tmp_path):
     run = trained(tmp_path, "lightning_module.training=mask")
     points = torch.randn(6, 64)

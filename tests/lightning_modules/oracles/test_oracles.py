@@ -14,6 +14,7 @@ from lightning_modules.attacks.auto_pgd import AutoPGD
 from lightning_modules.attacks.gradient import Examples, FastGradient, ProjectedGradient
 from lightning_modules.attacks.search import search
 from lightning_modules.oracles.feature import FeatureOracle
+from lightning_modules.oracles.invariance import InvarianceOracle
 from lightning_modules.oracles.manifold import ManifoldOracle
 from lightning_modules.oracles.norm import NormOracle
 from lightning_modules.oracles.oracle import taken_for
@@ -188,6 +189,46 @@ class TestFeature:
         with pytest.raises(UserError, match="needs a classifier of images or of points, which Linear is not"):
             FeatureOracle(nn.Linear(2, 2))
         assert "reads inputs of shape (1, 2, 2)" in str(self.oracle.refusal((1, 8, 8)))
+
+
+class TestInvariance:
+    images = torch.zeros(3, 1, 6, 6, dtype=torch.float64)
+    images[:, 0, 2:4, 2:4] = 0.5
+
+    def test_what_is_done_to_an_image_by_hand(self):
+        oracle = InvarianceOracle(shift=2, dimming=0.2, ground=0.4)
+        numbers = torch.tensor([[0.5, -1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.5]]).double()
+        right_and_up, bright, on_grey = oracle.moved(self.images, numbers)
+        expected = torch.zeros(6, 6, dtype=torch.float64)
+        expected[0:2, 3:5] = 0.5  # one to the right, two up
+        torch.testing.assert_close(right_and_up[0], expected, rtol=0, atol=1e-6)
+        torch.testing.assert_close(bright[0], 1.2 * self.images[0, 0], rtol=0, atol=1e-6)
+        torch.testing.assert_close(on_grey[0], self.images[0, 0] + 0.2 * (1 - self.images[0, 0]), rtol=0, atol=1e-6)
+        assert torch.equal(oracle.moved(self.images, torch.zeros(3, 4).double()), self.images)
+
+    def test_attacks_search_along_the_orbit(self):
+        """A net that looks at one pixel is fooled by a shift of one and not by a tenth of it."""
+        oracle = InvarianceOracle(shift=1, dimming=0, ground=0)
+        labels = torch.zeros(3).long()
+
+        def logits_of(images: Tensor) -> Tensor:
+            pixel = images[:, 0, 2, 2]
+            return torch.stack([pixel - 0.24, 0.24 - pixel], 1)
+
+        reach = oracle.reachable(examples_of(self.images, labels, (0.0, 1.0)), 0.0)
+        found = search(ProjectedGradient("linf", 10), logits_of, reach, [0.1, 1.0], bisections=10)
+        assert found.wrong.tolist() == [[False] * 3, [True] * 3]
+        assert float(found.smallest.min()) >= 1 - 0.48**0.5 - 1e-6  # 0.5 (1 - s)^2 = 0.24 along the diagonal
+        assert bool((logits_of(reach.reach.see(found.images)).argmax(1) == 1).all())  # type: ignore
+
+    @pytest.mark.parametrize("given", [{"shift": -1}, {"dimming": 1.0}, {"ground": -0.1}, {"shift": float("nan")}])
+    def test_wrong_words(self, given):
+        (key,) = given
+        with pytest.raises(UserError, match=f"{key} of InvarianceOracle is"):
+            InvarianceOracle(**given)
+        with pytest.raises(UserError, match="lets images do nothing"):
+            InvarianceOracle(0, 0, 0)
+        assert "moves images" in str(InvarianceOracle().refusal((4,)))
 
 
 GENERATORS = {"infogan_digits": test_infogan, "improved_gan_digits": test_improved_gan, "draw_digits": test_draw}
