@@ -222,3 +222,7 @@ def test_every_experiment_has_a_method_with_a_page():
     assert pages["mask_rcnn_coco"] == ("Faster R-CNN", "docs/methods/faster_rcnn.md")  # by its module
     assert pages["oracle_deepcloak_cifar10"] == ("Oracle robustness", "docs/methods/oracle_robustness.md")  # by a word
     assert all((tables.ROOT / page).exists() for _, page in pages.values())
+
+
+def test_the_best_of_a_table_is_known_though_a_callback_asks_for_a_run_that_a_person_has_to_name():
+    assert tables.direction_of("oracle_mnist_manifold", "test/error") == "min"
