@@ -8,6 +8,7 @@ from pathlib import Path
 from torchvision.datasets.utils import check_integrity, download_url
 
 from foundation.errors import UserError
+from foundation.places import check_download
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Published:
         path = self.path_in(data_dir)
         if path.exists():
             return
+        check_download(path)
         make_folder(path.parent)
         reasons = []
         for url in self.urls:

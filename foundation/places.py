@@ -58,3 +58,23 @@ def is_cache(folder: str | Path) -> bool:
 def own_cache() -> str:
     """This machine's, as ``conf/paths`` has it."""
     return os.environ.get("RELIGHT_CACHE", "data/cache")
+
+
+def own_data() -> str:
+    """The same of data sets."""
+    return os.environ.get("DATA_DIR", "data")
+
+
+NAMED_BY_A_RUN: set[str] = set()
+"""Places that a saved config names in this process, and that are neither this machine's nor the run's own."""
+
+
+def check_download(path: Path) -> None:
+    """Raise a UserError where a published file would be downloaded to a place that somebody else's config chose."""
+    if any(lies_in(path, own) for own in (own_data(), own_cache())):
+        return
+    if place := next((it for it in NAMED_BY_A_RUN if lies_in(path, it)), None):
+        raise UserError(
+            f"{path} is missing, and is not downloaded there, since a run's folder names {place} and not you: put the "
+            f"file there by hand, or set DATA_DIR to {place} if it is yours."
+        )

@@ -21,7 +21,7 @@ from omegaconf.resolvers import oc
 
 from foundation.errors import UserError
 from foundation.former_names import name_of_today
-from foundation.places import is_cache, lies_in, own_cache
+from foundation.places import NAMED_BY_A_RUN, is_cache, lies_in, own_cache, own_data
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 # What a finished run gives to another. They read its config under the same rules, and weights alone of its checkpoint.
@@ -115,16 +115,22 @@ def places_alone() -> Iterator[None]:
         OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
 
 
+TO_DOWNLOAD_TO = ("data_dir", "weights")  # published files, where they are missing
 PLACES = ("folder", "dirpath", "save_dir", "default_root_dir", "filename")
 
 
-def check_foreign(config: dict[str, Any], source: str, cache: str | None = None) -> None:
+def check_foreign(config: dict[str, Any], source: str, cache: str | None = None, data_dirs: Sequence[str] = ()) -> None:
     """Targets, and places: what a saved config has written lies in the run folder or in that of its measurement.
 
-    A cache that is none of this machine's becomes ``cache``, unless given ``own_cache``.
+    A cache that is none of this machine's becomes ``cache``, unless given ``own_cache``. Nothing is downloaded to
+    places that are neither this machine's nor among ``data_dirs``, which a person has named just now.
     """
     check_targets(config, source)
     run_dir = Path(config["paths"]["run_dir"]).absolute()
+    for _, node in mappings_in(config, ""):
+        for place in (it for key, it in node.items() if key in TO_DOWNLOAD_TO and isinstance(it, str)):
+            if not any(lies_in(place, own) for own in (run_dir, own_data(), own_cache(), *data_dirs)):
+                NAMED_BY_A_RUN.add(place)
     parts = {"trainer": config.get("trainer") or {}}
     for group in ("callbacks", "logger"):
         parts |= {f"{group}.{name}": node or {} for name, node in (config.get(group) or {}).items()}

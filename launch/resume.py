@@ -59,10 +59,10 @@ def prepare(asked: str, overrides: list[str]) -> tuple[dict[str, Any], Path]:
             now = with_overrides(run_config(folder), first_overrides(folder), holding, folder)
         before, config = plain(so_far), plain(now)
     config["logger"] = own_logger(config, OmegaConf.to_container(now, resolve=False), overrides, folder)
-    caches = [it.partition("=")[2].strip("'\"") for it in overrides if key_of(it) == "paths.cache_dir"]
+    caches, data_dirs = (values_of(overrides, f"paths.{it}_dir") for it in ("cache", "data"))
     named = {name for it in overrides for name in re.findall(r"_target_[:=] *['\"]?([\w.]+)", it)}
     with trusting(named):  # by a person, just now; the first command comes from the folder, as the config does
-        check_foreign(config, f"{folder} with its first command", caches[-1] if caches else None)
+        check_foreign(config, f"{folder} with its first command", caches[-1] if caches else None, data_dirs)
     check_config(config, TrainConfig)
     path = checkpoint_path(folder)
     checkpoint = read_checkpoint(path)
@@ -71,6 +71,11 @@ def prepare(asked: str, overrides: list[str]) -> tuple[dict[str, Any], Path]:
     if is_first_process():
         sys.argv = [sys.argv[0], f"resume={folder}", *overrides]  # what Lightning starts the other ranks with
     return config, path
+
+
+def values_of(overrides: list[str], key: str) -> list[str]:
+    """What a command gives a key, as texts."""
+    return [it.partition("=")[2].strip("'\"") for it in overrides if key_of(it) == key]
 
 
 def own_logger(config: Mapping[str, Any], written: Any, overrides: list[str], folder: Path) -> dict[str, Any] | None:

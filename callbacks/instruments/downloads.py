@@ -12,12 +12,14 @@ from lightning import Trainer
 from torch.hub import download_url_to_file
 
 from foundation.errors import UserError
+from foundation.places import check_download
 
 
 def fetch(url: str, path: Path) -> str | None:
     """Download what is not there; says why that was not possible. The name ends with the beginning of the sha256."""
     if path.exists():
         return None
+    check_download(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         download_url_to_file(url, str(path), hash_prefix=hash_prefix(url), progress=sys.stderr.isatty())

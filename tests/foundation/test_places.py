@@ -8,9 +8,12 @@ import pytest
 from omegaconf import OmegaConf
 
 import finished.report
+from datamodules.mnist import archive
 from finished.tables import record
+from foundation import places, security
 from foundation.errors import UserError
-from foundation.places import inside, is_cache, is_one_name, lies_in, refuse_ways_out_of
+from foundation.places import check_download, inside, is_cache, is_one_name, lies_in, refuse_ways_out_of
+from foundation.security import check_foreign
 from launch.command_line import check_command_line, compose_job
 from launch.resume import prepare
 from launch.saved_config import saved_config
@@ -52,7 +55,7 @@ def test_a_record_names_no_file_elsewhere(tmp_path, of):
     told = {"experiment": "a", "seed": 0, "commit": "abcdef0", "status": "finished", "clean": True, "overrides": []}
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "record.json").write_text(json.dumps(told | {of: "../../x/"}))
-    with pytest.raises(UserError, match="which is no name of a file"):
+    with pytest.raises(UserError, match="which is no name of a file|which is not a whole number"):
         record(tmp_path / "run", tmp_path / "deep" / "results")
     assert sorted(it.name for it in tmp_path.rglob("*")) == ["record.json", "run"]
 
@@ -165,3 +168,25 @@ def test_a_resume_takes_the_cache_of_its_command(tmp_path):
     config, _ = prepare(str(run), [f"paths.cache_dir={tmp_path / 'mine'}"])
     assert config["paths"]["cache_dir"] == str(tmp_path / "mine")
     assert not os.path.exists(tmp_path / "mine")
+
+
+def test_nothing_is_downloaded_to_where_a_run_of_somebody_else_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("DATA_DIR", str(tmp_path / "mine"))
+    monkeypatch.setattr(places, "NAMED_BY_A_RUN", set())
+    monkeypatch.setattr(security, "NAMED_BY_A_RUN", places.NAMED_BY_A_RUN)
+    theirs = tmp_path / "theirs"
+    config = {
+        "paths": {"run_dir": str(tmp_path / "run")},
+        "datamodule": {"data_dir": str(theirs)},
+        "callbacks": {"score": {"weights": str(theirs / "judge" / "w.pth")}},
+    }
+    check_foreign(config, "a run", data_dirs=[str(theirs)])  # which a person has typed
+    check_download(theirs / "MNIST" / "file.gz")
+    check_foreign(config, "a run")
+    for path in (theirs / "MNIST" / "file.gz", theirs / "judge" / "w.pth"):
+        with pytest.raises(UserError, match="is not downloaded there, since a run's folder names"):
+            check_download(path)
+    with pytest.raises(UserError, match="is not downloaded there"):
+        archive("train-images-idx3-ubyte.gz").fetch(theirs)
+    assert not theirs.exists()
+    check_download(tmp_path / "mine" / "MNIST" / "file.gz")
