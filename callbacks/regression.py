@@ -16,7 +16,7 @@ from foundation.protocols import EstimatesNumbers
 
 
 class RegressionMetric(Metric):
-    """Keeps all estimates by their examples, in whose order the figures are computed: the same on any number of ranks."""
+    """Keeps all estimates by their examples, in whose order figures are computed: the same on any number of ranks."""
 
     full_state_update = False
     index: list[Tensor]
