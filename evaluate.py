@@ -65,7 +65,7 @@ def evaluate(config: dict[str, Any], folder: Path) -> dict[str, float]:
             write_json(folder / "record.json", found)
         print(
             f"{checkpoint}, {weights} weights:",
-            *(f"  {key:<32}{value:.4f}" for key, value in metrics.items()),
+            *(f"  {key:<31} {value:.4f}" for key, value in metrics.items()),
             f"  {folder}",
             sep="\n",
         )

@@ -90,7 +90,7 @@ def summary(config: dict[str, Any], metrics: dict[str, float], folder: Path, wei
     for key, value in sorted(metrics.items()):
         if key.startswith(TESTED):
             of_paper = published(config["paper"], key, data, config)
-            lines.append(f"  {key:<32}{value:.4f}" + ("" if of_paper is None else f"   (paper: {of_paper})"))
+            lines.append(f"  {key:<31} {value:.4f}" + ("" if of_paper is None else f"   (paper: {of_paper})"))
     return "\n".join(["", *lines, *(f"  {name:<20}{path}" for name, path in places_in(folder).items())])
 
 

@@ -235,7 +235,7 @@ class DeepCloak(Measurement):
         for share, masked in zip(self.shares, self.masks, strict=True):
             for way in self.ways:
                 error = errors[key_of(share, *way)]
-                rows.append([share, int(masked.sum()), *way, error, errors[key_of(0, *way)] - error])
+                rows.append([share, int(masked.sum()), *way, error, round(errors[key_of(0, *way)] - error, 12)])
         write_table(self.folder / "deepcloak.csv", [COLUMNS, *rows])
         order = scores.argsort(descending=True, stable=True).tolist()
         features = [["feature", "mean_distance"], *([number, float(scores[number])] for number in order)]
@@ -313,7 +313,8 @@ def draw_curves(rows: Sequence[Sequence[Any]], powers: Sequence[float], path: Pa
             shown = [row for row in rows if row[3] in (None, power)]
             for attack in dict.fromkeys(row[2] for row in shown):
                 line = [row[4] for row in shown if row[2] == attack]
-                axes.plot(range(len(shares)), line, marker="o", markersize=3, label=attack or "no attack")
+                dashed = {"linestyle": "--", "zorder": 3} if attack.startswith("transfer") else {}  # may lie on another
+                axes.plot(range(len(shares)), line, marker="o", markersize=3, label=attack or "no attack", **dashed)
             axes.set_xticks(range(len(shares)), [f"{it:g}" for it in shares])
             axes.set(xlabel="features masked, percent", ylim=(-0.02, 1.02))
             axes.grid(alpha=0.3)

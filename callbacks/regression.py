@@ -1,6 +1,7 @@
 """How well numbers are estimated: correlations and errors."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from foundation.protocols import EstimatesNumbers
 
 
 class RegressionMetric(Metric):
-    """Keeps all estimates by their examples, in whose order figures are computed: the same on any number of ranks."""
+    """Keeps all estimates by their examples, in whose order it computes: the same figures on any number of ranks."""
 
     full_state_update = False
     index: list[Tensor]
@@ -42,10 +43,15 @@ class RegressionMetric(Metric):
         told, are = (dim_zero_cat(it)[order].cpu().numpy() for it in (self.estimates, self.labels))
         varies = len(told) > 1 and np.ptp(told) > 0 and np.ptp(are) > 0
         return {
-            "pearson": float(np.float64(pearsonr(told, are)[0])) if varies else math.nan,
-            "spearman": float(spearmanr(told, are)[0]) if varies else math.nan,
+            "pearson": correlation(pearsonr, told, are) if varies else math.nan,
+            "spearman": correlation(spearmanr, told, are) if varies else math.nan,
             "squared_error": float(((told - are) ** 2).mean()),
         }
+
+
+def correlation(kind: Callable[..., Any], told: np.ndarray, are: np.ndarray) -> float:
+    """By one of scipy's functions."""
+    return float(kind(told, are).statistic)
 
 
 class Regression(Measurement):

@@ -38,6 +38,7 @@ TINY = {
     "oracle_digits": SMALL,
     "oracle_mnist": SMALL,
     "oracle_mnist_manifold": [*SMALL, "oracle@callbacks.oracle_violations.oracle=norm"],
+    "oracle_cifar10": [*SMALL, "lightning_module.network.network={depth: 11, width: 2}"],
 }
 
 
