@@ -141,13 +141,8 @@ class LabelledTextDataModule(WordPieceDataModule):
         table = self.table(first, second[0] if second else None, self._numbers([label for _, label in rows]))
         if cut := int((table.known_lengths == self.max_length).sum()):
             quiet = self.trainer is not None and self.trainer.global_rank > 0
-<<<<<<< ours
-            most = f"datamodule.max_length={self.max_length}"
-            say(f"{self.name}: {cut:,} of {len(table):,} rows of {file} fill {most} or are cut to it.", quiet)
-=======
             what = f"fill datamodule.max_length={self.max_length} or are cut to it"
             say(f"{self.name}: {cut:,} of {len(table):,} rows of {file} {what}.", quiet)
->>>>>>> theirs
         return table
 
     def _numbers(self, labels: Sequence[str]) -> Tensor:
