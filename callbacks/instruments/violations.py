@@ -17,7 +17,14 @@ from foundation.randomness import keyed_generator
 from lightning_modules.attacks.gradient import Examples, LogitsOf
 from lightning_modules.attacks.norms import Norm, size
 from lightning_modules.attacks.search import Attack, search
-from lightning_modules.oracle_robustness import FeaturesOf, ascend_distance, feature_distance, paper_arc, paper_arca
+from lightning_modules.oracle_robustness import (
+    FeaturesOf,
+    ascend_distance,
+    feature_distance,
+    modulus,
+    paper_arc,
+    paper_arca,
+)
 from lightning_modules.oracles.oracle import Oracle
 
 ROUNDING = 1 + 1e-5  # of a norm that was cut to a budget
@@ -176,12 +183,13 @@ class Modulus:
     def measure(self, seen: Seen) -> dict[str, Tensor]:
         points = seen.examples.images
         clean = seen.features_of(self.oracle.see(points)).detach()
-        told, farthest = {}, torch.zeros(len(points), device=points.device, dtype=clean.dtype)
+        told = {}
         for delta in self.deltas:
+            farthest = torch.zeros(len(points), device=points.device, dtype=clean.dtype)
             for restart in range(self.restarts):
                 farthest = torch.maximum(farthest, self._ascend(seen, delta, restart).to(farthest.dtype))
             for kept_to, moved in seen.found:
-                if kept_to <= delta:
+                if kept_to == delta:
                     with torch.no_grad():
                         found = feature_distance(seen.features_of(self.oracle.see(moved)), clean)
                     farthest = torch.maximum(farthest, found)
@@ -202,7 +210,9 @@ class Modulus:
         return ascend_distance(seen.features_of, examples.reach.see, examples, self.norm, budget, self.steps, start)[1]
 
     def figures(self, of: Mapping[str, Tensor]) -> dict[str, float]:
-        return {self.key(delta): float(of[f"omega_d{delta:g}"].max()) for delta in self.deltas}
+        farthest = torch.stack([of[f"omega_d{delta:g}"] for delta in self.deltas])
+        kept_to = torch.tensor(self.deltas, dtype=farthest.dtype).unsqueeze(1).expand_as(farthest)
+        return {self.key(it): float(modulus(farthest.flatten(), kept_to.flatten(), it)) for it in self.deltas}
 
 
 class PaperArc:
