@@ -93,19 +93,27 @@ class OracleViolations(Measurement):
     ) -> None:
         self.folder, self.oracle, self.examples, self.shown = Path(folder), oracle, examples, shown
         self.attacks, self.deltas, self.budgets = list(attacks.values()), list(deltas), budgets and list(budgets)
+        for key, given, words in (
+            ("omega", omega, ("steps", "restarts")),
+            ("paper", paper, ("tau", "unit", "attacks")),
+            ("unconstrained", unconstrained, ("attack", "budgets")),
+        ):
+            check_words(f"{KEY}.{key}", given, words)
         self.layer, self.paper = layer, dict(paper) if paper else None
         check(self.oracle, self.attacks, self.deltas, self.budgets, examples, bisections, shown)
         check_paper(self.paper)
         self.searches = probes_of(oracle, self.attacks, self.deltas, self.budgets, bisections)
         self.others: list[Probe] = []
         if unconstrained:
-            free = list(unconstrained["budgets"])
+            free = unconstrained["budgets"]
             check_ascending(f"{KEY}.unconstrained.budgets", free)
+            if not hasattr(unconstrained["attack"], "norm"):
+                raise UserError(f"{KEY}.unconstrained.attack is no attack: name one of lightning_modules/attacks.")
             names = [it.name for it in self.attacks]
             self.others.append(Unconstrained(oracle, unconstrained["attack"], free, bisections, names))
         if omega:
             for key, count in omega.items():
-                if count < 1:
+                if not isinstance(count, int) or count < 1:
                     raise UserError(f"{KEY}.omega.{key} is {count}: give 1 or more.")
             norm = oracle.norm or self.attacks[0].norm
             largest = self.budgets[-1] if self.budgets else None
@@ -250,6 +258,9 @@ def check(
     name = type(oracle).__name__
     if not attacks:
         raise UserError(f"{KEY}.attacks is empty: name an attack, or remove it with ~{KEY}")
+    for it in attacks:
+        if not hasattr(it, "norm"):
+            raise UserError(f"{KEY}.attacks has {it!r}, which is no attack: name one of lightning_modules/attacks.")
     names = [it.name for it in attacks]
     if doubled := {it for it in names if names.count(it) > 1}:
         raise UserError(f"{KEY}.attacks has {sorted(doubled)[0]} twice: give one of them other steps or restarts.")
@@ -283,7 +294,21 @@ def check(
         raise UserError(f"{KEY}.examples is {examples}: give 1 or more, or null for all.")
 
 
-def check_ascending(key: str, values: Sequence[float]) -> None:
+def check_words(key: str, given: Mapping[str, Any] | None, words: Sequence[str]) -> None:
+    """Whether what was given by name has these names and no others; nothing at all is as good."""
+    if not given:
+        return
+    if not isinstance(given, Mapping) or set(given) != set(words):
+        raise UserError(f"{key} is {given!r}: give {', '.join(words[:-1])} and {words[-1]}, or set it to null.")
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def check_ascending(key: str, values: Any) -> None:
+    if not isinstance(values, Sequence) or isinstance(values, str) or not all(map(is_number, values)):
+        raise UserError(f"{key} is {values!r}: give a list of numbers in ascending order.")
     if not values:
         raise UserError(f"{key} is empty: give numbers of 0 or more in ascending order.")
     if any(not 0 <= it < math.inf for it in values) or list(values) != sorted(set(values)):
@@ -297,10 +322,16 @@ def check_paper(paper: Mapping[str, Any] | None) -> None:
         return
     for key in ("tau", "unit"):
         value = paper[key]
-        if not isinstance(value, int) or value < 1:
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise UserError(f"{KEY}.paper.{key} is {value}: give a whole number, 1 or more, or set {KEY}.paper=null.")
     if paper["tau"] * paper["unit"] > 255:
         raise UserError(f"{KEY}.paper: {paper['tau']} steps of {paper['unit']} / 255 go beyond a pixel's whole range.")
+    if not isinstance(paper["attacks"], Mapping) or not paper["attacks"]:
+        raise UserError(f"{KEY}.paper.attacks is {paper['attacks']!r}: name attacks of linf, or set {KEY}.paper=null.")
     for it in paper["attacks"].values():
+        if not hasattr(it, "norm"):
+            raise UserError(
+                f"{KEY}.paper.attacks has {it!r}, which is no attack: name one of lightning_modules/attacks."
+            )
         if it.norm != "linf":
             raise UserError(f"{KEY}.paper.attacks has {it.name}, which moves in {it.norm}: ARC_inf is of linf.")

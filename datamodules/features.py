@@ -9,6 +9,8 @@ from datamodules.splits import SplitDataModule, Table
 from foundation.errors import UserError
 from foundation.randomness import keyed_generator
 
+MOST = 10_000_000  # points, or coordinates: they lie in memory
+
 
 class FeaturesDataModule(SplitDataModule):
     """x = (k necessary, u unnecessary coordinates), standard normal; of class 1 where the first k sum to more than 0.
@@ -43,8 +45,8 @@ class FeaturesDataModule(SplitDataModule):
         super().__init__(**splits)
         counts = {"necessary": necessary, "unnecessary": unnecessary, "train_size": train_size, "test_size": test_size}
         for key, count in counts.items():
-            if count < 1:
-                raise UserError(f"datamodule.{key} is {count}: give 1 or more.")
+            if not 1 <= count <= MOST:
+                raise UserError(f"datamodule.{key} is {count}: give 1 or more, and {MOST:,} at most.")
         for key, value in {"margin": margin, "leak": leak}.items():
             if not 0 <= value <= 10:
                 raise UserError(f"datamodule.{key} is {value}: give a number from 0 to 10.")

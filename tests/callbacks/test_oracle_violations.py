@@ -246,6 +246,14 @@ class TestWrongWords:
             ({"paper": {"tau": 10, "unit": 0, "attacks": {}}}, "paper.unit is 0"),
             ({"paper": {"tau": 100, "unit": 8, "attacks": {}}}, "go beyond a pixel's whole range"),
             ({"paper": {"tau": 10, "unit": 1, "attacks": {"a": FastGradient("l2")}}}, "ARC_inf is of linf"),
+            ({"paper": {"tau": 10, "unit": 1}}, "paper is .*: give tau, unit and attacks, or set it to null"),
+            ({"paper": {"tau": 10, "unit": 1, "attacks": "text"}}, "paper.attacks is 'text': name attacks of linf"),
+            ({"attacks": {"pgd": "text"}}, "attacks has 'text', which is no attack"),
+            ({"omega": {"steps": 0.5, "restarts": 1}}, "omega.steps is 0.5: give 1 or more"),
+            (
+                {"unconstrained": {"attack": FastGradient("l2"), "budgets": "text"}},
+                "budgets is 'text': give a list of numbers",
+            ),
             ({"oracle": NormOracle("l2")}, "the distance of NormOracle is a norm itself: set it to null"),
             ({"oracle": NormOracle("l2"), "budgets": None, "deltas": [0.0, 1.0]}, "deltas begins with 0"),
             (

@@ -44,10 +44,11 @@ def test_a_batch_holds_index_point_and_label():
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("value", [0, 10**12])
 @pytest.mark.parametrize("key", ["necessary", "unnecessary", "train_size", "test_size"])
-def test_counts_are_1_or_more(key):
-    with pytest.raises(UserError, match=f"datamodule.{key} is 0: give 1 or more"):
-        FeaturesDataModule(**{"batch_size": 8, key: 0})
+def test_counts_are_1_or_more_and_fit_into_memory(key, value):
+    with pytest.raises(UserError, match=f"datamodule.{key} is {value}: give 1 or more, and 10,000,000 at most"):
+        FeaturesDataModule(**{"batch_size": 8, key: value})
 
 
 @pytest.mark.parametrize("key", ["margin", "leak"])
