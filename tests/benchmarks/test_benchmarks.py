@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from benchmarks import frechet_distance, loader, mean_average_precision, peers, sweep, training_step, wrm_step
+from benchmarks import text as text_files
 from benchmarks.losses import Bounds, loss_of
 from benchmarks.peer_loops import PEERS
 from benchmarks.turns import Spent, Turns, table
@@ -47,6 +48,15 @@ def test_a_detector_is_measured_against_torchvision_s():
                  f"{network}.rpn.proposals=[2000,150]"]  # fmt: skip
     turns = training_step.measure("faster_rcnn_coco_mobilenet", overrides, iterations=1, rounds=1)
     assert {name: len(spent) for name, spent in turns.turns.items()} == {"platform": 2, "bare loop": 2, "usual loop": 2}
+
+
+def test_text_is_measured_against_the_library_alone():
+    tokenising, instances = text_files.main(
+        ["--documents", "20", "--rounds", "1", "--batches", "2", "--batch-size", "4"]
+    )
+    assert tokenising.turns.keys() == {"platform", "encode_batch"}
+    assert instances.turns.keys() == {"tokens", "whole words"}
+    assert "whole words" in text_files.report([tokenising, instances])
 
 
 def test_a_step_of_wrm_is_measured_against_one_of_erm():
