@@ -21,6 +21,8 @@ class NormOracle(Oracle):
     def __init__(self, norm: Norm = "l2", box: tuple[float, float] | None = (0.0, 1.0)) -> None:
         if norm not in ("l2", "linf"):
             raise UserError(f"norm of NormOracle is {norm!r}; {did_you_mean(str(norm), ('l2', 'linf'))}")
+        if box is not None and (len(box) != 2 or not box[0] < box[1]):
+            raise UserError(f"box of NormOracle is {list(box)}: give the least and the largest value, or null.")
         self.norm, self.box = norm, None if box is None else (float(box[0]), float(box[1]))
 
     def refusal(self, shape: Sequence[int]) -> str | None:

@@ -120,6 +120,9 @@ class TestNorm:
     def test_wrong_words(self):
         with pytest.raises(UserError, match="norm of NormOracle is 'linff'; did you mean 'linf'"):
             NormOracle("linff")  # type: ignore
+        for box in ([], [0.5], [1.0, 0.0]):
+            with pytest.raises(UserError, match="box of NormOracle is .*: give the least and the largest value"):
+                NormOracle("l2", box)  # type: ignore
         assert "set its box to null" in str(NormOracle("l2").refusal((64,)))
         assert NormOracle("l2", box=None).refusal((64,)) is None
 
