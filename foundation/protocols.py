@@ -368,6 +368,17 @@ class HoldsTables(Protocol):
 
 
 @runtime_checkable
+class HoldsQuestions(Protocol):
+    """Asked of a DataModule."""
+
+    max_question_length: int
+    tables: dict[str, Any]
+    """As of ``HoldsTables``. Each has ``questions``, with the ``answers`` of each as texts, and says by ``span(window,
+    start, end)`` what stands from one token of a window to another; a batch has ``question`` [B], the number of each
+    window's question, and ``may_start`` [B, L], where its answer may begin."""
+
+
+@runtime_checkable
 class HoldsImages(Protocol):
     """Asked of a DataModule."""
 

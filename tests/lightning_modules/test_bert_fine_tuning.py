@@ -28,7 +28,14 @@ NETWORK = "lightning_module.network"
 SMALL = ["trainer.precision=32-true", "lightning_module.optimizer.fused=false", f"{NETWORK}.layers=1",
          f"{NETWORK}.hidden_size=16", f"{NETWORK}.heads=2", f"{NETWORK}.max_length=32", "datamodule.max_length=32",
          "datamodule.batch_size=4", "datamodule.eval_batch_size=8"]  # fmt: skip
-TINY = {"bert_sst2": SMALL, "bert_cola": SMALL, "bert_rte": SMALL, "bert_stsb": SMALL}
+TINY = {
+    "bert_sst2": SMALL,
+    "bert_cola": SMALL,
+    "bert_rte": SMALL,
+    "bert_stsb": SMALL,
+    "bert_hellaswag": SMALL,
+    "bert_squad": [*SMALL, "datamodule.max_question_length=8"],
+}
 SIZES = {"vocabulary_size": 60, "layers": 2, "hidden_size": 16, "heads": 2, "max_length": 12}
 LENGTHS = [9, 12, 4, 7]
 TASKS: dict[str, Any] = {
