@@ -84,7 +84,8 @@ class AnswersMetric(Metric):
         for (window, question, start, end), (score, of_none) in sorted(rows, key=lambda it: it[0]):
             if question not in best or score > best[question][0]:
                 best[question] = score, (window, start, end)
-            nothing[question] = min(nothing.get(question, of_none), of_none)
+            if question not in nothing or of_none < nothing[question]:
+                nothing[question] = of_none
         return {question: (place, nothing[question] - score) for question, (score, place) in best.items()}
 
 
