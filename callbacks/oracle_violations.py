@@ -73,6 +73,7 @@ class OracleViolations(Measurement):
         shown: images of the picture.
     """
 
+    metric: PerExample  # pyright: ignore[reportIncompatibleVariableOverride]
     requires = Classifies
     needs_labels = True
 
@@ -107,8 +108,7 @@ class OracleViolations(Measurement):
         if unconstrained:
             free = unconstrained["budgets"]
             check_ascending(f"{KEY}.unconstrained.budgets", free)
-            if not hasattr(unconstrained["attack"], "norm"):
-                raise UserError(f"{KEY}.unconstrained.attack is no attack: name one of lightning_modules/attacks.")
+            check_attacks(f"{KEY}.unconstrained", [unconstrained["attack"]])
             names = [it.name for it in self.attacks]
             self.others.append(Unconstrained(oracle, unconstrained["attack"], free, bisections, names))
         if omega:
@@ -188,7 +188,8 @@ class OracleViolations(Measurement):
 
     def look_at(self, module: Any, inputs: Tensor, label: Tensor, index: Tensor) -> tuple[Seen, Tensor]:
         """The oracle's points with the labels that the classifier is held to, and whether it gives them, [B] bool."""
-        oracle, box = self.oracle, (0.0, 1.0) if self.images else None
+        oracle, of_inputs = self.oracle, (0.0, 1.0) if self.images else None
+        box = of_inputs
         if oracle.own_points:
             inputs, box = oracle.draw_points(index).to(inputs), oracle.box
         with torch.no_grad():
@@ -201,14 +202,15 @@ class OracleViolations(Measurement):
         def features_of(it: Tensor) -> Tensor:
             return features_and_logits(module.class_logits, layer, it)[0]
 
-        return Seen(module.class_logits, features_of, Examples(inputs, wanted, index, box)), decided == wanted
+        examples = Examples(inputs, wanted, index, box)
+        return Seen(module.class_logits, features_of, examples, of_inputs), decided == wanted
 
     def _keep_for_picture(self, attack: str, seen: Seen) -> None:
         """The first ones of which one was found that this rank sees."""
         if not self.images:
             return
         with torch.no_grad():
-            clean, moved = self.oracle.see(seen.examples.images), self.oracle.see(seen.found[-1][1])
+            clean, moved = self.oracle.see(seen.examples.images), self.oracle.see(seen.found[-1][2])
         changed = (clean != moved).flatten(1).any(1)
         kept = self.pictured.setdefault(attack, (clean[:0], moved[:0]))
         more = self.shown - len(kept[0])
@@ -216,13 +218,13 @@ class OracleViolations(Measurement):
         self.pictured[attack] = tuple(torch.cat([it, new[:more]]) for it, new in both)  # pyright: ignore
 
     def figures(self) -> dict[str, float]:
-        of, told = self.metric.compute(), {}
+        of, told = self.metric.by_example(), {}
         for probe in self.all_probes:
             told |= probe.figures(of)
         return told
 
     def write(self, trainer: Trainer, module: Any) -> None:
-        of, figures = self.metric.compute(), self.figures()
+        of, figures = self.metric.by_example(), self.figures()
         self._write(trainer, module, of, figures)
 
     @rank_zero_only
@@ -258,12 +260,7 @@ def check(
     name = type(oracle).__name__
     if not attacks:
         raise UserError(f"{KEY}.attacks is empty: name an attack, or remove it with ~{KEY}")
-    for it in attacks:
-        if not hasattr(it, "norm"):
-            raise UserError(f"{KEY}.attacks has {it!r}, which is no attack: name one of lightning_modules/attacks.")
-    names = [it.name for it in attacks]
-    if doubled := {it for it in names if names.count(it) > 1}:
-        raise UserError(f"{KEY}.attacks has {sorted(doubled)[0]} twice: give one of them other steps or restarts.")
+    check_attacks(f"{KEY}.attacks", attacks)
     check_ascending(f"{KEY}.deltas", deltas)
     if oracle.norm is not None:
         if budgets is not None:
@@ -292,6 +289,16 @@ def check(
             raise UserError(f"{KEY}.{key} is {value}: give 0 or more.")
     if examples is not None and examples < 1:
         raise UserError(f"{KEY}.examples is {examples}: give 1 or more, or null for all.")
+
+
+def check_attacks(key: str, attacks: Sequence[Any]) -> None:
+    """Whether they are attacks, and no two of one name, which their figures would share."""
+    for it in attacks:
+        if not hasattr(it, "norm"):
+            raise UserError(f"{key} has {it!r}, which is no attack: name one of lightning_modules/attacks.")
+    names = [it.name for it in attacks]
+    if doubled := {it for it in names if names.count(it) > 1}:
+        raise UserError(f"{key} has {sorted(doubled)[0]} twice: give one of them other steps or restarts.")
 
 
 def check_words(key: str, given: Mapping[str, Any] | None, words: Sequence[str]) -> None:
@@ -328,10 +335,7 @@ def check_paper(paper: Mapping[str, Any] | None) -> None:
         raise UserError(f"{KEY}.paper: {paper['tau']} steps of {paper['unit']} / 255 go beyond a pixel's whole range.")
     if not isinstance(paper["attacks"], Mapping) or not paper["attacks"]:
         raise UserError(f"{KEY}.paper.attacks is {paper['attacks']!r}: name attacks of linf, or set {KEY}.paper=null.")
+    check_attacks(f"{KEY}.paper.attacks", list(paper["attacks"].values()))
     for it in paper["attacks"].values():
-        if not hasattr(it, "norm"):
-            raise UserError(
-                f"{KEY}.paper.attacks has {it!r}, which is no attack: name one of lightning_modules/attacks."
-            )
         if it.norm != "linf":
             raise UserError(f"{KEY}.paper.attacks has {it.name}, which moves in {it.norm}: ARC_inf is of linf.")

@@ -27,3 +27,7 @@ class PerExample(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         return dict(zip(self.columns, self.values.cpu(), strict=True))
+
+    def by_example(self) -> dict[str, Tensor]:
+        """By column, [examples]. What torchmetrics makes of ``compute`` has no dimension where there is one example."""
+        return {name: column.reshape(-1) for name, column in self.compute().items()}

@@ -38,8 +38,13 @@ class Seen:
     features_of: FeaturesOf
     examples: Examples
     """Of the oracle's points, with the labels that the classifier is held to."""
-    found: list[tuple[float, Tensor]] = field(default_factory=list)
-    """Points that attacks have found and the oracle's distance that they kept to; the examples' own where none was."""
+    box: tuple[float, float] | None = (0.0, 1.0)
+    """The least and largest value of the classifier's inputs; None: these have no bounds."""
+    box: tuple[float, float] | None = (0.0, 1.0)
+    """The least and largest value of the classifier's inputs; None where they have no bounds."""
+    found: list[tuple[str, float, Tensor]] = field(default_factory=list)
+    """By attack and the oracle's distance that it kept to, in ascending order, points; the examples' own where it has
+    found none."""
 
 
 class Probe(Protocol):
@@ -70,6 +75,11 @@ def arc(smallest: Tensor, limit: float) -> float:
     return mean(smallest.clamp_max(limit))
 
 
+def arca(correct: Tensor, of_right: float) -> float:
+    """The same mean over all examples, those that the classifier gets wrong counted as 0: accuracy times ``arc``."""
+    return mean(correct) * of_right if bool((correct > 0).any()) else 0.0
+
+
 def censored(smallest: Tensor) -> float:
     return mean(smallest.isinf().double())
 
@@ -94,14 +104,14 @@ class WithinDistance:
     def measure(self, seen: Seen) -> dict[str, Tensor]:
         examples = self.oracle.reachable(seen.examples, self.deltas[-1])
         found = search(self.attack, seen.logits_of, examples, self.deltas, self.bisections)
-        seen.found.append((self.deltas[-1], found.images))
+        seen.found.append((self.name, self.deltas[-1], found.images))
         return {self.columns[0]: found.smallest}
 
     def figures(self, of: Mapping[str, Tensor]) -> dict[str, float]:
         smallest, limit = right(of, self.columns[0]), self.deltas[-1]
         told = {self.rate_at(delta): mean((smallest <= delta * ROUNDING).double()) for delta in self.deltas}
         told[f"arc_{self.name}_d{limit:g}"] = arc(smallest, limit)
-        told[f"arca_{self.name}_d{limit:g}"] = mean(of["correct"]) * arc(smallest, limit)
+        told[f"arca_{self.name}_d{limit:g}"] = arca(of["correct"], arc(smallest, limit))
         return told | {f"censored_{self.name}_d{limit:g}": censored(smallest)}
 
 
@@ -140,7 +150,7 @@ class WithinBudget:
             distance = self.oracle.distance(moved, seen.examples.images)
             told[f"{self.name}_d{delta:g}_norm"] = found.smallest
             told[f"{self.name}_d{delta:g}_distance"] = torch.where(found.smallest.isinf(), torch.inf, distance)
-            seen.found.append((delta, moved))
+            seen.found.append((self.name, delta, moved))
         return told
 
     def figures(self, of: Mapping[str, Tensor]) -> dict[str, float]:
@@ -157,7 +167,7 @@ class WithinBudget:
         own = arc(distance, self.deltas[-1])
         return told | {
             f"arc_{end}": own,
-            f"arca_{end}": mean(of["correct"]) * own,
+            f"arca_{end}": arca(of["correct"], own),
             f"censored_{end}": censored(distance),
         }
 
@@ -188,7 +198,7 @@ class Modulus:
             farthest = torch.zeros(len(points), device=points.device, dtype=clean.dtype)
             for restart in range(self.restarts):
                 farthest = torch.maximum(farthest, self._ascend(seen, delta, restart).to(farthest.dtype))
-            for kept_to, moved in seen.found:
+            for _, kept_to, moved in seen.found:
                 if kept_to == delta:
                     with torch.no_grad():
                         found = feature_distance(seen.features_of(self.oracle.see(moved)), clean)
@@ -232,8 +242,8 @@ class PaperArc:
         return {self.columns[0]: 1 + (~found.wrong).sum(0)}
 
     def figures(self, of: Mapping[str, Tensor]) -> dict[str, float]:
-        found = float(paper_arc(right(of, self.columns[0]), self.tau))
-        told = paper_arca(mean(of["correct"]), found, self.tau)
+        found, accuracy = float(paper_arc(right(of, self.columns[0]), self.tau)), mean(of["correct"])
+        told = paper_arca(accuracy, found, self.tau) if accuracy > 0 else 0.0  # where none is right there is no ARC
         return {f"arc_paper_{self.end}": found, f"arca_paper_{self.end}": told}
 
 
@@ -284,11 +294,11 @@ class Unconstrained:
     def measure(self, seen: Seen) -> dict[str, Tensor]:
         points, of = seen.examples.images, seen.examples
         inputs = self.oracle.see(points).detach()
-        free = search(
-            self.attack, seen.logits_of, Examples(inputs, of.labels, of.indices), self.budgets, self.bisections
-        )
-        told = {self.free: free.smallest}
-        for name, (_, moved) in zip(self.names, seen.found, strict=True):
+        examples = Examples(inputs, of.labels, of.indices, seen.box)
+        told = {self.free: search(self.attack, seen.logits_of, examples, self.budgets, self.bisections).smallest}
+        at_largest = {name: moved for name, _, moved in seen.found}
+        for name in self.names:
+            moved = at_largest[name]
             changed = size(self.oracle.see(moved).detach() - inputs, self.norm)
             told[f"{name}_moved_{self.norm}"] = changed
             if self.asks:

@@ -13,7 +13,8 @@ def layer_named(network: nn.Module, path: str | None, key: str) -> nn.Module | N
     """None where there is no path: the logits are then the features. key: what a refusal names."""
     if path is None:
         return None
-    known = {name: part for name, part in network.named_modules() if name}
+    # A list of layers has no forward, and so puts out nothing.
+    known = {name: it for name, it in network.named_modules() if name and type(it).forward is not nn.Module.forward}
     if path not in known:
         raise UserError(f"{key}: {type(network).__name__} has no layer '{path}'; {did_you_mean(path, known)}")
     return known[path]

@@ -39,6 +39,10 @@ class ManifoldOracle(Oracle):
         self.generator: Any = generator.eval().requires_grad_(False)
         self.judge: Any = judge_of(judge, "judge", self.generator)
         self.other: Any = judge_of(second_judge, "second_judge", self.generator)
+        if self.judge is not None and self.other is not None and same_weights(self.judge, self.other):
+            raise UserError(
+                "second_judge of ManifoldOracle is the judge itself, which would never disagree: name another run."
+            )
         self.free: Tensor = self.generator.free_latents()
         if judge is None and bool(self.free.all()):
             raise UserError(
@@ -105,6 +109,11 @@ class ManifoldOracle(Oracle):
     def describe(self) -> dict[str, Any]:
         by = "the judge's class" if self.judges_class else "the category, held fixed"
         return super().describe() | {"generator": type(self.generator).__name__, "label": by}
+
+
+def same_weights(one: nn.Module, other: nn.Module) -> bool:
+    mine, others = one.state_dict(), other.state_dict()
+    return mine.keys() == others.keys() and all(torch.equal(it, others[name]) for name, it in mine.items())
 
 
 def judge_of(judge: nn.Module | None, key: str, generator: Any) -> nn.Module | None:

@@ -60,7 +60,7 @@ class Oracle(ABC):
 
     @abstractmethod
     def neighbours(self, points: Tensor, delta: float, drawn: Tensor) -> Tensor:
-        """One for each point, within d2 <= delta and of its label; what is random about it is ``drawn``."""
+        """One for each point within d2 <= delta, of its label where ``keeps_label``; ``drawn`` is what is random."""
 
     def draw(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
         """What neighbours of points of this shape, [B, ...], are made with: rows, on the CPU."""
@@ -72,7 +72,8 @@ class Oracle(ABC):
 
     @abstractmethod
     def project(self, moved: Tensor, points: Tensor, delta: float) -> Tensor:
-        """Within d2 <= delta and of the points' label, near ``moved`` and no farther from ``points`` than it is."""
+        """Within d2 <= delta, near ``moved`` and in no attack's norm farther from ``points`` than it is; of their label
+        where ``keeps_label``."""
 
     def along(self, gradient: Tensor, delta: float) -> Tensor:
         """What of a gradient by the points leads to others within d2 <= delta."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from foundation.errors import UserError
-from lightning_modules.attacks.norms import into_ball, size
+from lightning_modules.attacks.norms import SMALLEST, into_ball, size
 from lightning_modules.oracles.oracle import Oracle
 
 INSIDE = 1e-3  # how far from the oracle's boundary a point stays whose label must not change
@@ -54,7 +54,12 @@ class SyntheticOracle(Oracle):
         k = self.necessary
         limit = torch.full((len(points),), delta, device=points.device, dtype=points.dtype)
         seen = points[:, :k] + into_ball(moved[:, :k] - points[:, :k], "l2", limit)
-        return torch.cat([on_the_side_of(seen, points[:, :k]), moved[:, k:]], dim=1)
+        seen = on_the_side_of(seen, points[:, :k])
+        # The diagonal may lead farther in L-infinity than ``moved`` has gone: then part of the way from the point.
+        seen = points[:, :k] + into_cube(seen - points[:, :k], size(moved - points, "linf"))
+        near, back = torch.cat([seen, moved[:, k:]], dim=1), torch.cat([points[:, :k], moved[:, k:]], dim=1)
+        kept = label_of(near[:, :k]) == label_of(back[:, :k])  # of a sum near 0 rounding decides
+        return torch.where(kept.unsqueeze(1), near, back)
 
     def along(self, gradient: Tensor, delta: float) -> Tensor:
         if delta > 0:
@@ -78,6 +83,11 @@ def on_the_side_of(moved: Tensor, points: Tensor) -> Tensor:
     least = (side * total / 2).clamp_max(INSIDE)
     lack = (least - side * moved.sum(1)).clamp_min(0) / points.shape[1]
     return moved + (side * lack).unsqueeze(1)
+
+
+def into_cube(perturbation: Tensor, limit: Tensor) -> Tensor:
+    """Shortened, in its direction, to an L-infinity norm of at most ``limit``, [B]. [B, k] -> [B, k]."""
+    return perturbation * (limit / size(perturbation, "linf").clamp_min(SMALLEST)).clamp_max(1).unsqueeze(1)
 
 
 def in_unit_ball(normal: Tensor) -> Tensor:

@@ -123,6 +123,30 @@ def test_the_oracle_s_own_distance_and_arca(tmp_path):
     assert found["omega_ascent10x1_l2_d1_b2"] == pytest.approx(1, rel=1e-4)  # d1 is |x_1 - x_1'|
 
 
+def test_of_one_example_and_of_a_net_that_is_always_wrong(tmp_path):
+    """Wrong ones count as 0 in ``arca``; what is only of those that are right is no number then."""
+    found, rows = measured(
+        tmp_path, Linear([-1.0, -1.0, -1.0, 0.0]), against_three(tmp_path, deltas=[0.0, 1.0], examples=1), features()
+    )
+    assert [row["correct"] for row in rows] == [0]
+    assert found["arca_pgd20x1_l2_d1_b2"] == 0
+    assert math.isnan(found["arc_pgd20x1_l2_d1_b2"])
+    assert math.isnan(found["violation_rate_pgd20x1_l2_d0_b2"])
+
+
+def test_without_an_oracle_points_have_no_bounds_and_several_distances_may_be_asked_about(tmp_path):
+    """Weights (1, 1, 1, 1): the plane is |m| / 2 away; along the last coordinate alone it is |m|."""
+    free = {"attack": FastGradient("l2"), "budgets": [2.0]}  # of a linear net one step is the shortest way
+    callback = against_three(tmp_path, deltas=[0.0, 0.1], unconstrained=free, bisections=20)
+    found, rows = measured(tmp_path, module := Linear([1.0] * 4), callback, data := features())
+    margin = (data.tables["test"][torch.arange(300)]["point"] @ module.weights.detach()).abs() / 2
+    for row, distance in zip(rows, margin.tolist(), strict=True):
+        if row["correct"]:
+            smallest = distance if distance <= 2 else math.inf
+            assert row["unconstrained_fgm_l2"] == pytest.approx(smallest, rel=1e-3, abs=1e-4)
+    assert 1 < found["times_unconstrained_pgd20x1_l2_median"] <= 2 + 1e-3
+
+
 def test_the_picture_shows_both_decisions(tmp_path):
     callback = against_three(tmp_path)
     measured(tmp_path, Linear([1.0, 1.0, 1.0, 0.5]), callback, features())
@@ -242,6 +266,15 @@ class TestWrongWords:
             ({"examples": 0}, "examples is 0: give 1 or more"),
             ({"bisections": -1}, "bisections is -1"),
             ({"omega": {"steps": 0, "restarts": 1}}, "omega.steps is 0: give 1 or more"),
+            (
+                {"unconstrained": {"attack": "pgd", "budgets": [1.0]}},
+                "unconstrained has 'pgd', which is no attack",
+            ),
+            ({"paper": {"tau": True, "unit": 1, "attacks": {}}}, "paper.tau is True"),
+            (
+                {"paper": {"tau": 1, "unit": 1, "attacks": {"a": FastGradient("linf"), "b": FastGradient("linf")}}},
+                "paper.attacks has fgm_linf twice",
+            ),
             ({"paper": {"tau": 0, "unit": 1, "attacks": {}}}, "paper.tau is 0: give a whole number, 1 or more"),
             ({"paper": {"tau": 10, "unit": 0, "attacks": {}}}, "paper.unit is 0"),
             ({"paper": {"tau": 100, "unit": 8, "attacks": {}}}, "go beyond a pixel's whole range"),

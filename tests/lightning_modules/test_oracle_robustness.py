@@ -105,6 +105,12 @@ class TestLayers:
         ):
             layer_named(self.network, "11", "lightning_module.layer")
 
+    def test_a_list_of_layers_puts_out_nothing(self):
+        listed = nn.Module()
+        listed.layers = nn.ModuleList([nn.Linear(2, 2)])
+        with pytest.raises(UserError, match=r"has no layer 'layers'; did you mean 'layers.0'\?"):
+            layer_named(listed, "layers", "layer")
+
 
 # --- training ---------------------------------------------------------------------------------------------------------
 

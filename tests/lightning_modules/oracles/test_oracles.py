@@ -1,5 +1,6 @@
 """Each oracle on points whose label and distance can be worked out; what an attack does stays where it may go."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -54,6 +55,25 @@ class TestSynthetic:
             assert not torch.equal(moved[:, 2:], x[:, 2:])
         moved = x + 3 * drawn
         assert bool(((self.oracle.project(moved, x, delta) - x).norm(dim=1) <= (moved - x).norm(dim=1) + 1e-9).all())
+
+    def test_what_is_projected_is_no_farther_in_the_cube_either(self):
+        """Back over the plane along its diagonal, (-1, -1, -1, 1) would become (-0.5, -0.5, -0.5, 1.5)."""
+        x, moved = torch.zeros(1, 5, dtype=torch.float64), torch.tensor([[-1.0, -1, -1, 1, 0]], dtype=torch.float64)
+        x[0, 0], oracle = 1e-9, SyntheticOracle(4, 1)
+        assert float((oracle.project(x + moved, x, 9.0) - x).abs().max()) <= 1
+        many = torch.randn(2000, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+        ahead = 2 * torch.rand(2000, 5, generator=torch.Generator().manual_seed(3), dtype=torch.float64) - 1
+        after = (oracle.project(many + ahead, many, 9.0) - many).abs().amax(1)
+        assert bool((after <= ahead.abs().amax(1) * (1 + 1e-9)).all())
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+    def test_the_label_holds_where_rounding_would_decide_it(self, dtype):
+        generator = torch.Generator().manual_seed(4)
+        x = torch.randn(2000, 6, generator=generator)
+        x[:1000, 1] = 1e-6 * torch.randn(1000, generator=generator) - x[:1000, 0]  # close to the boundary, or on it
+        x = x.to(dtype)
+        moved = self.oracle.project(x + 3 * torch.randn(2000, 6, generator=generator).to(dtype), x, 2.0)
+        assert torch.equal(self.oracle.label(moved, x), self.oracle.label(x, x))
 
     def test_neighbours_fill_the_ball(self):
         x = torch.full((4000, 6), 10.0, dtype=torch.float64)
@@ -294,4 +314,8 @@ def test_what_is_no_generator_and_a_judge_that_is_none_get_a_sentence(tmp_path):
         ManifoldOracle(infogan, second_judge=Proxy())
     with pytest.raises(UserError, match="judge of ManifoldOracle is null, and Draw has no category"):
         ManifoldOracle(generator_of("draw_digits", tmp_path / "draw"))
+    judge = Proxy()
+    judge.image_shape = (1, 8, 8)
+    with pytest.raises(UserError, match="second_judge of ManifoldOracle is the judge itself"):
+        ManifoldOracle(infogan, judge, copy.deepcopy(judge))
     assert r"makes images of (1, 8, 8)" in str(ManifoldOracle(infogan).refusal((1, 28, 28)))
