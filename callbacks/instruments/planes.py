@@ -40,9 +40,13 @@ def draw_plane(
         axes.contourf(ticks, ticks, truth.double(), levels=[-0.5, 0.5, 1.5], colors=["#d7e3f4", "#f7dcd6"])
         at = points[:, [seen, other]].cpu()
         axes.scatter(*at.T.tolist(), c=labels.tolist(), s=4, cmap="coolwarm", alpha=0.4, linewidths=0)
-        axes.contour(ticks, ticks, margin.numpy(), levels=[0], colors="black")
-        axes.plot([], [], color="black", label="the net's boundary")
-        axes.plot([], [], color="#f7dcd6", linewidth=8, label="class 1 for the oracle")
+        if margin.min() < 0 < margin.max():
+            axes.contour(ticks, ticks, margin.numpy(), levels=[0], colors="black")
+            axes.plot([], [], color="black", label="the net's boundary")
+        else:
+            axes.plot([], [], " ", label=f"class {int(margin.max() > 0)} everywhere for the net")
+        for number, color in enumerate(("#d7e3f4", "#f7dcd6")):
+            axes.plot([], [], color=color, linewidth=8, label=f"class {number} for the oracle")
         axes.set(
             xlabel=f"coordinate {seen}, which the oracle sees", ylabel=f"coordinate {other}, which it does not see"
         )

@@ -41,7 +41,13 @@ class InvarianceOracle(Oracle):
         self.shift, self.dimming, self.ground = shift, dimming, ground
 
     def refusal(self, shape: Sequence[int]) -> str | None:
-        return None if len(shape) == 3 else "InvarianceOracle moves images, and the classifier reads points"
+        if len(shape) != 3:
+            return "InvarianceOracle moves images, and the classifier reads points"
+        if self.shift >= min(shape[1:]):
+            return (
+                f"InvarianceOracle shifts images of {shape[1]}x{shape[2]} by up to {self.shift:g} pixels, out of sight"
+            )
+        return None
 
     def moved(self, images: Tensor, numbers: Tensor) -> Tensor:
         """images: [B, C, H, W] in [0, 1]; numbers: [B, 4] from -1 to 1; no ground is darker than it was."""

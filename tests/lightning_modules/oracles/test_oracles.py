@@ -252,6 +252,8 @@ class TestInvariance:
         with pytest.raises(UserError, match="lets images do nothing"):
             InvarianceOracle(0, 0, 0)
         assert "moves images" in str(InvarianceOracle().refusal((4,)))
+        assert "8x28 by up to 8 pixels, out of sight" in str(InvarianceOracle(shift=8).refusal((1, 8, 28)))
+        assert InvarianceOracle(shift=8).refusal((1, 9, 28)) is None
 
 
 GENERATORS = {"infogan_digits": test_infogan, "improved_gan_digits": test_improved_gan, "draw_digits": test_draw}
