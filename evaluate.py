@@ -20,13 +20,21 @@ from omegaconf import DictConfig
 
 from foundation.errors import told_as_sentences
 from foundation.security import trusting_as_typed
-from launch.command_line import check_command_line, readable
+from launch.command_line import check_command_line, check_writable, readable
 from launch.config_check import EvaluateConfig, check_config, plain
+from launch.goes_on import no_empty_folder, with_named_folder
 
 
 def evaluate(config: dict[str, Any], folder: Path) -> dict[str, float]:
     """Measure ``config["run"]`` and write what was found to ``folder``; returns the metrics."""
     check_config(config, EvaluateConfig)
+    from callbacks.instruments.signals import answered_at_once
+
+    with answered_at_once():
+        return evaluate_checked(config, folder)
+
+
+def evaluate_checked(config: dict[str, Any], folder: Path) -> dict[str, float]:
     from callbacks.instruments.chosen_precision import keep_precision
     from callbacks.run_record import describe_run, judges_of, measured_again, write_json
     from foundation.checkpoints import fingerprint, read_checkpoint, weights_in
@@ -76,15 +84,16 @@ def evaluate(config: dict[str, Any], folder: Path) -> dict[str, float]:
 def main(config: DictConfig) -> None:
     folder = Path(os.path.relpath(HydraConfig.get().runtime.output_dir))
     config.paths.run_dir = str(folder)
-    with told_as_sentences():
+    with told_as_sentences(), no_empty_folder(folder):
         evaluate(plain(config), folder)
 
 
 if __name__ == "__main__":
     with trusting_as_typed():
         with told_as_sentences():
-            sys.argv[1:] = readable("evaluate", sys.argv[1:], ["run"])
+            sys.argv[1:] = with_named_folder(readable("evaluate", sys.argv[1:], ["run"]))
             for asked in check_command_line("evaluate", sys.argv[1:]):
+                check_writable("run", Path(asked["run"]))
                 from launch.saved_config import saved_config
 
                 saved_config(asked["run"])  # before Hydra makes a folder in what may be no run

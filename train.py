@@ -15,13 +15,15 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from foundation.errors import told_as_sentences
+from foundation.errors import UserError, not_written, told_as_sentences
 from foundation.length import Length
 from foundation.published import TESTED, published
 from foundation.run_files import pictures_in, tables_in, to_go_on
 from foundation.security import trusting_as_typed
+from foundation.whole_files import write_whole
 from launch.command_line import check_command_line, readable, split_arguments
 from launch.config_check import TrainConfig, check_config, plain
+from launch.goes_on import begun, is_finished, is_single, no_empty_folder, told_as_finished, with_named_folder
 from launch.processes import folder_of_rank_zero_alone, guard, wait_for_ranks
 from launch.sweeps import ending_with_a_table, run_job
 
@@ -29,10 +31,18 @@ from launch.sweeps import ending_with_a_table, run_job
 def train(config: dict[str, Any], checkpoint: Path | None = None) -> float | None:
     """Check, build, fit (from a checkpoint where a run is resumed), test; returns the metric that a sweep optimises."""
     check_config(config, TrainConfig)
+    from callbacks.instruments.signals import answered_at_once  # after the check: importing torch takes seconds
+
+    with answered_at_once():
+        return train_checked(config, checkpoint)
+
+
+def train_checked(config: dict[str, Any], checkpoint: Path | None) -> float | None:
     from callbacks.averaged_weights import weights_of
+    from callbacks.instruments.signals import Interrupted
     from callbacks.run_record import mark_failed, tested_on
     from launch.loggers import end_as_failed, wandb_run
-    from launch.runs import build  # after the check, since importing torch and lightning takes seconds
+    from launch.runs import build
 
     run = build(config, resumes=checkpoint is not None)
     folder = Path(config["paths"]["run_dir"])
@@ -43,7 +53,7 @@ def train(config: dict[str, Any], checkpoint: Path | None = None) -> float | Non
     if run.trainer.is_global_zero:
         folder.mkdir(parents=True, exist_ok=True)
         if checkpoint is None:
-            OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
+            write_whole(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
         print(heading(config, run), flush=True)
 
     def note_failure(reason: str) -> None:
@@ -55,14 +65,36 @@ def train(config: dict[str, Any], checkpoint: Path | None = None) -> float | Non
         with wandb_run(run):
             metrics = fit_and_test(run, checkpoint)
             wait_for_ranks(run.trainer, note_failure)
-    except SystemExit as stopped:  # asked to stop: callbacks.checkpoint has saved
+    except Interrupted:
         if run.trainer.is_global_zero:
-            print(f"\nstopped after {getattr(stopped, 'iteration', '?')} iterations; go on with:", file=sys.stderr)
-            print(f"  {to_go_on(folder)}", file=sys.stderr)
+            print(f"\n{way_on(run.trainer, folder)}", file=sys.stderr)
         raise
+    except (OSError, RuntimeError) as error:
+        if (reason := not_written(error)) is None:
+            raise
+        if run.trainer.is_global_zero:
+            mark_failed(folder, reason)
+        raise UserError(f"{reason} {last_checkpoint(folder)}") from None
     if run.trainer.is_global_zero:
         print(summary(config, metrics, folder, weights_of(run.trainer), tested_on(run.trainer)))
     return metrics.get(config["optimized_metric"] or "")
+
+
+def way_on(trainer: Any, folder: Path) -> str:
+    """How a run that was stopped goes on."""
+    if not (folder / "checkpoints" / "last.ckpt").exists():
+        return "stopped before its first checkpoint: the same command begins anew."
+    return f"stopped after {trainer.global_step} iterations; go on with:\n  {to_go_on(folder)}"
+
+
+def last_checkpoint(folder: Path) -> str:
+    from foundation.checkpoints import read_checkpoint
+
+    path = folder / "checkpoints" / "last.ckpt"
+    if not path.exists():
+        return "There is no checkpoint yet: make room, and begin anew."
+    iteration = read_checkpoint(path)["global_step"]
+    return f"The last checkpoint is of iteration {iteration}: make room, and go on with {to_go_on(folder)}"
 
 
 def fit_and_test(run: Any, checkpoint: Path | None) -> dict[str, float]:
@@ -105,7 +137,7 @@ def places_in(folder: Path) -> dict[str, Path]:
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(config: DictConfig) -> float | None:
     config.paths.run_dir = os.path.relpath(HydraConfig.get().runtime.output_dir)
-    with told_as_sentences():
+    with told_as_sentences(), no_empty_folder(Path(config.paths.run_dir)):
         return run_job(train, plain(config))
 
 
@@ -114,12 +146,18 @@ if __name__ == "__main__":
         with told_as_sentences():
             resumed, others = split_arguments(readable("train", sys.argv[1:]))
             configs = []
+            if not resumed:
+                others = with_named_folder(others)
+                configs = check_command_line("train", others)
+                former = begun(others, configs[0]) if len(configs) == 1 and is_single(others) else None
+                if former and is_finished(former):
+                    print(told_as_finished(former))
+                    sys.exit()
+                resumed, others = (str(former), []) if former else (None, others)
             if resumed:
                 from launch.resume import prepare
 
                 train(*prepare(resumed, others))
-            else:
-                configs = check_command_line("train", others)
         if not resumed:
             sys.argv[1:] = folder_of_rank_zero_alone(others)
             with ending_with_a_table(configs):

@@ -1,5 +1,6 @@
 """The best checkpoint by a validation metric, whichever direction of it is better."""
 
+from pathlib import Path
 from typing import Any, Literal
 
 from lightning import LightningModule, Trainer
@@ -28,6 +29,20 @@ class BestCheckpoint(ModelCheckpoint):
         if self.mode is None:  # Lightning decides by it as it is made
             super().__init__(**self.lightning, mode=direction_of(self.lightning["monitor"], trainer, pl_module))
         super().setup(trainer, pl_module, stage)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Lightning's forgets the best of a run whose folder has been moved, and the score that it saw last."""
+        here = {"dirpath": self.dirpath, "best_k_models": {}}
+        for path, score in state_dict.get("best_k_models", {}).items():
+            here["best_k_models"][self._at_home(path)] = score
+        for name in ("best_model_path", "kth_best_model_path", "last_model_path"):
+            here[name] = self._at_home(state_dict.get(name, ""))
+        super().load_state_dict({**state_dict, **here})
+        self.current_score = state_dict.get("current_score")
+
+    def _at_home(self, path: str) -> str:
+        assert self.dirpath is not None
+        return str(Path(self.dirpath) / Path(path).name) if path else ""
 
     def _generate_state_key(self, **of: Any) -> str:
         return f"{ModelCheckpoint.__qualname__}{of!r}"  # under which the checkpoints of before have its state

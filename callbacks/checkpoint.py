@@ -2,6 +2,7 @@
 
 import random
 import signal
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +13,18 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from callbacks.instruments.run_clock import gradient_is_unfinished, was_the_last
+from callbacks.instruments.signals import Interrupted, watched
 from foundation.errors import UserError
 
 RANKS_ASK_EVERY = 10  # iterations between two times that ranks tell one another of a signal
 
 
-class Interrupted(SystemExit):
-    """The run was asked to stop, has saved, and can go on. The code is the shell's for the signal (130, 143)."""
-
-    def __init__(self, signum: int, iteration: int) -> None:
-        super().__init__(128 + signum)
-        self.iteration = iteration
-
-
 class Checkpoint(ModelCheckpoint):
     """Keeps ``last.ckpt``: every ``every_n_train_steps`` iterations, at the end, and when asked to stop.
 
-    Ctrl-C and SIGTERM are answered after the iteration in progress, so what is saved is between two iterations (where
-    batches accumulate, after the last of them); a second signal ends the run at once. Beside what Lightning saves, a
+    Ctrl-C, SIGTERM and a scheduler's signal are answered after the iteration in progress, so what is saved is between
+    two iterations (where batches accumulate, after the last of them), and on one rank after the batch of validation in
+    progress, which a resume begins anew; a second Ctrl-C ends the run at once. Beside what Lightning saves, a
     checkpoint holds the state of the global random generators of every rank. Weights that are not finite are not
     saved: the former checkpoint stays. For the best checkpoint by a validation metric, add ``best_checkpoint`` to the
     experiment's callbacks.
@@ -51,7 +46,9 @@ class Checkpoint(ModelCheckpoint):
         self.saved_at: int | None = None  # the iteration of the checkpoint that is there
         self.signal: int | None = None
         self.asked_to_stop = 0  # the signal, once it is answered with a checkpoint
-        self.handlers: dict[int, Any] = {}
+        self.before_validation: dict[str, Any] | None = None  # what it changes
+        self.stands_before: dict[str, Any] | None = None  # the same, of a checkpoint that is written in its midst
+        self.others: dict[int, Any] = {}  # handlers of signals outside of training
         self.restored: dict[str, Any] | None = None
 
     # --- saving ----------------------------------------------------------------------------------------------
@@ -65,18 +62,38 @@ class Checkpoint(ModelCheckpoint):
         # After the last iteration, but before Lightning closes the epoch: a longer run can go on inside it.
         if signum or last or trainer.global_step % self._every_n_train_steps == 0:
             self._save(trainer, pl_module)
-        self.asked_to_stop = 0 if last else signum
+        self.asked_to_stop = signum
+        if last:
+            self._answer_at_once()
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         self._stop_if_asked(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop_if_asked(trainer)
+        if trainer.world_size == 1 and not trainer.sanity_checking:
+            loops: Any = deepcopy(trainer.fit_loop.state_dict())
+            for count in ("total", "current"):  # as behind the batch, so that launch/fit_loop.py makes up for the rest
+                loops["epoch_loop.batch_progress"][count]["completed"] -= 1
+            self.before_validation = {"random_states": [random_state()], "fit_loop": loops}
+
+    def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if self.signal and self.before_validation is not None:
+            if self.saved_at != trainer.global_step:
+                self.stands_before = self.before_validation
+                self._save(trainer, pl_module)
+            raise Interrupted(self.signal, trainer.global_step)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking:
+            return
+        asked = self.signal if self.before_validation is not None else None
+        self.before_validation = None
         # What callbacks have learned of it (the best so far, that it is enough) belongs to this iteration's checkpoint.
-        if not trainer.sanity_checking and (trainer.should_stop or self.saved_at == trainer.global_step):
+        if asked or trainer.should_stop or self.saved_at == trainer.global_step:
             self._save(trainer, pl_module)
+        if asked:
+            raise Interrupted(asked, trainer.global_step)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop_if_asked(trainer)
@@ -98,6 +115,9 @@ class Checkpoint(ModelCheckpoint):
             states = [None] * trainer.world_size
             dist.all_gather_object(states, random_state())
         checkpoint["random_states"] = states
+        if self.stands_before is not None:
+            checkpoint["random_states"] = self.stands_before["random_states"]
+            checkpoint["loops"]["fit_loop"] = self.stands_before["fit_loop"]
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         states = checkpoint.get("random_states", [])
@@ -123,18 +143,18 @@ class Checkpoint(ModelCheckpoint):
         if self.restored is not None:
             set_random_state(self.restored)
             self.restored = None
-        self.handlers = {it: signal.signal(it, self._note) for it in (signal.SIGINT, signal.SIGTERM)}
+        self.others = {it: signal.signal(it, self._note) for it in watched()}
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().teardown(trainer, pl_module, stage)
-        for signum, handler in self.handlers.items():
+    def _answer_at_once(self) -> None:
+        """As callbacks/instruments/signals.py does."""
+        for signum, handler in self.others.items():
             signal.signal(signum, handler)
-        self.handlers = {}
+        self.asked_to_stop = self.asked_to_stop or self.signal or 0
 
     def _note(self, signum: int, frame: Any) -> None:
-        if self.signal is not None:
+        if self.signal is not None and signum == signal.SIGINT:
             raise KeyboardInterrupt
-        self.signal = signum
+        self.signal = self.signal or signum  # schedulers send more than one, which is no more haste
 
     def _signal_on_any_rank(self, trainer: Trainer) -> int:
         if trainer.world_size == 1:

@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
 from torch import Tensor
 
-from callbacks.instruments.pictures import log_picture, shortened
+from callbacks.instruments.pictures import log_picture, shortened, write_figure
 from foundation.errors import UserError
 from foundation.protocols import AnnotatesObjects, DetectsObjects
 from foundation.published import stage_name
@@ -120,8 +120,7 @@ def save_detections(
             axes = figure.add_subplot(rows, columns, 2 * place + side)
             draw(axes, pixels, sizes[image], frames, places)
             axes.set_title(f"image {image}: {title}", fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    write_figure(figure, path)
 
 
 def save_framed(pixels: Tensor, frames: Sequence[Framed], categories: Sequence[int], path: Path) -> None:
@@ -132,8 +131,7 @@ def save_framed(pixels: Tensor, frames: Sequence[Framed], categories: Sequence[i
     FigureCanvasAgg(figure)
     places = {category: place for place, category in enumerate(sorted(categories))}
     draw(figure.add_axes((0, 0, 1, 1)), pixels, (height, width), frames, places)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    write_figure(figure, path, dpi="figure")
 
 
 def annotated(annotations: Sequence[Mapping[str, Any]], image: int, names: Mapping[int, str]) -> list[Framed]:

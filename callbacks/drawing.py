@@ -13,6 +13,7 @@ from callbacks.instruments.pictures import READABLE_SIDE, log_animation, log_pic
 from foundation.errors import UserError
 from foundation.evaluation import evaluating
 from foundation.protocols import Drawing, DrawsStepwise
+from foundation.whole_files import whole
 
 SIDE = 2 * READABLE_SIDE  # windows need more room than images
 MARGIN = SIDE // 8  # round the image, where windows show that reach beyond it
@@ -64,8 +65,8 @@ class DrawingPictures(Callback):
         shown = torch.linspace(0, len(tiles) - 1, min(self.columns, len(tiles))).round().long().tolist()
         columns = [tiles[step] for step in shown] + ([] if last is None else [last])
         strip, animation = self.folder / f"{name}.png", self.folder / f"{name}.gif"
-        strip.parent.mkdir(parents=True, exist_ok=True)
-        side_by_side(columns).save(strip)
+        with whole(strip) as unfinished:
+            side_by_side(columns).save(unfinished, format="png")
         save_animation([side_by_side(in_rows(step, last)) for step in tiles], animation)
         log_picture(trainer, f"images/{name}", strip)
         log_animation(trainer, f"images/{name}_animation", animation)

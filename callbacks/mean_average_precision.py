@@ -29,6 +29,7 @@ from callbacks.instruments.pictures import log_table
 from foundation.errors import UserError
 from foundation.metrics import Directions, in_stage
 from foundation.protocols import AnnotatesObjects, DetectsObjects
+from foundation.whole_files import whole, write_whole
 
 PREFIXES = {"boxes": "", "masks": "mask_"}
 SUFFIXES = {"boxes": "", "masks": "_masks"}
@@ -160,14 +161,13 @@ class MeanAveragePrecision(Measurement):
 
     @rank_zero_only
     def write(self, trainer: Trainer, module: Any) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
         for kind, evaluation in self.metric.evaluations.items():
             path = self.folder / f"average_precision{SUFFIXES[kind]}.csv"
-            with path.open("w", newline="") as file:
+            with whole(path) as unfinished, unfinished.open("w", newline="") as file:
                 table = csv.DictWriter(file, list(evaluation.classes[0]))
                 table.writeheader()
                 for row in evaluation.classes:
                     table.writerow({key: "" if value != value else value for key, value in row.items()})  # NaN
             log_table(trainer, f"test/average_precision{SUFFIXES[kind]}_table", path)
             if self.write_detections:
-                (self.folder / f"detections{SUFFIXES[kind]}.json").write_text(json.dumps(evaluation.results))
+                write_whole(self.folder / f"detections{SUFFIXES[kind]}.json", json.dumps(evaluation.results))

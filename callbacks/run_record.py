@@ -7,6 +7,7 @@ import platform
 import shlex
 import sys
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,14 @@ from callbacks.instruments.chosen_precision import measured_for
 from callbacks.instruments.run_clock import epochs_done
 from foundation.checkpoints import fingerprint, load_plain
 from foundation.denormals import are_flushed
+from foundation.errors import not_written
 from foundation.length import Length
 from foundation.metrics import Direction, with_keys_of_today
 from foundation.protocols import declared_metrics, said
 from foundation.published import TESTED, key_for
-from foundation.records import differences, latest_of_each_key, read_overrides, read_record
+from foundation.records import differences, job_of_now, latest_of_each_key, mark_of, read_overrides, read_record
 from foundation.source_tree import source_tree, warning, write_patch
+from foundation.whole_files import write_whole
 from foundation.yaml_files import read_yaml, value_at
 
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "omegaconf", "wandb", "torchmetrics", "numpy",
@@ -116,7 +119,7 @@ class RunRecord(Callback):
             told = "This run began at commit {} and goes on at {}: `make record` would refuse it."
             print(told.format(*held), flush=True)
         before["overrides"] = latest_of_each_key([*before.get("overrides", []), *newest_resume(self.folder)])
-        before |= {"status": "running", "config": now["config"], "pid": now["pid"], "host": now["host"]}
+        before |= {"status": "running"} | {key: now[key] for key in ("config", "pid", "host", "process", "job")}
         before |= {"weights": weights_of(trainer), "directions": directions_of(trainer, module)}
         before["asked"] = now["asked"]
         before.pop("error", None)
@@ -234,15 +237,26 @@ def mark_failed(folder: Path, reason: str, traceback: str | None = None) -> None
     """Say in a run's record that it failed, from outside the run's callbacks."""
     if record := read_record(folder):
         failed = {"status": "failed", "error": reason} | ({"traceback": traceback} if traceback else {})
-        write_json(folder / "record.json", record | failed)
+        try:
+            write_json(folder / "record.json", record | failed)
+        except OSError as error:
+            if not not_written(error):
+                raise
+            mark_in_place(folder / "record.json", record["status"])
+
+
+def mark_in_place(path: Path, status: str) -> None:
+    """``failed`` on a full disk, where there is room for no other file, but in this one for a word that is shorter."""
+    before = path.read_text()
+    after = before.replace(f'"status": "{status}"', '"status": "failed"', 1)
+    if len(after) <= len(before):
+        with suppress(OSError), path.open("r+") as file:  # of a read-only disk: its process is seen to be gone
+            file.write(after.ljust(len(before)))
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Whole or not at all: a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(unfinished, path)
+    write_whole(path, json.dumps(content, indent=2) + "\n")
 
 
 def describe_run(folder: Path, patch: str = "diff.patch") -> dict[str, Any]:
@@ -259,6 +273,8 @@ def describe_run(folder: Path, patch: str = "diff.patch") -> dict[str, Any]:
     return {
         "pid": os.getpid(),
         "host": platform.node(),
+        "process": mark_of(os.getpid()),
+        "job": job_of_now(),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "overrides": read_overrides(folder),
         "config": config,

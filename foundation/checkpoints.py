@@ -15,6 +15,7 @@ from torch import nn
 
 from foundation.errors import UserError, did_you_mean
 from foundation.hints import unfit_places
+from foundation.whole_files import whole
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -24,14 +25,10 @@ class WholeCheckpoints(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(path.name + ".unfinished")
-        with open(unfinished, "wb") as file:
+        with whole(Path(path)) as unfinished, open(unfinished, "wb") as file:
             torch.save(checkpoint, file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(unfinished, path)
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
         return load_plain(Path(path), map_location)

@@ -1,5 +1,7 @@
 """The one error a person sees as a sentence instead of a traceback."""
 
+import errno
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -34,11 +36,49 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"known: {', '.join(known)}." if known else "none is known."
 
 
+NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+
+
+def not_written(error: BaseException | None) -> str | None:
+    """Of a disk that is full or may not be written to, a sentence that names the file; None of any other error.
+
+    torch makes an error of its own out of such a one, and noting it may fail too: the first stands behind the others.
+    """
+    told = None
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in NOT_WRITTEN:
+            told = f"{error.filename or 'A file'} could not be written: {os.strerror(error.errno).lower()}."
+        error = error.__cause__ or error.__context__
+    return told
+
+
+@contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Have a disk's error name the file, which a write to an open one leaves out."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        behind: BaseException | None = error
+        while behind is not None:
+            if isinstance(behind, OSError):
+                behind.filename = behind.filename or os.fspath(path)
+            behind = behind.__cause__ or behind.__context__
+        raise
+
+
 @contextmanager
 def told_as_sentences() -> Iterator[None]:
-    """Print a UserError alone and leave with exit code 2; any other error keeps its traceback."""
+    """Print a UserError alone, or that a file could not be written, and leave with exit code 2 or 1.
+
+    Any other error keeps its traceback.
+    """
     try:
         yield
     except UserError as mistake:
         print(*(f"error: {line}" for line in str(mistake).splitlines()), sep="\n", file=sys.stderr)
         sys.exit(2)
+    except (OSError, RuntimeError) as error:
+        if (reason := not_written(error)) is None:
+            raise
+        print(f"error: {reason}", file=sys.stderr)
+        sys.exit(1)

@@ -87,7 +87,30 @@ def is_training(record: dict[str, Any]) -> bool:
         return False
     except PermissionError:
         return True
-    return True
+    return "process" not in record or record["process"] == mark_of(record["pid"])
+
+
+def mark_of(process: int) -> str | None:
+    """What tells a process from a later one of its number, as the first of each container has; None where none does."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path(f'/proc/{process}/stat').read_text().rpartition(')')[2].split()[19]}"
+    except OSError:
+        return None
+
+
+def job_of_now() -> str | None:
+    """What names the scheduler's job that this process is of, the same after it was stopped and put back; else None.
+
+    In a session at a prompt the same command again means another run.
+    """
+    here = os.environ
+    if "SLURM_JOB_ID" in here and here.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
+        return f"slurm {here['SLURM_JOB_ID']}"
+    if "TORCHELASTIC_RUN_ID" in here:  # torchrun --max-restarts=
+        name = here["TORCHELASTIC_RUN_ID"]  # "none" where nobody gave it one; its port then stays
+        return f"torchrun {name}" if name != "none" else f"torchrun {here['MASTER_ADDR']}:{here['MASTER_PORT']}"
+    return None
 
 
 def differences(before: Any, now: Any, key: str = "") -> dict[str, tuple[Any, Any]]:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
 
+from foundation.whole_files import whole
+
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("foundation", "datamodules", "lightning_modules", "callbacks", "launch")
 IMPORTABLE, COMPOSABLE = (".py", ".so", ".pyd"), (".yaml", ".yml")
@@ -135,8 +137,8 @@ def write_patch(tree: SourceTree, path: Path, root: Path = ROOT) -> dict[str, st
         else:
             sections.append(section)
             size += len(section)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"".join(sections))
+    with whole(path) as unfinished:
+        unfinished.write_bytes(b"".join(sections))
     return left_out
 
 

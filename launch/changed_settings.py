@@ -100,7 +100,8 @@ def lacks(optimizer: Optimizer, states: Mapping[int, Mapping[str, Any]]) -> str 
         return None
     parameter = nn.Parameter(torch.zeros(1))
     parameter.grad = torch.zeros(1)
-    tried = copy.copy(optimizer)
+    tried = object.__new__(type(optimizer))
+    tried.__dict__ = dict(optimizer.__dict__)  # copy.copy leaves out what a class adds to torch's own
     plain = {name: False for name in ("fused", "foreach", "capturable") if name in optimizer.defaults}
     tried.param_groups = [{**optimizer.param_groups[0], **plain, "params": [parameter]}]
     held = next(iter(states.values()))

@@ -187,8 +187,6 @@ def check_hydra(config_name: str, whole: Any, sweeps: bool) -> None:
         if folder.resolve() in (Path.cwd(), CONF.parent):
             raise UserError(f"hydra.run.dir={folder} is where the code lies: name a folder of the run's own.")
         check_writable("hydra.run.dir", folder)
-        if config_name == "train" and any((folder / it).exists() for it in (".hydra", "record.json")):
-            raise UserError(f"hydra.run.dir={folder} holds a run already: name another, or go on with it by resume=.")
 
 
 def setting_of(whole: Any, key: str) -> Path:

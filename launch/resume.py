@@ -29,14 +29,15 @@ from foundation.former_names import FORMER_OVERRIDES
 from foundation.length import Length
 from foundation.records import differences, is_training, key_of, read_overrides, read_record
 from foundation.security import check_foreign, places_alone, trusting
+from foundation.whole_files import write_whole
 from foundation.yaml_files import read_yaml, value_at
 from launch.changed_settings import check_optimizers, refuse_changed_settings
-from launch.command_line import split_arguments
+from launch.command_line import check_writable, split_arguments
 from launch.composition import CONF, SEARCHPATH, compose_job
 from launch.config_check import TrainConfig, check_config, plain
 from launch.inputs import refuse_changes
 from launch.length_check import LastCheck
-from launch.loggers import MetricsFile
+from launch.loggers import MetricsFile, rows_in
 from launch.processes import is_first_process, warn_of_other_ranks
 from launch.saved_config import run_config
 
@@ -48,8 +49,12 @@ def prepare(asked: str, overrides: list[str]) -> tuple[dict[str, Any], Path]:
     folder = Path(newest_unfinished(overrides) if asked == "latest" else asked)
     if asked == "latest":
         overrides = [it for it in overrides if not it.startswith("experiment=")]
+    if moved := [it for it in overrides if key_of(it) == "paths.run_dir"]:
+        raise UserError(f"{moved[0]}: a resumed run stays in its folder, {folder}.")
     if fixed := [it for it in overrides if it.startswith(("seed=", "experiment="))]:
         raise UserError(f"{fixed[0]}: a resumed run keeps its seed and experiment; start a new run for another.")
+    if folder.exists():
+        check_writable("resume", folder)
     earlier = earlier_overrides(folder)
     with places_alone():
         so_far = with_overrides(run_config(folder), first_overrides(folder), earlier, folder)
@@ -118,7 +123,7 @@ def take_up(run: Any, path: Path) -> None:
     refuse_changes(path.parent.parent, run.inputs)
     for part in (*run.trainer.loggers, *run.trainer.callbacks):
         if isinstance(part, MetricsFile):
-            part.go_on_from(saved["global_step"])
+            part.go_on_from(saved["global_step"], rows_in(saved))
         elif isinstance(part, RunRecord):
             part.take_up_former()
         elif isinstance(part, LastCheck) and run.trainer.is_global_zero:
@@ -257,7 +262,7 @@ def holding_after(commands: Sequence[list[str]]) -> list[str]:
 def note_resume(config: dict[str, Any]) -> None:
     folder = Path(config["paths"]["run_dir"])
     note_command(folder, split_arguments(sys.argv[1:])[1])
-    OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
+    write_whole(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
 
 
 def note_command(folder: Path, overrides: list[str]) -> None:
@@ -266,4 +271,4 @@ def note_command(folder: Path, overrides: list[str]) -> None:
     number = len(list(folder.glob("*.yaml"))) + 1
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     note = {"command": command, "overrides": overrides, "started_at": datetime.now(UTC).isoformat(timespec="seconds")}
-    OmegaConf.save(OmegaConf.create(note), folder / f"{number:03d}.yaml")
+    write_whole(folder / f"{number:03d}.yaml", OmegaConf.to_yaml(OmegaConf.create(note)))

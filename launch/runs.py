@@ -15,16 +15,20 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_object
 from lightning import Callback, Fabric, LightningDataModule, LightningModule, Trainer, seed_everything
+from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from callbacks.checkpoint import Checkpoint
 from callbacks.instruments.chosen_precision import ChosenPrecision
 from callbacks.instruments.denormals import Denormals
+from callbacks.instruments.metrics_so_far import MetricsSoFar
 from callbacks.instruments.run_clock import RunClock
 from callbacks.instruments.settings_of_now import SettingsOfNow
 from callbacks.instruments.shared_statistics import SharedStatistics
+from callbacks.instruments.signals import AnsweredAtOnce
 from callbacks.run_record import RunRecord
 from datamodules.splits import SplitDataModule
 from foundation.checkpoints import (
@@ -46,6 +50,7 @@ from launch.fit_loop import go_on_exactly
 from launch.initial_weights import InitialWeights
 from launch.inputs import inputs_of, no_such_part, origin_of_metric, trained_run
 from launch.length_check import LastCheck, monitors_of_validation
+from launch.loggers import MetricsFile, RowsSoFar
 from launch.machine import hush, keep_freed_memory, spare_driver_queries
 from launch.parts_check import check_run
 from launch.precision import resolve_precision
@@ -88,11 +93,12 @@ def build(config: dict[str, Any], trains: bool = True, resumes: bool = False) ->
     for it in callbacks:
         if isinstance(it, RunRecord):
             it.inputs = inputs
+    loggers = [instantiate(node) for node in (config["logger"] or {}).values()]
     begins: list[Callback] = []
     if trains:
         begins += [LastCheck(monitors_of_validation(config, callbacks))]
+        begins += [RowsSoFar([it for it in loggers if isinstance(it, MetricsFile)])]
         begins += [] if resumes else [InitialWeights(config.get("init_from"), module, inputs)]
-    loggers = [instantiate(node) for node in (config["logger"] or {}).values()]
     asked = config["trainer"]["precision"]
     chosen = resolve_precision(asked, config["trainer"]["accelerator"], Path(config["paths"].get("cache_dir", CACHE)))
     begins += [Denormals(config.get("flush_denormals", False)), ChosenPrecision(asked, chosen.milliseconds)]
@@ -112,8 +118,13 @@ def build_trainer(node: dict[str, Any], module: Any, callbacks: list[Callback], 
     iterations, epochs = (NO_LIMIT if it is None else it for it in (length.iterations, length.epochs))
     node |= {"max_steps": iterations, "max_epochs": epochs, "max_time": None}
     # Settings and clock first, since others go by them; statistics last, after averaged weights have taken their place.
-    callbacks = [SettingsOfNow(), RunClock(length), *callbacks, SharedStatistics()]
-    trainer = instantiate(node, callbacks=callbacks, logger=loggers or False, plugins=[WholeCheckpoints()])
+    # The checkpoint a run goes on from comes behind the best one, which it holds the value of.
+    callbacks = sorted(callbacks, key=lambda it: isinstance(it, Checkpoint))
+    callbacks = [AnsweredAtOnce(), SettingsOfNow(), RunClock(length), MetricsSoFar(), *callbacks, SharedStatistics()]
+    plugins: list[Any] = [WholeCheckpoints()]
+    if SLURMEnvironment.detect():  # callbacks/instruments/signals.py puts a job back, with the run's own checkpoint
+        plugins.append(SLURMEnvironment(auto_requeue=False))
+    trainer = instantiate(node, callbacks=callbacks, logger=loggers or False, plugins=plugins)
     go_on_exactly(trainer)
     return trainer
 

@@ -18,6 +18,7 @@ from foundation.metrics import IN_WORDS, Direction, best, key_of_today, with_dir
 from foundation.places import inside
 from foundation.published import key_in, metrics_of
 from foundation.records import is_training, read_overrides, read_record
+from foundation.whole_files import whole
 
 COLUMNS: Sequence[str] = ("job", "overrides", "metric", "value", "folder", "status", "error")
 WIDTH_IN, HEIGHT_IN = 4.0, 3.4  # of one key's picture
@@ -103,7 +104,7 @@ def tell(jobs: Sequence[Job], sweep: Path) -> None:
     """Print the table; write sweep.csv and, where there is something to see, sweep.png."""
     if not jobs:
         return
-    with inside(sweep / "sweep.csv", sweep).open("w", newline="") as file:
+    with whole(inside(sweep / "sweep.csv", sweep)) as unfinished, unfinished.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(rows_of(jobs))
@@ -180,7 +181,8 @@ def draw(jobs: Sequence[Job], path: Path) -> bool:
     FigureCanvasAgg(figure)
     for axes, key in zip(figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
         draw_key(axes, jobs, key)
-    figure.savefig(path, dpi=110)
+    with whole(path) as unfinished:
+        figure.savefig(unfinished, format="png", dpi=110)
     return True
 
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -31,6 +32,7 @@ from foundation.metrics import IN_WORDS
 from foundation.published import key_in
 from foundation.records import read_record
 from launch.composition import SEARCHPATH, in_quotes
+from launch.goes_on import is_finished, job_is_begun, told_as_finished
 from launch.processes import ASKED_TO_STOP, SWEEP
 from launch.sweep_table import jobs_in, metric_of, tell
 
@@ -49,22 +51,25 @@ class JobFailed(RuntimeError):
 # --- a job ------------------------------------------------------------------------------------------------------
 
 
-def run_job(train: Callable[[dict[str, Any]], float | None], config: dict[str, Any]) -> float | None:
+def run_job(train: Callable[..., float | None], config: dict[str, Any]) -> float | None:
     """Train, and in a sweep give the metric that it is about; a job that fails is recorded and gives NaN."""
     job = HydraConfig.get()
     if job.mode != RunMode.MULTIRUN:
         return train(config)
-    folder = Path(config["paths"]["run_dir"])
+    folder, words = Path(config["paths"]["run_dir"]), list(job.overrides.task)
+    goes_on = job_is_begun(folder, words)
     take_threads()
     try:
         places = [it for it in job.overrides.hydra if it.startswith(f"{SEARCHPATH}=")]
-        with own_command([*places, *job.overrides.task]):
+        with own_command([*places, *words]):
             flush = config.get("flush_denormals", False)
-            if on_several_ranks(config["trainer"]) or (not flush) in FLUSHED_HERE:
+            if goes_on and is_finished(folder):
+                print(told_as_finished(folder), flush=True)
+            elif on_several_ranks(config["trainer"]) or (not flush) in FLUSHED_HERE:
                 train_in_own_process(folder)
             else:
                 FLUSHED_HERE.add(flush)
-                train(config)
+                train(*prepared(folder)) if goes_on else train(config)
         value = final_metric(folder, metric_of(config))
     except Exception as error:  # whatever it is, the other jobs run
         record_failure(config, folder, error)
@@ -72,6 +77,12 @@ def run_job(train: Callable[[dict[str, Any]], float | None], config: dict[str, A
     if job.sweeper.get("storage") and (value is None or math.isnan(value)):
         raise JobFailed(f"{folder} failed")
     return value
+
+
+def prepared(folder: Path) -> tuple[dict[str, Any], Path]:
+    from launch.resume import prepare  # which imports torch
+
+    return prepare(str(folder), [])
 
 
 def take_threads() -> None:
@@ -204,10 +215,13 @@ class SweepStart(Callback):
     """The config of one, composed while Hydra was not yet running."""
     names: frozenset[str] = frozenset()
     """What the jobs' experiments are called."""
+    former: Mapping[Path, int] = MappingProxyType({})
+    """Jobs that an earlier command has left, with the time at which they began."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         folder = keep_together(config, self.names)
         folder.mkdir(parents=True, exist_ok=True)
+        SweepStart.former = begun_at(folder)
         with told_as_sentences():  # Hydra makes a warning of any other exception
             if "direction" in config.hydra.sweeper and SweepStart.first_job is not None:
                 follow_metric(config, SweepStart.first_job)
@@ -226,6 +240,11 @@ def keep_together(config: DictConfig, names: Collection[str]) -> Path:
         config.hydra.sweep.dir = folder
         config.hydra.overrides.hydra.append(f"hydra.sweep.dir={in_quotes(folder)}")  # jobs are composed anew
     return Path(folder)
+
+
+def begun_at(sweep: Path) -> dict[Path, int]:
+    """Jobs, with the time at which Hydra wrote what they are asked."""
+    return {job.folder: (job.folder / ".hydra" / "overrides.yaml").stat().st_mtime_ns for job in jobs_in(sweep)}
 
 
 def leave(signum: int, frame: Any) -> None:
@@ -252,7 +271,10 @@ def ending_with_a_table(configs: Sequence[dict[str, Any]] = ()) -> Iterator[None
     if SweepStart.folder is not None:
         jobs = jobs_in(SweepStart.folder)
         tell(jobs, SweepStart.folder)
-        if not (stopped and stopped.code) and any(it.status != "finished" for it in jobs):
+        begun = begun_at(SweepStart.folder)
+        # What an earlier command has left, such as the trial in which it was killed, is not this one's failure.
+        own = [it for it in jobs if begun[it.folder] != SweepStart.former.get(it.folder)]
+        if not (stopped and stopped.code) and any(it.status != "finished" for it in own):
             stopped = SystemExit(1)
     if stopped is not None:
         raise stopped

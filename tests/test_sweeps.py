@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import platform
 import shlex
 import subprocess
 import sys
@@ -113,6 +114,13 @@ def test_jobs_on_several_ranks_follow_one_that_failed(tmp_path):
     assert len({it["pid"] for it in notes.values()}) == 6
 
 
+def leave_killed_job(folder: Path, seed: int) -> None:
+    (folder / ".hydra").mkdir(parents=True)
+    (folder / ".hydra" / "overrides.yaml").write_text(f"- seed={seed}\n")
+    record = {"status": "running", "pid": 2**22 + 1, "host": platform.node(), "metrics": {}, "overrides": []}
+    (folder / "record.json").write_text(json.dumps(record))
+
+
 def test_a_study_goes_on_where_it_was_killed(tmp_path):
     """Two trials are done, one was running; of four in all two are missing, of which one fails."""
     folder = tmp_path / "sweeps" / "infogan_digits" / "study"
@@ -132,6 +140,7 @@ def test_a_study_goes_on_where_it_was_killed(tmp_path):
             trial.set_user_attr(*word.replace("${paths.run_dir}", r"$\{paths.run_dir\}").split("=", 1))
         if value is not None:
             study.tell(trial, value)
+    leave_killed_job(folder / "0", trial.number)
     done = run_in_fork("train.py", "sweep=infogan_digits", *words, "+callbacks.fail.iteration=range(2,12,10)",
                        "hydra.sweeper.n_trials=4", "hydra.sweeper.sampler.seed=1")  # fmt: skip
     assert "Study study: 2 of 4 trials are done" in done.stdout, done.stderr
@@ -140,7 +149,8 @@ def test_a_study_goes_on_where_it_was_killed(tmp_path):
     assert states[:3] == ["COMPLETE", "COMPLETE", "RUNNING"]
     assert sorted(states[3:]) == ["COMPLETE", "FAIL"]
     assert done.returncode == 1
-    rows = table_of(folder)
+    dead, *rows = table_of(folder)
+    assert dead["status"] == "interrupted"
     assert [it["status"] for it in rows] == [{"COMPLETE": "finished", "FAIL": "failed"}[it] for it in states[3:]]
     assert {it["metric"] for it in rows} == {"val/cluster_accuracy"}
     notes = [json.loads((Path(it["folder"]) / "rank0.json").read_text()) for it in rows]

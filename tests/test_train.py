@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +15,8 @@ from omegaconf import OmegaConf
 
 from callbacks.checkpoint import Checkpoint, Interrupted
 from callbacks.instruments import run_clock
+from callbacks.run_record import mark_failed
+from foundation.checkpoints import WholeCheckpoints
 from foundation.errors import UserError
 from foundation.security import trusting
 from launch.command_line import compose_job
@@ -160,6 +164,64 @@ def test_stopped_in_its_test_it_measures_the_averaged_weights_after_all(tmp_path
     assert_same_end(tmp_path / "run", tmp_path / "whole")
     assert found["weights"] == "averaged (decay 0.5)"
     assert found["metrics"] == whole["metrics"]
+
+
+VALIDATED = ["datamodule.val_size=413", "callbacks=[checkpoint,run_record,classification,best_checkpoint,averaged_weights]",
+             "optimized_metric=val/error", "trainer.max_steps=6", "datamodule.eval_batch_size=100"]  # fmt: skip
+
+
+@pytest.mark.parametrize(("stage", "status"), [("validation_step", "interrupted"), ("test_step", "interrupted")])
+def test_a_signal_in_an_evaluation_is_answered_within_a_batch_and_loses_nothing(tmp_path, monkeypatch, stage, status):
+    whole = begin(tmp_path / "whole", *VALIDATED)
+    step, seen = getattr(ResNet, stage), []
+
+    def signalled(self, batch, batch_idx):
+        seen.append(batch_idx)
+        if batch_idx == 1 and self.trainer.global_step >= 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, batch, batch_idx)
+
+    with monkeypatch.context() as patched, pytest.raises(Interrupted) as stopped:
+        patched.setattr(ResNet, stage, signalled)
+        begin(tmp_path / "run", *VALIDATED)
+    assert stopped.value.code == 143
+    assert seen[-1] == 1
+    assert record(tmp_path / "run")["status"] == status
+    found = resume(tmp_path / "run")
+    assert_same_end(tmp_path / "run", tmp_path / "whole")
+    assert found["metrics"] == whole["metrics"]
+    assert (tmp_path / "run" / "metrics.csv").read_text() == (tmp_path / "whole" / "metrics.csv").read_text()
+    best = [torch.load(tmp_path / it / "checkpoints" / "best.ckpt", weights_only=True) for it in ("run", "whole")]
+    assert best[0]["global_step"] == best[1]["global_step"]
+
+
+def test_a_full_disk_is_told_with_the_last_checkpoint_which_goes_on(tmp_path, monkeypatch):
+    save = WholeCheckpoints.save_checkpoint
+
+    def full(self, checkpoint, path, storage_options=None):
+        if checkpoint["global_step"] == 4:  # every write to it fails as on a full disk
+            Path(path).with_name("last.ckpt.unfinished").symlink_to("/dev/full")
+        save(self, checkpoint, path, storage_options)
+
+    words = ["trainer.max_steps=6", "callbacks.checkpoint.every_n_train_steps=2"]
+    with monkeypatch.context() as patched, pytest.raises(UserError) as told:
+        patched.setattr(WholeCheckpoints, "save_checkpoint", full)
+        begin(tmp_path, *words)
+    assert str(told.value) == (
+        f"{tmp_path}/checkpoints/last.ckpt could not be written: no space left on device. The last checkpoint is of "
+        f"iteration 2: make room, and go on with python train.py resume={tmp_path}"
+    )
+    found = record(tmp_path)
+    assert (found["status"], found["iterations"]) == ("failed", 4)
+    assert "no space left on device" in found["error"]
+    assert resume(tmp_path)["status"] == "finished"
+
+
+def test_where_no_other_file_has_room_the_record_says_failed_all_the_same(tmp_path):
+    (tmp_path / "record.json").write_text(json.dumps({"status": "running", "seed": 3}))
+    (tmp_path / "record.json.unfinished").symlink_to("/dev/full")
+    mark_failed(tmp_path, "the disk is full, which takes more letters than there is room for")
+    assert record(tmp_path) == {"status": "failed", "seed": 3}
 
 
 def test_a_run_by_time_has_what_is_left_of_its_budget(tmp_path, stop_after, slow_clock):

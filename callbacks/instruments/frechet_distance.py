@@ -13,6 +13,8 @@ from scipy.linalg.lapack import dpstrf  # pyright: ignore[reportAttributeAccessI
 from torch import Tensor
 from torchmetrics import Metric
 
+from foundation.whole_files import whole
+
 ROWS, STRIP = 1000, 128
 """Images whose products are taken at once, and rows of the products: what these hold below the diagonal is wasted."""
 
@@ -115,10 +117,8 @@ def kept(path: Path, trainer: Trainer, measure: Callable[[], Gaussian]) -> Gauss
         return there
     measured = measure()
     if trainer.is_global_zero:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".unfinished.npz")
-        np.savez(unfinished, **measured._asdict())
-        unfinished.replace(path)
+        with whole(path) as unfinished, unfinished.open("wb") as file:
+            np.savez(file, **measured._asdict())
     return measured
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning import Trainer
@@ -18,6 +18,7 @@ from torchvision.utils import make_grid, save_image
 from foundation.errors import UserError
 from foundation.published import key_for
 from foundation.run_files import read_table
+from foundation.whole_files import whole
 
 FIGURES_UP_TO = 20  # rows or columns of counts; beyond, there is no room
 READABLE_SIDE = 48  # pixels; smaller images are magnified so that a person can see them
@@ -28,8 +29,8 @@ def save_grid(images: Tensor, path: Path, columns: int) -> None:
     images = images.cpu()
     magnification = -(-READABLE_SIDE // images.shape[-1])
     images = images.repeat_interleave(magnification, dim=2).repeat_interleave(magnification, dim=3)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_image(make_grid(images, nrow=columns, padding=2, pad_value=0.5), path)
+    with whole(path) as unfinished:
+        save_image(make_grid(images, nrow=columns, padding=2, pad_value=0.5), unfinished, format="png")
 
 
 def as_8_bit(images: Tensor) -> Tensor:
@@ -41,15 +42,21 @@ def as_8_bit(images: Tensor) -> Tensor:
 
 def save_single(image: Tensor, path: Path) -> None:
     """Write one image [C, H, W] in [0, 1], of one or three channels, pixel by pixel as it is."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    to_pil_image(image.cpu().mul(255).add(0.5).clamp(0, 255).to(torch.uint8)).save(path)
+    with whole(path) as unfinished:
+        to_pil_image(image.cpu().mul(255).add(0.5).clamp(0, 255).to(torch.uint8)).save(unfinished, format="png")
 
 
 def save_animation(frames: Sequence[Image.Image], path: Path, milliseconds: int = 150) -> None:
     """Write a GIF that begins anew after a second of its last frame."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     durations = [milliseconds] * (len(frames) - 1) + [1000]
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
+    with whole(path) as unfinished:
+        frames[0].save(unfinished, format="gif", save_all=True, append_images=frames[1:], duration=durations, loop=0)
+
+
+def write_figure(figure: Figure, path: Path, dpi: float | Literal["figure"] = 110) -> None:
+    """Write a drawn figure as PNG, whole or not at all."""
+    with whole(path) as unfinished:
+        figure.savefig(unfinished, format="png", dpi=dpi)
 
 
 @contextmanager
@@ -58,8 +65,7 @@ def save_figure(path: Path, width: float, height: float) -> Iterator[Any]:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     yield figure.add_subplot()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    write_figure(figure, path)
 
 
 @contextmanager
@@ -75,8 +81,7 @@ def save_panels(path: Path, titles: Sequence[str]) -> Iterator[list[Any]]:
     for axes in panels[len(titles) :]:
         axes.remove()
     yield panels[: len(titles)]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    write_figure(figure, path)
 
 
 def draw_counts(
@@ -122,8 +127,7 @@ def save_captioned(images: Tensor, captions: Sequence[str], names: Sequence[str]
         # What a person called a file may look like mathematics to matplotlib.
         axes.set_xlabel(shortened(name, 24), fontsize=6, color="grey", parse_math=False)
         axes.set_title(shortened(caption, 20), fontsize=9, parse_math=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    write_figure(figure, path)
 
 
 def shortened(text: str, length: int) -> str:

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from foundation.whole_files import whole
+
 
 def write_table(path: Path, rows: Iterable[Sequence[Any]]) -> None:
     """Rows of cells, the first of them the columns' names."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", newline="") as file:
+    with whole(path) as unfinished, open(unfinished, "w", newline="") as file:
         csv.writer(file).writerows(rows)

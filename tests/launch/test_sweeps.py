@@ -276,6 +276,21 @@ def test_a_sweep_ends_as_its_jobs_did(monkeypatch, tmp_path, status, code, capsy
     assert f"1 jobs: 1 {status}" in capsys.readouterr().out
 
 
+def test_what_an_earlier_command_has_left_does_not_fail_this_one(monkeypatch, tmp_path):
+    """A study that was killed once has the dead trial's folder for ever."""
+    for name, status in {"0": "interrupted", "1": "finished"}.items():
+        (tmp_path / name / ".hydra").mkdir(parents=True)
+        (tmp_path / name / ".hydra" / "overrides.yaml").write_text("- seed=1\n")
+        (tmp_path / name / "record.json").write_text(json.dumps({"status": status, "metrics": {}}))
+    former = sweeps.begun_at(tmp_path)
+    monkeypatch.setattr(sweeps.SweepStart, "former", former)
+    ending(monkeypatch, tmp_path)
+    os.utime(tmp_path / "0" / ".hydra" / "overrides.yaml")  # begun again by this command, and stopped again
+    with pytest.raises(SystemExit) as ended:
+        ending(monkeypatch, tmp_path)
+    assert ended.value.code == 1
+
+
 def test_ctrl_c_ends_with_the_table_and_its_own_code(monkeypatch, tmp_path, capsys):
     (tmp_path / "0" / ".hydra").mkdir(parents=True)
     (tmp_path / "0" / ".hydra" / "overrides.yaml").write_text("- seed=1\n")
