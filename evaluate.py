@@ -22,7 +22,7 @@ from foundation.errors import told_as_sentences
 from foundation.security import trusting_as_typed
 from launch.command_line import check_command_line, check_writable, readable
 from launch.config_check import EvaluateConfig, check_config, plain
-from launch.goes_on import no_empty_folder, with_named_folder
+from launch.goes_on import no_empty_folder
 
 
 def evaluate(config: dict[str, Any], folder: Path) -> dict[str, float]:
@@ -91,7 +91,7 @@ def main(config: DictConfig) -> None:
 if __name__ == "__main__":
     with trusting_as_typed():
         with told_as_sentences():
-            sys.argv[1:] = with_named_folder(readable("evaluate", sys.argv[1:], ["run"]))
+            sys.argv[1:] = readable("evaluate", sys.argv[1:], ["run"])
             for asked in check_command_line("evaluate", sys.argv[1:]):
                 check_writable("run", Path(asked["run"]))
                 from launch.saved_config import saved_config

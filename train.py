@@ -23,7 +23,7 @@ from foundation.security import trusting_as_typed
 from foundation.whole_files import write_whole
 from launch.command_line import check_command_line, readable, split_arguments
 from launch.config_check import TrainConfig, check_config, plain
-from launch.goes_on import begun, is_finished, is_single, no_empty_folder, told_as_finished, with_named_folder
+from launch.goes_on import begun, is_finished, is_single, no_empty_folder, told_as_finished
 from launch.processes import folder_of_rank_zero_alone, guard, wait_for_ranks
 from launch.sweeps import ending_with_a_table, run_job
 
@@ -147,7 +147,6 @@ if __name__ == "__main__":
             resumed, others = split_arguments(readable("train", sys.argv[1:]))
             configs = []
             if not resumed:
-                others = with_named_folder(others)
                 configs = check_command_line("train", others)
                 former = begun(others, configs[0]) if len(configs) == 1 and is_single(others) else None
                 if former and is_finished(former):

@@ -1,6 +1,6 @@
 """The same command goes on in its folder: one that names it, a job that its scheduler has put back, a sweep's again.
 
-    python train.py experiment=infogan_mnist paths.run_dir=outputs/mine
+    python train.py experiment=infogan_mnist hydra.run.dir=outputs/mine
 
 begins in that folder where nothing is there, goes on with what a stop of any kind has left of the same command, and
 says so where it is finished.
@@ -22,20 +22,7 @@ from foundation.yaml_files import read_yaml
 from launch.processes import SWEEP, is_first_process
 
 PLACE = "hydra.run.dir"
-OF_NO_RUN = ("hydra.", "paths.run_dir", "launcher")  # where and how, not what
-
-
-def with_named_folder(arguments: Sequence[str]) -> list[str]:
-    """``paths.run_dir=``, which is the run's folder everywhere in a config, names it on the command line as well."""
-    named = [it for it in arguments if key_of(it) == "paths.run_dir"]
-    if not named:
-        return list(arguments)
-    if any(it in ("-m", "--multirun") for it in arguments):
-        raise UserError(f"{named[0]}: the jobs of a sweep have a folder each: name that of all with hydra.sweep.dir=.")
-    if len(named) > 1 or any(key_of(it) == PLACE for it in arguments):
-        raise UserError(f"{named[0]}: the run's folder is named twice.")
-    others = [it for it in arguments if it is not named[0]]
-    return [*others, f"{PLACE}={named[0].partition('=')[2]}"]
+OF_NO_RUN = ("hydra.", "launcher")  # where and how, not what
 
 
 def is_single(arguments: Sequence[str]) -> bool:
@@ -98,8 +85,8 @@ def is_of(folder: Path, words: Iterable[str]) -> bool:
 
 def first_words(folder: Path) -> list[str]:
     path = folder / ".hydra" / "overrides.yaml"
-    overrides: Any = read_yaml(path) if path.exists() else []
-    return [it for it in overrides if not key_of(it).startswith(OF_NO_RUN)]
+    overrides: Any = read_yaml(path) if path.exists() else None
+    return [it for it in overrides or [] if not key_of(it).startswith(OF_NO_RUN)]
 
 
 def job_is_begun(folder: Path, words: Sequence[str]) -> bool:

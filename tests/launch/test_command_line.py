@@ -5,6 +5,7 @@ import pytest
 from foundation.errors import UserError
 from launch import command_line, composition
 from launch.command_line import check_command_line, sweep_choices
+from launch.goes_on import begun
 
 MISTAKES = {
     # a choice or a key that does not exist
@@ -262,9 +263,9 @@ def test_what_hydra_is_asked_to_show_is_composed_and_no_more():
 
 def test_no_run_is_written_over_another(tmp_path):
     (tmp_path / "run" / ".hydra").mkdir(parents=True)
-    (tmp_path / "run" / ".hydra" / "overrides.yaml").touch()
-    with pytest.raises(UserError, match=f"hydra.run.dir={tmp_path}/run holds a run already: name another, or go on"):
-        check_command_line("train", [f"hydra.run.dir={tmp_path}/run"])
+    (tmp_path / "run" / ".hydra" / "overrides.yaml").write_text("- seed=1\n")
+    with pytest.raises(UserError, match=f"{tmp_path}/run holds a run of another command .seed=1.: name another folder"):
+        begun([f"hydra.run.dir={tmp_path}/run"], {})
     with pytest.raises(UserError, match=f"hydra.sweep.dir={tmp_path} holds the jobs of another sweep"):
         check_command_line("train", ["-m", "seed=0,1", f"hydra.sweep.dir={tmp_path}"])
     assert len(check_command_line("train", [f"hydra.run.dir={tmp_path}/other"])) == 1

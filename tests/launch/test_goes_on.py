@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from foundation.errors import UserError
 from foundation.records import is_training, job_of_now, mark_of
 from launch.command_line import compose_job
-from launch.goes_on import begun, is_finished, is_single, job_is_begun, no_empty_folder, with_named_folder
+from launch.goes_on import begun, is_finished, is_single, job_is_begun, no_empty_folder
 from launch.resume import prepare
 
 DEAD = 2**22 + 1  # above any process's number
@@ -28,15 +28,6 @@ def leave_run(folder, *words: str, **record) -> None:
 @pytest.fixture
 def config(tmp_path):
     return compose_job("train", [f"paths.output_dir={tmp_path}"], str(tmp_path / "none"))
-
-
-def test_the_folder_is_named_as_in_a_config():
-    assert with_named_folder(["seed=1", "paths.run_dir=a/b"]) == ["seed=1", "hydra.run.dir=a/b"]
-    assert with_named_folder(["seed=1"]) == ["seed=1"]
-    with pytest.raises(UserError, match=r"paths.run_dir=a: the jobs of a sweep have a folder each"):
-        with_named_folder(["-m", "seed=1,2", "paths.run_dir=a"])
-    with pytest.raises(UserError, match="is named twice"):
-        with_named_folder(["paths.run_dir=a", "hydra.run.dir=b"])
 
 
 def test_a_command_that_names_its_folder_goes_on_there(tmp_path, config):
