@@ -17,11 +17,12 @@ class MetricsSoFar(Callback):
 
     def __init__(self) -> None:
         self.measured: dict[str, Any] = {}
-        self.row: dict[str, float] | None = None
+        self.row: dict[str, Any] | None = None
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["metrics"] = move_data_to_device(dict(trainer.callback_metrics), "cpu")
-        connector, batches = trainer._logger_connector, trainer.fit_loop.epoch_loop.batch_progress.current
+        connector = trainer._logger_connector
+        batches: Any = trainer.fit_loop.epoch_loop.batch_progress.current
         waits = trainer.training and batches.completed < batches.processed and connector.should_update_logs
         if waits and not gradient_is_unfinished(trainer):
             checkpoint["row"] = {key: float(value) for key, value in connector.metrics["log"].items()}

@@ -55,7 +55,7 @@ def answered_at_once() -> Iterator[None]:
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
-        if asked in OF_SCHEDULERS:
+        if asked is not None and asked in OF_SCHEDULERS:
             put_back(asked, before[signal.Signals(asked)])
 
 
