@@ -143,7 +143,8 @@ def instantiate(node: dict[str, Any], **arguments: Any) -> Any:
             or os.environ.get("HYDRA_FULL_ERROR") == "1"
         ):
             raise
-        raise UserError(f"{place_of(error, node)}: {in_one_line(cause)}") from None
+        reason = str(cause) if isinstance(cause, MisconfigurationException) else in_one_line(cause)
+        raise UserError(f"{place_of(error, node)}: {reason}") from None
 
 
 def place_of(error: InstantiationException, node: dict[str, Any]) -> str:

@@ -31,6 +31,8 @@ def watch(event: str, arguments: tuple[Any, ...]) -> None:
     if WATCHED is None:
         return
     words = " ".join(map(str, arguments))
+    if event == "os.remove" and arguments[1] not in (None, -1):  # a name in a folder that is open
+        words = f"{os.readlink(f'/proc/self/fd/{arguments[1]}')}/{arguments[0]}"
     if event in ("open", "os.mkdir"):
         writes = event == "os.mkdir" or (arguments[1] or "r") != "r"
         if writes and "hostile" in words:
