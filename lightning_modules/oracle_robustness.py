@@ -293,5 +293,13 @@ class OracleRobustness(Classifier):
 
     # --- what callbacks ask ------------------------------------------------------------------------------------
 
+    def refuses_to_begin(self, taken: set[str]) -> str | None:
+        if not self.alone or taken:
+            return None
+        return (
+            "lightning_module.alone leaves out the labels, so that a net that is not trained yet learns nothing: set "
+            "init_from to a finished run, or alone to false."
+        )
+
     def capabilities(self) -> set[type]:
         return {ClassifiesImages if self.input == "image" else ClassifiesPoints}

@@ -174,8 +174,9 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, training):
 def test_alone_the_labels_teach_nothing(tmp_path):
     """The layer behind the features does not move."""
     given = ["lightning_module.training=siamese", "lightning_module.alone=true", "lightning_module.layer=layers.1"]
-    run = trained(tmp_path, *given)
-    begun = build(compose_job("train", [*POINTS, *given], str(tmp_path)))
+    begun = build(compose_job("train", POINTS, str(tmp_path)))
+    torch.save(begun.module.state_dict(), tmp_path / "weights.pt")
+    run = trained(tmp_path, *given, f"init_from={tmp_path}/weights.pt")
     torch.testing.assert_close(run.module.network.layers[2].weight, begun.module.network.layers[2].weight)
     assert not torch.equal(run.module.network.layers[0].weight, begun.module.network.layers[0].weight)
 
@@ -234,6 +235,11 @@ class TestWrongWords:
             config = compose_job("train", given, str(tmp_path))
             check_config(config, TrainConfig)
             build(config)
+
+    def test_alone_asks_for_a_net_that_is_trained(self, tmp_path):
+        given = [*POINTS, "lightning_module.training=siamese", "lightning_module.alone=true"]
+        with pytest.raises(UserError, match="set init_from to a finished run, or alone to false"):
+            build(compose_job("train", given, str(tmp_path)))
 
     def test_a_mask_needs_to_know_what_is_not_seen(self, tmp_path):
         given = [*POINTS, "lightning_module.training=mask", "~lightning_module.oracle",
