@@ -83,8 +83,8 @@ class ImageDataModule(SplitDataModule):
             loaded = {
                 split: ImageTable(self.binarize.apply(it.images, split), it.labels) for split, it in loaded.items()
             }
-        height, width = loaded["train"].images.shape[-2:]
-        if self.augment is not None and self.augment.pad >= min(height, width):
+        if self.augment is not None and self.augment.pad >= min(self.image_shape[1:]):
+            height, width = self.image_shape[1:]
             raise UserError(
                 f"datamodule.augment.pad is {self.augment.pad}, and the images of {self.name} are {height} x {width}: "
                 f"whole crops would be padding. Give less than {min(height, width)}."

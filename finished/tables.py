@@ -39,7 +39,6 @@ from foundation.metrics import Direction
 from foundation.places import inside, is_one_name
 from foundation.published import TESTED
 from foundation.records import key_of, latest_of_each_key, read_record
-from foundation.security import FUNCTIONS, nodes_in
 from launch.command_line import compose_job
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -179,20 +178,13 @@ def worst_and_best(values: list[float], direction: Direction) -> tuple[float, fl
 
 
 def direction_of(experiment: str, metric: str) -> Direction:
-    """As the experiment's parts declare it today, but for callbacks whose input runs a person has to name."""
+    """As the experiment's parts declare it today."""
     from launch.declared import Parts  # with torch, for which other tables need not wait
 
-    config = compose_job("train", [f"experiment={experiment}"])
-    told = {name: node for name, node in config["callbacks"].items() if not lacks_a_run(node)}
-    direction = Parts.of(config | {"callbacks": told}, device="meta").direction(metric)
+    direction = Parts.of(compose_job("train", [f"experiment={experiment}"]), device="meta").direction(metric)
     if direction is None:
         raise UserError(f"{experiment} declares no direction of {metric}: a table of its variants has no best.")
     return direction
-
-
-def lacks_a_run(node: dict[str, Any]) -> bool:
-    """Whether a part asks for a finished run and its config leaves open for which."""
-    return any("run" in it and it["run"] is None for _, it in nodes_in(node, "") if it["_target_"] in FUNCTIONS)
 
 
 def shown(metric: str) -> str:

@@ -9,6 +9,7 @@ import torch
 from foundation.metrics import STAGES, Direction
 from foundation.protocols import declared_metrics, said
 from foundation.published import key_for
+from foundation.security import FUNCTIONS, nodes_in
 from launch.parts_check import metrics_of_run
 from launch.runs import instantiate
 
@@ -23,10 +24,14 @@ class Parts:
 
     @classmethod
     def of(cls, config: dict[str, Any], device: str = "cpu") -> "Parts":
-        """device: ``meta`` builds a module of any size without its weights."""
+        """Without callbacks that ask for a finished run and leave open for which: a person names it.
+
+        Args:
+            device: ``meta`` builds a module of any size without its weights.
+        """
         with torch.device(device):
             module = instantiate(config["lightning_module"])
-        callbacks = [instantiate(node) for node in config["callbacks"].values()]
+        callbacks = [instantiate(node) for node in config["callbacks"].values() if not lacks_a_run(node)]
         told = config["datamodule"]
         on_training_data = told.get("test_split") == "train"
         datamodule = SimpleNamespace(val_size=told.get("val_size", 1), tests_on_training_data=on_training_data)
@@ -48,3 +53,7 @@ class Parts:
             known |= it
         directions: dict[str, Direction] = {key_for(key, self.datamodule): it for key, it in known.items()}
         return directions.get(metric)
+
+
+def lacks_a_run(node: dict[str, Any]) -> bool:
+    return any("run" in it and it["run"] is None for _, it in nodes_in(node, "") if it["_target_"] in FUNCTIONS)
