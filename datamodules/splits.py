@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from datamodules.batches import GlobalBatches, consumed_in_epoch
 from datamodules.overlap import trained_on
 from datamodules.replacement import differs_between_ranks, is_trained_on, read_anew, reader_of
-from foundation.errors import UserError, did_you_mean
+from foundation.errors import UserError, did_you_mean, in_one_line
 from foundation.published import part_of
 from foundation.randomness import keyed_generator
 
@@ -140,7 +140,15 @@ class SplitDataModule(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         if self.tables:
             return
-        loaded = self.load()
+        try:
+            loaded = self.load()
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
+                raise
+            raise UserError(
+                f"datamodule {self.name} does not fit into this machine's memory ({in_one_line(error)}): give a "
+                "smaller size."
+            ) from None
         if not self.tests_on_training_data and (found := trained_on(loaded["train"], loaded["test"])):
             raise UserError(
                 f"{len(found):,} of the {len(loaded['test']):,} test examples of {self.name} are training examples, "

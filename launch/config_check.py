@@ -256,6 +256,9 @@ def unfit_call(node: Mapping[str, Any], path: str) -> Iterator[str]:
     except (ImportError, AttributeError, ValueError, TypeError) as error:
         yield f"{path}._target_ is {name!r}, which cannot be imported: {str(error).splitlines()[-1].strip()}"
         return
+    if not callable(target):
+        yield f"{path}._target_ is {name!r}, which is neither a class nor a function."
+        return
     parameters = Parameters.of(target)
     given = {key: value for key, value in node.items() if not key.startswith("_")}
     required = set() if node.get("_partial_") or "_args_" in node else parameters.required

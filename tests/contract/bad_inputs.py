@@ -85,7 +85,9 @@ def cases(count: int, seed: int) -> list[tuple[str, list[str]]]:
     while len(made) < count:
         experiment = draw.choice(EXPERIMENTS)
         key, value = draw.choice(keys[experiment]), draw.choice(VALUES)
-        if (key.startswith("paths.") and "path" not in value) or key.endswith("run_dir"):
+        if (key.startswith("paths.") and "path" not in value) or key.endswith(
+            ("run_dir", ".folder", "_dir", ".dirpath")
+        ):
             continue  # a run is put where it is asked to, wherever that is
         others = [it for it in words_of[experiment] if it.lstrip("+").partition("=")[0] != key]
         bad = f"~{key}" if value == "null" and draw.random() < 0.3 else f"{key}={value}"

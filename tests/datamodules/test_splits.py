@@ -228,3 +228,21 @@ def test_a_state_waits_until_there_are_tables():
     datamodule.restore({"train": [3, 2]})
     datamodule.setup()
     assert datamodule.tables["train"].columns["number"].tolist() == [3, 4]
+
+
+def out_of_memory() -> Tensor:
+    return torch.empty(2**60)
+
+
+def broken() -> Tensor:
+    raise RuntimeError("a fault of ours")
+
+
+def test_data_that_no_memory_holds_are_told_and_other_faults_are_not_hidden(monkeypatch):
+    data = Numbers()
+    monkeypatch.setattr(data, "load", out_of_memory)
+    with pytest.raises(UserError, match=r"does not fit into this machine's memory \(.*allocate.*give a smaller size"):
+        data.setup()
+    monkeypatch.setattr(data, "load", broken)
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        data.setup()

@@ -89,6 +89,7 @@ def test_what_lies_under_the_keys_of_a_mapping_is_held_against_its_hint(values, 
     [
         ({"_partial_": [1]}, "node._partial_ is .*, which is not true or false"),
         ({"_target_": 3}, "node._target_ is 3, which is not a text"),
+        ({"_target_": "torch.nn"}, "node._target_ is 'torch.nn', which is neither a class nor a function"),
         ({"_partail_": True}, "node has no key '_partail_'; did you mean '_partial_'"),
     ],
 )
