@@ -4,6 +4,7 @@ A typo inside an experiment file merges without a word; here it gets a sentence,
 """
 
 import inspect
+import math
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -197,6 +198,8 @@ def unfit_keys(value: Any, hint: Any, path: str) -> Iterator[str]:
     if value is None and path.startswith("callbacks.") and path.endswith(".monitor"):
         callback = path.removesuffix(".monitor")
         yield f"{callback} has no metric to go by: set optimized_metric to a val/ metric, or remove it with ~{callback}"
+    elif isinstance(value, float) and math.isnan(value):
+        yield f"{path} is nan, which is no number: give one."
     elif value == "???":
         yield f"{path} has no value yet: add {path}=... to the command."
     elif isinstance(value, Mapping) and "_target_" in value:

@@ -104,3 +104,9 @@ def test_keys_that_may_be_left_out_get_what_holds_then():
     del config["paper"], config["logger"]
     check_config(config, TrainConfig)
     assert config["paper"] is config["logger"] is None
+
+
+def test_what_is_no_number_is_told_wherever_it_stands():
+    config = compose_job("train", ["experiment=infogan_digits", "lightning_module.discriminator.leak=nan"])
+    with pytest.raises(UserError, match="^lightning_module.discriminator.leak is nan, which is no number: give one.$"):
+        check_config(config, TrainConfig)
