@@ -18,12 +18,12 @@ from omegaconf import DictConfig, OmegaConf
 from foundation.errors import UserError, not_written, told_as_sentences
 from foundation.length import Length
 from foundation.published import TESTED, published
-from foundation.run_files import pictures_in, tables_in, to_go_on
+from foundation.run_files import pictures_in, tables_in
 from foundation.security import trusting_as_typed
 from foundation.whole_files import write_whole
 from launch.command_line import check_command_line, readable, split_arguments
 from launch.config_check import TrainConfig, check_config, plain
-from launch.goes_on import begun, is_finished, is_single, no_empty_folder, told_as_finished
+from launch.goes_on import begun, is_finished, is_single, last_checkpoint, no_empty_folder, told_as_finished, way_on
 from launch.processes import folder_of_rank_zero_alone, guard, wait_for_ranks
 from launch.sweeps import ending_with_a_table, run_job
 
@@ -78,23 +78,6 @@ def train_checked(config: dict[str, Any], checkpoint: Path | None) -> float | No
     if run.trainer.is_global_zero:
         print(summary(config, metrics, folder, weights_of(run.trainer), tested_on(run.trainer)))
     return metrics.get(config["optimized_metric"] or "")
-
-
-def way_on(trainer: Any, folder: Path) -> str:
-    """How a run that was stopped goes on."""
-    if not (folder / "checkpoints" / "last.ckpt").exists():
-        return "stopped before its first checkpoint: the same command begins anew."
-    return f"stopped after {trainer.global_step} iterations; go on with:\n  {to_go_on(folder)}"
-
-
-def last_checkpoint(folder: Path) -> str:
-    from foundation.checkpoints import read_checkpoint
-
-    path = folder / "checkpoints" / "last.ckpt"
-    if not path.exists():
-        return "There is no checkpoint yet: make room, and begin anew."
-    iteration = read_checkpoint(path)["global_step"]
-    return f"The last checkpoint is of iteration {iteration}: make room, and go on with {to_go_on(folder)}"
 
 
 def fit_and_test(run: Any, checkpoint: Path | None) -> dict[str, float]:

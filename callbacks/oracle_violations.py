@@ -1,6 +1,5 @@
 """Where a classifier changes its mind and an oracle does not (Wang, Gao & Qi 2016): what searches have found of it."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
+from callbacks.instruments.budgets import check_ascending
 from callbacks.instruments.examples import evenly_chosen, places, wanted
 from callbacks.instruments.measurement import Measurement
 from callbacks.instruments.per_example import PerExample
@@ -307,21 +307,6 @@ def check_words(key: str, given: Mapping[str, Any] | None, words: Sequence[str])
         return
     if not isinstance(given, Mapping) or set(given) != set(words):
         raise UserError(f"{key} is {given!r}: give {', '.join(words[:-1])} and {words[-1]}, or set it to null.")
-
-
-def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def check_ascending(key: str, values: Any) -> None:
-    if not isinstance(values, Sequence) or isinstance(values, str) or not all(map(is_number, values)):
-        raise UserError(f"{key} is {values!r}: give a list of numbers in ascending order.")
-    if not values:
-        raise UserError(f"{key} is empty: give numbers of 0 or more in ascending order.")
-    if any(not 0 <= it < math.inf for it in values) or list(values) != sorted(set(values)):
-        raise UserError(f"{key} is {list(values)}: give numbers of 0 or more in ascending order.")
-    if len({f"{it:g}" for it in values}) < len(values):
-        raise UserError(f"{key} is {list(values)}: give numbers that differ in six digits.")
 
 
 def check_paper(paper: Mapping[str, Any] | None) -> None:

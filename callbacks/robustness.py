@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torchmetrics import Metric
 
+from callbacks.instruments.budgets import check_ascending
 from callbacks.instruments.examples import evenly_chosen, places, wanted
 from callbacks.instruments.measurement import Measurement
 from callbacks.instruments.pictures import log_picture, log_table, save_figure, save_grid
@@ -224,10 +225,7 @@ def check(attacks: Sequence[Attack], budgets: Mapping[str, Sequence[float]], exa
             raise UserError(f"{key}.budgets has no norm '{norm}'; {did_you_mean(norm, ('l2', 'linf'))}")
         if not of_norm:
             raise UserError(f"{key}.budgets.{norm} is empty: give norms of perturbations, such as [0.5, 1.0].")
-        if any(not 0 <= it < math.inf for it in of_norm) or list(of_norm) != sorted(set(of_norm)):
-            raise UserError(f"{key}.budgets.{norm} is {list(of_norm)}: give numbers of 0 or more in ascending order.")
-        if len({f"{it:g}" for it in of_norm}) < len(of_norm):
-            raise UserError(f"{key}.budgets.{norm} is {list(of_norm)}: give numbers that differ in six digits.")
+        check_ascending(f"{key}.budgets.{norm}", of_norm)
     for attack in attacks:
         if attack.norm not in budgets:
             raise UserError(f"{key}.budgets has none in {attack.norm}, which {attack.name} needs.")

@@ -16,9 +16,8 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from foundation.errors import UserError
-from foundation.records import is_training, job_of_now, key_of, read_record
+from foundation.records import is_training, job_of_now, key_of, read_overrides, read_record
 from foundation.run_files import to_go_on
-from foundation.yaml_files import read_yaml
 from launch.processes import SWEEP, is_first_process
 
 PLACE = "hydra.run.dir"
@@ -84,9 +83,7 @@ def is_of(folder: Path, words: Iterable[str]) -> bool:
 
 
 def first_words(folder: Path) -> list[str]:
-    path = folder / ".hydra" / "overrides.yaml"
-    overrides: Any = read_yaml(path) if path.exists() else None
-    return [it for it in overrides or [] if not key_of(it).startswith(OF_NO_RUN)]
+    return [it for it in read_overrides(folder) if not key_of(it).startswith(OF_NO_RUN)]
 
 
 def job_is_begun(folder: Path, words: Sequence[str]) -> bool:
@@ -119,3 +116,21 @@ def no_empty_folder(folder: Path) -> Iterator[None]:
 
 def told_as_finished(folder: Path) -> str:
     return f"{folder} is finished: nothing is left to do. Name another folder for a new run."
+
+
+def way_on(trainer: Any, folder: Path) -> str:
+    """How a run that was stopped goes on."""
+    if not (folder / "checkpoints" / "last.ckpt").exists():
+        return "stopped before its first checkpoint: the same command begins anew."
+    return f"stopped after {trainer.global_step} iterations; go on with:\n  {to_go_on(folder)}"
+
+
+def last_checkpoint(folder: Path) -> str:
+    """Of a run that could not write any more."""
+    from foundation.checkpoints import read_checkpoint  # which imports torch
+
+    path = folder / "checkpoints" / "last.ckpt"
+    if not path.exists():
+        return "There is no checkpoint yet: make room, and begin anew."
+    iteration = read_checkpoint(path)["global_step"]
+    return f"The last checkpoint is of iteration {iteration}: make room, and go on with {to_go_on(folder)}"
