@@ -94,6 +94,7 @@ def fit_and_test(run: Any, checkpoint: Path | None) -> dict[str, float]:
 def heading(config: dict[str, Any], run: Any) -> str:
     trainer = run.trainer
     devices = f"{trainer.world_size} x {trainer.strategy.root_device.type}, {trainer.precision}"
+    devices += {"off": "", "on": ", iterations captured"}.get(run.captured, f", capture {run.captured}")
     length, folder = Length.of(config["trainer"]), config["paths"]["run_dir"]
     waits = f"\nwaiting for the others of {trainer.num_nodes} machines" if trainer.num_nodes > 1 else ""
     return f"{config['name']}, seed {config['seed']}: {length} on {devices}, into {folder}{waits}"

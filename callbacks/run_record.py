@@ -62,6 +62,7 @@ class RunRecord(Callback):
         self.record["metrics"] = {}
         self.record["wall_time_s"] = {}
         self.inputs: dict[str, Any] = {}  # what launch.runs has found
+        self.captured = "off"
         self.goes_on: bool | None = None  # a former record; False: refused so far
         self.loaded: dict[str, Any] | None = None  # the data as it was set up, before a fit or its resume changed it
 
@@ -84,6 +85,7 @@ class RunRecord(Callback):
             return
         self.record |= describe_run(self.folder) | {
             "precision": trainer.precision,
+            "captured": self.captured,
             "weights": weights_of(trainer),
             "world_size": trainer.world_size,
             "hardware": describe_hardware(trainer),
@@ -99,6 +101,7 @@ class RunRecord(Callback):
         segment = {key: now[key] for key in ("command", "commit", "started_at")} | {
             "from_iteration": trainer.global_step,
             "precision": trainer.precision,
+            "captured": self.captured,
             "changed": changed_settings(before.get("config", {}), now["config"]),
         }
         before_data, loaded = before.get("data_at_start", before.get("data", {})), self.loaded or {}

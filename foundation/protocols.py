@@ -444,6 +444,10 @@ class Says:
     micro_batch_size: int | None = None
     """Examples over all ranks whose gradient it takes at once; None: a batch's."""
 
+    def not_capturable(self) -> str | None:
+        """Why a ``WholeIteration`` as it is configured could not be recorded and replayed; None where it can."""
+        return None
+
     initial_prefixes: Sequence[tuple[str, str]] = (("", "network."),)
     """How names of weights from elsewhere (``init_from``) may begin there, each with how theirs begin in it."""
 
@@ -465,6 +469,8 @@ class Says:
     name: str | None = None
     batch_size: int | None = None
     """Of the global batch of training."""
+    pad_to_max_length: bool = False
+    """Its batches of texts have one shape."""
     val_size: int = 1
     """Examples of validation; 0: there is none."""
     num_labels: int | None = None

@@ -32,6 +32,7 @@ class Record(TypedDict, total=False):
     data_at_start: dict[str, Any]
     hardware: dict[str, Any]
     precision: str
+    captured: str
     weights: str
     weights_sha256: str
     world_size: int

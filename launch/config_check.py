@@ -263,6 +263,8 @@ def unfit_call(node: Mapping[str, Any], path: str) -> Iterator[str]:
         yield f"{path}._target_ is {name!r}, which is neither a class nor a function."
         return
     parameters = Parameters.of(target)
+    if path == "trainer":
+        parameters.hints |= OF_THE_TRAINER
     given = {key: value for key, value in node.items() if not key.startswith("_")}
     required = set() if node.get("_partial_") or "_args_" in node else parameters.required
     known = given.keys() | parameters.hints.keys() if parameters.any_name else parameters.hints.keys()
@@ -272,6 +274,9 @@ def unfit_call(node: Mapping[str, Any], path: str) -> Iterator[str]:
     for key in given.keys() & parameters.hints.keys():
         yield from unfit_keys(given[key], parameters.hints[key], f"{path}.{key}")
 
+
+OF_THE_TRAINER: dict[str, Any] = {"capture": bool | Literal["auto", "rehearse"]}
+"""Keys beside Lightning's own, taken out where the trainer is built."""
 
 FLAGS = {"_target_": str, "_partial_": bool, "_recursive_": bool, "_args_": list[Any], "_convert_": str}
 

@@ -46,6 +46,7 @@ from foundation.former_names import name_of_today
 from foundation.length import NO_LIMIT, Length
 from foundation.protocols import Classifies, DetectsObjects, said, serves
 from foundation.randomness import seeded_for_a_while
+from launch.capture import CapturingStrategy, strategy_of
 from launch.fit_loop import go_on_exactly
 from launch.initial_weights import InitialWeights
 from launch.inputs import inputs_of, no_such_part, origin_of_metric, trained_run
@@ -69,6 +70,8 @@ class Run:
     datamodule: LightningDataModule
     callbacks: list[Callback]
     trainer: Trainer
+    captured: str
+    """Whether iterations are taken whole, see ``launch/capture.py``."""
     inputs: dict[str, Any]
     """Origins of the finished runs that the config asks for, by the keys of their nodes."""
 
@@ -90,9 +93,6 @@ def build(config: dict[str, Any], trains: bool = True, resumes: bool = False) ->
     module = instantiate(config["lightning_module"])
     datamodule = instantiate(config["datamodule"])
     callbacks = [instantiate(node) for node in config["callbacks"].values()]
-    for it in callbacks:
-        if isinstance(it, RunRecord):
-            it.inputs = inputs
     loggers = [instantiate(node) for node in (config["logger"] or {}).values()]
     begins: list[Callback] = []
     if trains:
@@ -103,12 +103,23 @@ def build(config: dict[str, Any], trains: bool = True, resumes: bool = False) ->
     chosen = resolve_precision(asked, config["trainer"]["accelerator"], Path(config["paths"].get("cache_dir", CACHE)))
     begins += [Denormals(config.get("flush_denormals", False)), ChosenPrecision(asked, chosen.milliseconds)]
     node = config["trainer"] | {"precision": chosen.precision}
-    trainer = build_trainer(node, module, [*begins, *callbacks], loggers)
+    asked = node.pop("capture", False)  # runs from before there was the key have none
+    strategy, captured = strategy_of(asked if trains else False, node, module, datamodule, callbacks)
+    for it in callbacks:
+        if isinstance(it, RunRecord):
+            it.inputs, it.captured = inputs, captured
+    trainer = build_trainer(node, module, [*begins, *callbacks], loggers, strategy)
     check_run(config, module, datamodule, callbacks, trainer, trains)
-    return Run(config, module, datamodule, callbacks, trainer, inputs)
+    return Run(config, module, datamodule, callbacks, trainer, captured, inputs)
 
 
-def build_trainer(node: dict[str, Any], module: Any, callbacks: list[Callback], loggers: list[Logger]) -> Trainer:
+def build_trainer(
+    node: dict[str, Any],
+    module: Any,
+    callbacks: list[Callback],
+    loggers: list[Logger],
+    capturing: CapturingStrategy | None = None,
+) -> Trainer:
     strategy = node["strategy"]
     if isinstance(strategy, dict) and strategy.get("find_unused_parameters", False) is None:
         needed = said(module, "needs_find_unused_parameters")
@@ -124,7 +135,8 @@ def build_trainer(node: dict[str, Any], module: Any, callbacks: list[Callback], 
     plugins: list[Any] = [WholeCheckpoints()]
     if SLURMEnvironment.detect():  # callbacks/instruments/signals.py puts a job back, with the run's own checkpoint
         plugins.append(SLURMEnvironment(auto_requeue=False))
-    trainer = instantiate(node, callbacks=callbacks, logger=loggers or False, plugins=plugins)
+    chosen = {} if capturing is None else {"strategy": capturing}
+    trainer = instantiate(node, callbacks=callbacks, logger=loggers or False, plugins=plugins, **chosen)
     go_on_exactly(trainer)
     return trainer
 

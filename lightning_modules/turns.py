@@ -21,6 +21,8 @@ from lightning_modules.micro_batches import BatchMeans, Inputs, cut, joined, reh
 from lightning_modules.networks.precision import out_of_autocast
 from lightning_modules.optimized import Batch, Optimized, OptimizerFactory
 
+WITH_GRAPHS_OF_THEIR_OWN = ("reduce-overhead", "max-autotune")  # modes of torch.compile
+
 Told = dict[str, Tensor]
 """What a loss tells: ``loss``, a mean over examples; more numbers, which are logged; rows of the batch's examples."""
 
@@ -74,6 +76,16 @@ class TakesTurns(Optimized):
     def make_optimizers(self) -> list[Optimizer]:
         self.turns = self.players()
         return [player.optimizer(player.parameters) for player in self.turns.values()]
+
+    def not_capturable(self) -> str | None:
+        if self.micro_batch_size is not None:
+            return "lightning_module.micro_batch_size cuts a batch in a way that was not tried with it: set it to null"
+        for part in self.modules():
+            if getattr(part, "padding_free", False):
+                return "its sizes depend on the texts: set lightning_module.network.padding_free=false"
+            if getattr(part, "compile_mode", None) in WITH_GRAPHS_OF_THEIR_OWN:
+                return f"lightning_module.compile_mode={part.compile_mode} has graphs of its own: choose default"
+        return None
 
     # --- an iteration ----------------------------------------------------------------------------------------
 

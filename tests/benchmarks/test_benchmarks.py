@@ -6,7 +6,16 @@ import math
 import pytest
 import torch
 
-from benchmarks import frechet_distance, loader, mean_average_precision, peers, sweep, training_step, wrm_step
+from benchmarks import (
+    capture_check,
+    frechet_distance,
+    loader,
+    mean_average_precision,
+    peers,
+    sweep,
+    training_step,
+    wrm_step,
+)
 from benchmarks import text as text_files
 from benchmarks.losses import Bounds, loss_of
 from benchmarks.peer_loops import PEERS
@@ -48,6 +57,20 @@ def test_a_detector_is_measured_against_torchvision_s():
                  f"{network}.rpn.proposals=[2000,150]"]  # fmt: skip
     turns = training_step.measure("faster_rcnn_coco_mobilenet", overrides, iterations=1, rounds=1)
     assert {name: len(spent) for name, spent in turns.turns.items()} == {"platform": 2, "bare loop": 2, "usual loop": 2}
+
+
+def test_captured_numbers_are_held_against_usual_ones(tmp_path):
+    """With a graph on a GPU, rehearsed on a CPU."""
+    out = tmp_path / "found.jsonl"
+    tiny = [f"--override={it}" for it in test_resnet.TINY["resnet_digits"]]
+    capture_check.main(["resnet_digits", "no_such", "--seconds=0.1", *tiny, f"--out={out}"])
+    watched, compared, timed, *failed = map(json.loads, out.read_text().splitlines())
+    assert watched["waits"] is None
+    assert watched["kernels"] > 0
+    assert compared["differs"]["tensors"] == compared["differs_resumed"]["tensors"] == 0 < compared["differs"]["of"]
+    assert min(timed["ms"]["usual"] + timed["ms"]["captured"]) > 0
+    assert all("no_such" in it["failed"] for it in failed)
+    assert len(failed) == 3
 
 
 def test_text_is_measured_against_the_library_alone():
