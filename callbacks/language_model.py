@@ -9,7 +9,7 @@ from torchmetrics import Metric
 
 from callbacks.instruments.measurement import Measurement
 from foundation.metrics import Direction, Directions, in_stage
-from foundation.protocols import PredictsTokens
+from foundation.protocols import KnowsWords, PredictsTokens
 
 
 class LanguageModelMetric(Metric):
@@ -51,11 +51,21 @@ class LanguageModelMetric(Metric):
             "nsp_accuracy": int(self.pairs[0]) / max(int(self.pairs[1]), 1),
         }
 
+    def perplexities(self, continues_word: Tensor) -> dict[str, float]:
+        """Of a token and of a word. continues_word: bool, of each id; ids that the text cannot have may be missing."""
+        begun = self.counts.cpu()[: len(continues_word)][~continues_word].sum()
+        numbers = {"perplexity": self.counts.sum(), "word_perplexity": begun}
+        return {name: float((self.nats.cpu() / max(int(it), 1)).exp()) for name, it in numbers.items()}
+
 
 class LanguageModel(Measurement):
     """Logs ``<stage>/mlm_nats``, the mean -log of a masked token's probability, ``mlm_accuracy``, and
     ``mlm_unigram_nats``; of a model that reads from the left they are ``lm_...``. Where the module is trained on it
     also ``nsp_accuracy``, the share of pairs of which it is told rightly whether the second is random.
+
+    A model that reads from the left also has ``lm_perplexity``, e to the nats of a token, and ``lm_word_perplexity``, e
+    to those of a word: all nats over the number of guessed tokens that begin a word, a mark of an end being one. The
+    second alone can be held against a model with another vocabulary.
 
     The unigram entropy is that of the guessed tokens' own frequencies: no guess that does not look at the text has
     fewer nats.
@@ -63,6 +73,7 @@ class LanguageModel(Measurement):
 
     metric: LanguageModelMetric
     requires = PredictsTokens
+    requires_data = KnowsWords
 
     def __init__(self) -> None:
         self.guess = ""
@@ -74,6 +85,8 @@ class LanguageModel(Measurement):
         names: dict[str, Direction] = {
             f"{guess}_nats": "min", f"{guess}_accuracy": "max", f"{guess}_unigram_nats": None,
         }  # fmt: skip
+        if guess == "lm":
+            names |= {"lm_perplexity": "min", "lm_word_perplexity": "min"}
         if module.predicts_next_sentence:
             names["nsp_accuracy"] = "max"
         return in_stage(stage, names)
@@ -81,6 +94,8 @@ class LanguageModel(Measurement):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         assert isinstance(pl_module, PredictsTokens)
         self.guess = pl_module.guess
+        datamodule: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        self.continues_word = torch.from_numpy(datamodule.continues_word)
         self.metric = LanguageModelMetric(pl_module.vocabulary_size).to(trainer.strategy.root_device)
 
     def update(self, trainer: Trainer, module: Any, outputs: Any, batch: Any) -> None:
@@ -90,4 +105,5 @@ class LanguageModel(Measurement):
 
     def figures(self) -> dict[str, float]:
         found = self.metric.compute()
+        found |= self.metric.perplexities(self.continues_word)
         return {"nsp_accuracy": found.pop("nsp_accuracy")} | {f"{self.guess}_{name}": it for name, it in found.items()}

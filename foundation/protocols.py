@@ -169,6 +169,43 @@ class PredictsTokens(Protocol):
 
 
 @runtime_checkable
+class ContinuesText(Protocol):
+    """A language model that reads from the left."""
+
+    seed: int
+    vocabulary_size: int
+    max_length: int | None
+
+    def ending_nats(self, input_ids: Tensor, lengths: Tensor, endings: Tensor, ending_lengths: Tensor) -> Tensor:
+        """-log p(ending | text) of the K endings of each of B texts, [B, K] float32 or finer.
+
+        input_ids: [B, C] int64, row i a text of lengths[i] tokens, one or more; endings: [B, K, L], of which
+        ending_lengths [B, K] are tokens; of an ending without any it is 0. The sum of both lengths is within
+        ``max_length``."""
+        ...
+
+    def continuations(
+        self,
+        input_ids: Tensor,
+        lengths: Tensor,
+        keys: Sequence[int],
+        count: int,
+        *,
+        longest: int,
+        ends: Sequence[int],
+        never: Sequence[int] = (),
+        p: float = 1.0,
+        temperature: float = 1.0,
+    ) -> list[list[list[int]]]:
+        """``count`` endings of each of B texts, each at most ``longest`` tokens and up to the first of ``ends``, which
+        is kept. Ending j of a text depends on the seed, the text, its key (a number, such as its place in a file) and
+        j alone.
+
+        never: ids that are not written. p: of ``top_p_choice``."""
+        ...
+
+
+@runtime_checkable
 class FillsMasks(Protocol):
     predicts_next_sentence: bool
     vocabulary_size: int
@@ -365,6 +402,14 @@ class HoldsTables(Protocol):
     tables: dict[str, Any]
     """Its splits once it is set up: ``tables[split][positions]`` is a batch as it is stored, not augmented."""
     eval_batch_size: int
+
+
+@runtime_checkable
+class KnowsWords(Protocol):
+    """Asked of a DataModule."""
+
+    continues_word: Any
+    """bool [vocabulary_size], an array: whether a token goes on with the word that the one before began."""
 
 
 @runtime_checkable

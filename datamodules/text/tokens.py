@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -149,6 +150,11 @@ class WordPieceDataModule(TokensDataModule):
     @property
     def vocabulary_size(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
         return len(self.tokenizer)
+
+    @property
+    def continues_word(self) -> np.ndarray:
+        """See ``KnowsWords``."""
+        return self.tokenizer.continues_word
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         return self.tokenizer.encode(texts, self.max_length)

@@ -38,11 +38,20 @@ def test_of_nothing_there_are_figures_too():
     assert set(LanguageModelMetric(8).compute().values()) == {0.0}
 
 
+def test_perplexities_are_of_tokens_and_of_words():
+    """Ids 5 and 6 go on with a word: three words of six tokens. The data's vocabulary may be smaller than the net's."""
+    metric = LanguageModelMetric(8)
+    metric.update(IDS, NATS, GUESSES)
+    found = metric.perplexities(torch.tensor([False, False, False, False, False, True, True]))
+    assert found == {"perplexity": pytest.approx(math.exp(5 / 6)), "word_perplexity": pytest.approx(math.exp(5 / 3))}
+
+
 def test_names_are_the_module_s():
     callback = LanguageModel()
     module = SimpleNamespace(guess="lm", predicts_next_sentence=False)
     assert callback.metrics(module, "test") == {
         "test/lm_nats": "min", "test/lm_accuracy": "max", "test/lm_unigram_nats": None,
+        "test/lm_perplexity": "min", "test/lm_word_perplexity": "min",
     }  # fmt: skip
     module = SimpleNamespace(guess="mlm", predicts_next_sentence=True)
     assert callback.metrics(module, "val")["val/nsp_accuracy"] == "max"
