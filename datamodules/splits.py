@@ -71,7 +71,7 @@ class SplitDataModule(LightningDataModule):
     do, and keeps in its ``state_dict`` what decides them.
 
     Args:
-        batch_size: examples a training step over all ranks together.
+        batch_size: examples a training step over all ranks together; None in a set that cuts batches by something else.
         eval_batch_size: examples an evaluation step over all ranks together.
         val_size: how many examples validation has; 0 means no validation. They are set aside from training, or
             chosen from the official validation split where the data has one: training never sees that split.
@@ -93,7 +93,7 @@ class SplitDataModule(LightningDataModule):
     def __init__(
         self,
         *,
-        batch_size: int,
+        batch_size: int | None,
         val_size: int = 0,
         seed: int = 0,
         split_seed: int = 0,
@@ -101,7 +101,7 @@ class SplitDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         for key, size in {"batch_size": batch_size, "eval_batch_size": eval_batch_size}.items():
-            if size < 1:
+            if size is not None and size < 1:
                 raise UserError(f"datamodule.{key} is {size}: give a number of examples, 1 or more.")
         if val_size < 0:
             raise UserError(f"datamodule.val_size is {val_size}: give a number of examples, 0 (no validation) or more.")
@@ -211,6 +211,7 @@ class SplitDataModule(LightningDataModule):
         return {split: len(table) for split, table in self.tables.items()}
 
     def train_dataloader(self) -> DataLoader[Any]:
+        assert self.batch_size is not None
         return self._loader("train", self.batch_size, seed=self.seed)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:

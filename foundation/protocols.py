@@ -424,6 +424,25 @@ class HoldsQuestions(Protocol):
 
 
 @runtime_checkable
+class HoldsReferences(Protocol):
+    """Asked of a DataModule whose examples are texts to be made of texts."""
+
+    target_vocabulary_size: int
+
+    def sources(self, split: str) -> Sequence[str]:
+        """The text of each example, by its ``index``, as it stands in the data."""
+        ...
+
+    def references(self, split: str) -> Sequence[Sequence[str]]:
+        """What may be made of it, one text or more, as they stand in the data."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of target ids."""
+        ...
+
+
+@runtime_checkable
 class HoldsImages(Protocol):
     """Asked of a DataModule."""
 
@@ -463,6 +482,8 @@ class Says:
     """Coordinates of a point. None: it reads or gives none."""
     vocabulary_size: int | None = None
     """Token ids lie below it. None: it reads or gives none."""
+    target_vocabulary_size: int | None = None
+    """The same of the texts that it makes, or gives to be made."""
     max_length: int | None = None
     """Tokens of the longest text that it reads or gives. None: any length, or no texts."""
     num_classes: int | None = 0

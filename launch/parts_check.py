@@ -120,7 +120,11 @@ def unfit_points(module: Any, datamodule: Any) -> Iterator[str]:
 
 def unfit_tokens(module: Any, datamodule: Any) -> Iterator[str]:
     """Token ids and texts that a module's tables have no rows for. Rows that no token uses do no harm."""
-    units = {"vocabulary_size": ("token ids below", "vocabulary"), "max_length": ("texts of up to", "longest text")}
+    units = {
+        "vocabulary_size": ("token ids below", "vocabulary"),
+        "target_vocabulary_size": ("target ids below", "target vocabulary"),
+        "max_length": ("texts of up to", "longest text"),
+    }
     for key, (what, name) in units.items():
         most, given = said(module, key), said(datamodule, key)
         if most and given and given > most:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from datamodules.batches import AspectBatches, GlobalBatches
+from datamodules.batches import AspectBatches, GlobalBatches, LengthOrder, TokenBatches, sizes_by_tokens
 from foundation.errors import UserError
 
 
@@ -93,3 +93,50 @@ def test_a_batch_is_of_one_aspect_and_every_example_comes_at_most_once():
 def order_of(batches: AspectBatches, epoch: int) -> list[int]:
     batches.set_epoch(epoch)
     return batches.order().tolist()
+
+
+def by_tokens(epoch: int = 0, **settings) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(3, 30, (500, 2), generator=generator)
+    order = TokenBatches(lengths, **{"tokens": 400, "seed": 0} | settings)
+    order.set_epoch(epoch)
+    found = [it.tolist() for it in order]
+    assert len(found) == len(order)
+    assert all(len(it) * int(lengths[it].max()) <= 400 for it in found)
+    return found
+
+
+def test_batches_by_tokens_have_every_example_once_in_as_many_batches_each_epoch():
+    epochs = [by_tokens(epoch) for epoch in range(3)]
+    for found in epochs:
+        assert sorted(sum(found, [])) == list(range(500))
+        assert sorted(map(len, found)) == sorted(map(len, epochs[0]))
+        assert sum(len(it) % 8 == 0 for it in found) >= len(found) - 2
+    assert len({str(it) for it in epochs}) == 3
+    assert len({str(sorted(map(sorted, it))) for it in epochs}) == 3  # of one length not the same ones meet
+    assert by_tokens(1) == epochs[1] != by_tokens(1, seed=1)
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_batches_by_tokens_are_the_same_on_any_number_of_ranks_and_go_on(world_size):
+    shares = [by_tokens(rank=rank, world_size=world_size) for rank in range(world_size)]
+    assert [sum(cut, []) for cut in zip(*shares, strict=True)] == by_tokens()
+    generator = torch.Generator().manual_seed(0)
+    rest = TokenBatches(torch.randint(3, 30, (500, 2), generator=generator), 400, seed=0, consumed=lambda: 7)
+    assert [it.tolist() for it in rest] == by_tokens()[7:]
+
+
+def test_the_last_batch_by_tokens_shares_with_the_one_before():
+    assert sizes_by_tokens([2] * 33, 64) == [17, 16]
+    assert sizes_by_tokens([4, 4, 4], 8) == [2, 1]
+    assert sizes_by_tokens([9, 9, 1], 18) == [2, 1]
+    with pytest.raises(UserError, match="batch_tokens is 8, and a text has 9 tokens"):
+        sizes_by_tokens([9], 8)
+    with pytest.raises(UserError, match="batch_tokens=9 makes a batch of 1 examples, which 2 ranks cannot share"):
+        TokenBatches(torch.tensor([[9], [9]]), 9, seed=0, world_size=2)
+
+
+def test_evaluation_by_length_sees_each_example_once():
+    lengths = torch.tensor([[3, 1], [5, 2], [3, 2], [5, 2], [1, 9]])
+    shares = [[it.tolist() for it in LengthOrder(lengths, 2, rank=rank, world_size=2)] for rank in range(2)]
+    assert shares == [[[1], [2], [4]], [[3], [0]]]
