@@ -287,8 +287,16 @@ def describe_run(folder: Path, patch: str = "diff.patch") -> dict[str, Any]:
         "changes": tree.names(),
         "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": {name: version_of(name) for name in PACKAGES},
     }
+
+
+def version_of(package: str) -> str | None:
+    """None where it is not installed: without wandb a run trains as well."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def config_folders(folder: Path) -> list[Path]:

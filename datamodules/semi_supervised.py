@@ -30,7 +30,7 @@ def labelled_subset(labels: Tensor | None, num_labels: int, num_classes: int | N
             f"multiple of {num_classes}, such as {near}."
         )
     order = torch.randperm(len(labels), generator=keyed_generator(seed, "labelled subset"))
-    chosen = []
+    labels, chosen = labels.cpu(), []
     for number in range(num_classes):
         of_class = order[labels[order] == number]
         if len(of_class) < count:

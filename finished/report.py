@@ -284,7 +284,7 @@ def facts_of(run: RunFiles) -> Html:
         "data": f"{data.get('name')}: {sizes}" if data else None,
         "tested on": split_of(data) if data else None,
         "paper": run.paper.get("id"),
-        "versions": ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items()),
+        "versions": ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items() if version),
         "folder": str(run.folder),
     }
     rows = [html("<tr><th>{}</th><td>{}</td></tr>", key, str(value)) for key, value in facts.items() if value]

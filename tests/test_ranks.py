@@ -2,11 +2,16 @@
 
 import csv
 import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from tests.forks import run_in_fork
+from tests.lightning_modules import test_draw
 
 
 @pytest.fixture(scope="module")
@@ -147,3 +152,36 @@ def test_micro_batches_on_two_ranks_lead_to_the_same_weights(ranks, experiment):
     whole, cut = torch.load(folder / f"{experiment}1.pt"), torch.load(folder / f"{experiment}cut.pt")
     assert float((whole - cut).abs().max()) < 1e-8
     assert not torch.equal(whole, cut)  # added up in another order: it was cut
+
+
+@pytest.mark.slow
+def test_two_machines_are_one_run(tmp_path):
+    """Two launches of torchrun on the loopback address give one process's figures, one folder and one record."""
+    words = ["train.py", "experiment=draw_digits", *test_draw.TINY["draw_digits"], "logger=csv", "trainer.max_steps=6"]  # fmt: skip
+    alone = subprocess.run([sys.executable, *words, "trainer=cpu", f"paths.output_dir={tmp_path / 'alone'}"],
+                           capture_output=True, text=True, check=False)  # fmt: skip
+    assert alone.returncode == 0, alone.stderr
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launches = []
+    for rank in range(2):
+        where = ["--nnodes=2", "--nproc-per-node=1", f"--node-rank={rank}", "--master-addr=127.0.0.1"]
+        asked = ["trainer=ddp_cpu", "trainer.devices=1", "trainer.num_nodes=2", f"paths.output_dir={tmp_path / 'both'}"]
+        command = [sys.executable, "-m", "torch.distributed.run", *where, f"--master-port={port}", *words, *asked]
+        launches.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    ends = [(*launch.communicate(timeout=300), launch.returncode) for launch in launches]
+    assert [code for *_, code in ends] == [0, 0], ends
+    (alone_s,), (both_s,) = ([*(tmp_path / it).glob("*/*")] for it in ("alone", "both"))
+    assert files_in(both_s) == files_in(alone_s)
+    records = [json.loads(path.read_text()) for path in (alone_s / "record.json", both_s / "record.json")]
+    one, two = records
+    assert (one["world_size"], two["world_size"]) == (1, 2)
+    assert (one["status"], two["status"]) == ("finished", "finished")
+    assert one["iterations"] == two["iterations"] == 6
+    assert two["metrics"] == pytest.approx(one["metrics"], rel=1e-6)  # logged values are float32
+    assert two["data"] == one["data"]
+
+
+def files_in(folder: Path) -> set[str]:
+    return {str(it.relative_to(folder)) for it in folder.rglob("*") if it.name != "diff.patch"}

@@ -12,6 +12,7 @@ from benchmarks import (
     loader,
     mean_average_precision,
     peers,
+    scaling,
     sweep,
     training_step,
     wrm_step,
@@ -239,3 +240,30 @@ def test_a_jobs_overhead_is_its_share_of_the_time_without_fit_and_test():
 
 if __name__ == "__main__":
     main()
+
+
+def test_scaling_by_hand():
+    """16 devices on 2 nodes: 30 steps, 2 of them between; 8.4 + 28 * 3.4 + 2 * 9.6 = 122.8 us, and 30/16 of the bytes."""
+    links = scaling.Links()
+    assert links.seconds(0, 1) == 0
+    assert links.seconds(450_000_000, 2) == pytest.approx((8.4 + 2 * 3.4) * 1e-6 + 1e-3)
+    assert links.seconds(12_500_000, 16) == pytest.approx(122.8e-6 + 30 / 16 * 1e-3)
+    assert scaling.efficiency(1e-3, 12_500_000, 1, links, overlap=0) == 1
+    assert scaling.efficiency(2e-3, 450_000_000, 2, links, overlap=0) == pytest.approx(2 / 3.0152)
+    assert scaling.efficiency(2e-3, 450_000_000, 2, links, overlap=0.6) == 1
+
+
+def test_a_prediction_says_that_it_is_one():
+    told = scaling.main(["resnet_cifar10", "--step-ms=10", "--gpus-per-node=4"])
+    assert "not a measurement" in told
+    assert "| resnet_cifar10 | 10 ms | 1.1 MB | 100% |" in told  # 269,722 parameters
+    for wrong in (["resnet_cifar10", "--overlap=2", "--step-ms=1"], [], ["a", "b", "--step-ms=1"]):
+        with pytest.raises(UserError):
+            scaling.main(wrong)
+
+
+@pytest.mark.slow
+def test_the_form_of_an_all_reduce_is_held_against_processes_of_this_machine(monkeypatch):
+    monkeypatch.setattr(scaling, "SIZES", (2**10, 2**16))
+    lines = scaling.check(rounds=2).splitlines()
+    assert [line.split("|")[1].strip() for line in lines[2:]] == ["1,024", "65,536"]
