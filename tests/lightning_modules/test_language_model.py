@@ -23,6 +23,8 @@ TINY = {
     "language_model_tales": [*SMALL, *DECODER, "datamodule.documents=60"],
     "language_model_transformer": [*SMALL, *DECODER],
     "language_model_lstm": [*SMALL, f"{NETWORK}.embedding_size=8"],
+    "language_model_hellaswag": [*SMALL[:-1], *DECODER],
+    "language_model_hellaswag_lstm": [*SMALL[:-1], f"{NETWORK}.embedding_size=8"],
 }
 KINDS = pytest.mark.parametrize("kind", ["lstm", "transformer"])
 
