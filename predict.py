@@ -1,12 +1,14 @@
-"""What a finished classifier or detector says of your own images or texts.
+"""What a finished run says of your own images or texts.
 
     python predict.py run=outputs/resnet_mnist/<folder> input=photo.png invert=true
     python predict.py run=outputs/faster_rcnn_coco/<folder> input=folder/of/images
-    python predict.py run=<a text classifier's folder> input=lines.txt
+    python predict.py run=outputs/bert_sst2/<folder> input=lines.txt
+    echo 'the cow is in the [MASK] .' | python predict.py run=outputs/bert_tiny_text/<folder> input=-
+    python predict.py run=outputs/bert_mini_pretrain/<folder> input=lines.txt output=embeddings
 
 What is said of one depends on neither the others nor ``batch_size``, up to float rounding. A table, pictures and how
 they were made go to <folder>/predictions/<time>; of a detector also its boxes in COCO's format. What each kind of run
-says and writes: ``finished/predictors.py``.
+says and writes: docs/using_runs.md; who says it: ``finished/predictors.py``.
 """
 
 import csv
@@ -20,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from omegaconf import DictConfig
 
-from foundation.errors import UserError, told_as_sentences
+from foundation.errors import UserError, did_you_mean, told_as_sentences
 from foundation.security import trusting_as_typed
 from launch.command_line import check_command_line, check_writable, readable
 from launch.config_check import PredictConfig, check_config, plain
@@ -30,6 +32,7 @@ if TYPE_CHECKING:  # importing torch takes seconds, in which a mistake on the co
     from launch.runs import Finished
 
 TOLD = 10  # lines on the terminal
+OUTPUTS = ("predictions", "embeddings")
 
 
 def predict(config: dict[str, Any]) -> Path:
@@ -39,23 +42,25 @@ def predict(config: dict[str, Any]) -> Path:
         raise UserError(f"batch_size is {config['batch_size']}: give 1 or more.")
     if not 0 <= config["min_score"] <= 1:
         raise UserError(f"min_score is {config['min_score']}: give a score from 0 to 1.")
-    if not Path(config["input"]).expanduser().exists():
+    if config["output"] not in OUTPUTS:
+        raise UserError(f"output={config['output']}: {did_you_mean(config['output'], OUTPUTS)}")
+    if config["input"] != "-" and not Path(config["input"]).expanduser().exists():
         raise UserError(
-            f"input={config['input']}: there is no such file or folder. Give an image, a folder of images, or a file "
-            "of texts."
+            f"input={config['input']}: there is no such file or folder. Give an image, a folder of images, a file of "
+            "texts, or - for texts from standard input."
         )
     from callbacks.run_record import write_json
     from finished.predictors import predictor_of
     from launch.runs import load_on_device
 
     finished = load_on_device(config["run"], config["checkpoint"], config["accelerator"])
-    predictor = predictor_of(finished.module, config["run"])
-    asked = predictor.read(config["input"])
+    predictor = predictor_of(finished.module, config["run"], config["output"])
+    asked = predictor.read(config["input"], finished)
     check_writable("run", Path(config["run"]) / "predictions")
     found = predictor.predict(finished, asked, config)
     folder = Path(config["run"]) / "predictions" / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
     folder.mkdir(parents=True)
-    write_table(found.rows, folder / "predictions.csv")
+    write_table(found.rows, folder / found.table)
     found.write(folder)
     counted = {f"{predictor.unit}s": len(asked.names)}
     write_json(folder / "predictions.json", describe(finished, config) | counted | found.record)
@@ -64,7 +69,7 @@ def predict(config: dict[str, Any]) -> Path:
 
 
 def write_table(rows: list[list[str]], path: Path) -> None:
-    with open(path, "w", newline="") as file:
+    with open(path, "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(rows)
 
 

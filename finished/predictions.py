@@ -12,6 +12,7 @@ from foundation.errors import UserError
 
 ALL_UP_TO = 20  # classes; beyond, a row holds the likeliest
 LIKELIEST = 5
+STANDARD_INPUT = "-"
 
 
 @dataclass
@@ -19,13 +20,14 @@ class Predictions:
     """What a run says of what it is asked about, whatever kind of module it is.
 
     rows: of the table, the heading first. captions: what is said of each in a few words. record: how these predictions
-    were made. write: puts pictures and other files into a folder.
+    were made. write: puts pictures and other files into a folder. table: the table's file.
     """
 
     rows: list[list[str]]
     captions: list[str]
     record: dict[str, Any]
-    write: Callable[[Path], None]
+    write: Callable[[Path], None] = lambda folder: None
+    table: str = "predictions.csv"
 
 
 class Likeliest:
@@ -46,10 +48,9 @@ class Likeliest:
         self.classes.append(ordered.indices[:, : self.kept])
         self.probabilities.append(ordered.values[:, : self.kept])
 
-    def rows(self, asked: str, names: list[str]) -> list[list[str]]:
-        """The heading, whose first column is called ``asked``, and a row for each name."""
-        classes, probabilities = torch.cat(self.classes).tolist(), torch.cat(self.probabilities).tolist()
-        return class_table(asked, names, classes, probabilities, self.labels)
+    def rows(self) -> list[list[str]]:
+        """The heading, and a row for each that was asked about."""
+        return class_table(torch.cat(self.classes).tolist(), torch.cat(self.probabilities).tolist(), self.labels)
 
     def captions(self) -> list[str]:
         best = zip(torch.cat(self.classes)[:, 0].tolist(), torch.cat(self.probabilities)[:, 0].tolist(), strict=True)
@@ -61,22 +62,20 @@ class Likeliest:
         return {label: count for label, count in zip(self.labels, counts, strict=True) if count}
 
 
-def class_table(
-    asked: str, names: list[str], classes: list[list[int]], probabilities: list[list[float]], labels: list[str]
-) -> list[list[str]]:
-    """A heading and a row for each name. classes, probabilities: of each the likeliest, in falling order.
+def class_table(classes: list[list[int]], probabilities: list[list[float]], labels: list[str]) -> list[list[str]]:
+    """A heading and rows. classes, probabilities: of each row the likeliest, in falling order.
 
     Where they are all classes, a row goes on with the probability of each in the classes' own order, else with the
     next likeliest labels and their probabilities.
     """
-    heading, rows = [asked, "label", "probability"], []
+    heading, rows = ["label", "probability"], []
     if whole := len(classes[0]) == len(labels):
         heading += [f"probability_{label}" for label in labels]
     else:
         heading += [f"{what}_{place}" for place in range(2, len(classes[0]) + 1) for what in ("label", "probability")]
-    for name, numbers, values in zip(names, classes, probabilities, strict=True):
+    for numbers, values in zip(classes, probabilities, strict=True):
         told = [f"{value:.6g}" for value in values]
-        row = [name, labels[numbers[0]], told[0]]
+        row = [labels[numbers[0]], told[0]]
         if whole:
             row += [value for _, value in sorted(zip(numbers, told, strict=True))]
         else:

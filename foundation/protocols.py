@@ -146,7 +146,7 @@ class ClassifiesText(Classifies, Protocol):
     def class_logits(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         """input_ids: [B, L] int64, row i a text of lengths[i] tokens; lengths: [B] int64 -> [B, num_classes].
 
-        What lies behind a text's end changes nothing."""
+        What lies behind a text's end changes nothing. One that ``reads_pairs`` takes ``segment_ids`` [B, L], too."""
         ...
 
 
@@ -270,14 +270,26 @@ class FindsSpans(Protocol):
     vocabulary_size: int
     max_length: int | None
 
+    def span_logits(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """[B, 2, L] of a batch's ``input_ids``, ``lengths`` and ``segment_ids``."""
+        ...
+
 
 @runtime_checkable
 class TagsTokens(Protocol):
     """Its validation and test steps return ``index`` [B], ``tags`` [B, L] and ``token_label`` [B, L] int64, -100 where
     no word begins."""
 
+    vocabulary_size: int
+    max_length: int | None
     num_classes: int
     """Of tags."""
+    class_names: list[str] | None
+    """The tags of the data that it was trained on, where they are known."""
+
+    def tag_logits(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
+        """[B, L, num_classes] float32, of texts as ``ClassifiesText`` reads them."""
+        ...
 
 
 @runtime_checkable
@@ -501,6 +513,8 @@ class Says:
         """Of its optimisers in their order. []: it has but one, without a name."""
         return []
 
+    reads_pairs: bool = False
+    """Its functions of texts take ``segment_ids`` [B, L] int64, too: 0 in the first text of a pair, 1 in the second."""
     needs_streams: bool = False
     """It learns from few labels and many images: from the three streams that ``datamodule.num_labels`` makes."""
     needs_find_unused_parameters: bool = False

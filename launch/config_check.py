@@ -105,10 +105,11 @@ class SampleConfig:
 
 @dataclass
 class PredictConfig:
-    """The top-level keys of a command that tells what is in images."""
+    """The top-level keys of a command that tells what is in images or texts."""
 
     run: str
     input: str
+    output: str
     checkpoint: str
     invert: bool
     batch_size: int

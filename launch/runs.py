@@ -44,7 +44,7 @@ from foundation.denormals import flush_denormals
 from foundation.errors import UNFIT_VALUES, UserError, in_one_line
 from foundation.former_names import name_of_today
 from foundation.length import NO_LIMIT, Length
-from foundation.protocols import Classifies, DetectsObjects, said, serves
+from foundation.protocols import Classifies, DetectsObjects, TagsTokens, said, serves
 from foundation.randomness import seeded_for_a_while
 from launch.capture import CapturingStrategy, strategy_of
 from launch.fit_loop import go_on_exactly
@@ -181,7 +181,7 @@ def load_checkpoint(
     check_fits(module, content["state_dict"], path)
     check_finite(module, content["state_dict"], path)
     module.load_state_dict(content["state_dict"])
-    if serves(module, Classifies) or serves(module, DetectsObjects):
+    if any(serves(module, it) for it in (Classifies, DetectsObjects, TagsTokens)):
         module.class_names = class_names_in(content, module.num_classes, path)  # pyright: ignore
     if serves(module, DetectsObjects):
         module.category_ids = category_ids_in(content, module.num_classes, path)  # pyright: ignore

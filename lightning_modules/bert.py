@@ -61,6 +61,7 @@ class ReadsPairs:
     """What the released files call its weights, and what all that stands on a ``Bert`` says of it."""
 
     network: Bert
+    reads_pairs = True
 
     @property
     def vocabulary_size(self) -> int:

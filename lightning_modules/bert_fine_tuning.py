@@ -7,7 +7,8 @@
 What each is for and what it reaches: docs/methods/bert_fine_tuning.md.
 """
 
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from foundation.protocols import (
     FindsSpans,
     HasReleasedLayout,
     TagsTokens,
+    said,
 )
 from lightning_modules.across_ranks import mean_without_gradient
 from lightning_modules.bert import UNUSED, ReadsPairs, token_weight
@@ -152,10 +154,14 @@ class BertRegressor(OfTexts, TakesTurns):
 class OfTokens(ReadsPairs):
     """One layer on each token's vector."""
 
-    def scores(self: Any, batch: Batch) -> Tensor:
+    def scores(self, batch: Mapping[str, Tensor]) -> Tensor:
         """[B, L, outputs] float32 (or double), zeros in the padding."""
         x, rows = self.network.encode(batch["input_ids"], batch["lengths"], batch.get("segment_ids"))
-        return at_least_single(rows.unpacked(self.spans(x) if hasattr(self, "spans") else self.classifier(x)))
+        return at_least_single(rows.unpacked(self.of_vectors(x)))
+
+    @abstractmethod
+    def of_vectors(self, x: Tensor) -> Tensor:
+        """[T, H] -> [T, outputs]."""
 
 
 class BertSpans(OfTokens, TakesTurns):
@@ -186,8 +192,10 @@ class BertSpans(OfTokens, TakesTurns):
     def released_as(self) -> dict[str, Any]:
         return {"architectures": ["BertForQuestionAnswering"]}
 
-    def span_logits(self, batch: Batch) -> Tensor:
-        """[B, 2, L], of a start and of an end; -inf in the padding."""
+    def of_vectors(self, x: Tensor) -> Tensor:
+        return self.spans(x)
+
+    def span_logits(self, batch: Mapping[str, Tensor]) -> Tensor:
         scores, length = self.scores(batch), batch["input_ids"].shape[1]
         is_padding = torch.arange(length, device=scores.device) >= batch["lengths"].unsqueeze(1)
         return scores.masked_fill(is_padding.unsqueeze(2), float("-inf")).mT
@@ -209,17 +217,23 @@ class BertTagger(OfTokens, TakesTurns):
 
     Args:
         network: a ``Bert``.
-        num_tags: of the task.
+        num_classes: of the task.
         optimizer: makes an optimiser out of parameters.
+        dropout: in front of the new layer.
         turns: see ``TakesTurns``.
     """
 
     needs_labels = True
+    reads_pairs = False
 
-    def __init__(self, network: Bert, *, num_tags: int, optimizer: OptimizerFactory, **turns: Any) -> None:
+    def __init__(
+        self, network: Bert, *, num_classes: int, optimizer: OptimizerFactory, dropout: float = 0.1, **turns: Any
+    ) -> None:
         super().__init__(**turns)
-        self.network, self.optimizer, self.num_classes = network, optimizer, num_tags
-        self.dropout, self.classifier = nn.Dropout(0.1), head(network.hidden_size, num_tags)
+        check_dropout(dropout)
+        self.network, self.optimizer, self.num_classes = network, optimizer, num_classes
+        self.dropout, self.classifier = nn.Dropout(dropout), head(network.hidden_size, num_classes)
+        self.class_names: list[str] | None = None  # of the data that it was trained on
 
     def players(self) -> dict[str, Player]:
         return {"": Player(list(self.parameters()), self.optimizer, self.loss)}
@@ -228,7 +242,14 @@ class BertTagger(OfTokens, TakesTurns):
         return {TagsTokens, HasReleasedLayout}
 
     def released_as(self) -> dict[str, Any]:
-        return {"architectures": ["BertForTokenClassification"]} | labelled([str(it) for it in range(self.num_classes)])
+        names = self.class_names or [str(it) for it in range(self.num_classes)]
+        return {"architectures": ["BertForTokenClassification"]} | labelled(names)
+
+    def of_vectors(self, x: Tensor) -> Tensor:
+        return self.classifier(self.dropout(x))
+
+    def tag_logits(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
+        return self.scores({"input_ids": input_ids, "lengths": lengths})
 
     def host_inputs(self, batch: Batch, iteration: int) -> Inputs:
         asked = mean_without_gradient(self.trainer, (batch["token_label"] != UNUSED).sum().float())
@@ -243,6 +264,19 @@ class BertTagger(OfTokens, TakesTurns):
         return {"index": batch["index"], "tags": self.scores(batch).argmax(2), "token_label": batch["token_label"]}
 
     test_step = validation_step
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if names := said(getattr(self.trainer, "datamodule", None), "class_names"):
+            self.class_names = list(names)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["class_names"] = self.class_names
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.class_names = checkpoint["class_names"]
 
 
 def labelled(names: Sequence[str]) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from callbacks.instruments.coco_evaluation import encode
 from datamodules.coco import CocoDataModule
 from datamodules.decoding import whole_image
 from evaluate import evaluate
+from finished.images import Images, as_coco
 from finished.onnx import exportable_of
-from finished.predictors import Images, as_coco
 from foundation.errors import UserError
 from foundation.protocols import ClassifiesImages, ClassifiesText
 from launch.command_line import check_command_line, compose_job, readable

@@ -29,6 +29,7 @@ class Question:
     article: its number in the file.
     answers: right ones, as text; none where the text has no answer.
     start: of the first one in ``context``, in characters; -1 without one.
+    may_lack: the file says of each question whether it has an answer (SQuAD 2.0).
     """
 
     id: str
@@ -37,6 +38,7 @@ class Question:
     context: str
     answers: list[str]
     start: int
+    may_lack: bool = False
 
 
 @dataclass
@@ -244,8 +246,11 @@ def is_elsewhere(question: Question) -> bool:
     return question.context[question.start : question.start + len(answer)] != answer if answer else False
 
 
-def read_squad(path: Path) -> list[Question]:
-    """All questions of a file of SQuAD 1.1 or 2.0; a UserError names the file and what is wrong."""
+def read_squad(path: Path, answered: bool = True) -> list[Question]:
+    """All questions of a file of SQuAD 1.1 or 2.0; a UserError names the file and what is wrong.
+
+    answered: else answers may be missing, and ids, in whose place questions are counted.
+    """
     try:
         content = path.read_bytes()
         told = json.loads(gzip.decompress(content) if path.name.endswith(".gz") else content)
@@ -256,12 +261,15 @@ def read_squad(path: Path) -> list[Question]:
         for number, article in enumerate(told["data"]):
             for paragraph in article["paragraphs"]:
                 for it in paragraph["qas"]:
-                    answers = [] if it.get("is_impossible") else it["answers"]
+                    known = answered or "answers" in it
+                    answers = it["answers"] if known and not it.get("is_impossible") else []
                     start = int(answers[0]["answer_start"]) if answers else -1
                     texts = [str(answer["text"]) for answer in answers]
+                    name = str(it["id"] if answered else it.get("id", len(questions) + 1))
                     questions.append(
-                        Question(str(it["id"]), number, str(it["question"]), str(paragraph["context"]), texts, start)
-                    )
+                        Question(name, number, str(it["question"]), str(paragraph["context"]), texts, start,
+                                 "is_impossible" in it)
+                    )  # fmt: skip
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise UserError(f"{path} is not laid out as SQuAD, question {len(questions) + 1}: {error!r}.") from None
     if not questions:

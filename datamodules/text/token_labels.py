@@ -109,15 +109,13 @@ class TokenLabelsDataModule(WordPieceDataModule):
         if not sentences:
             raise UserError(f"{self.files[split]} has no sentences.")
         numbers = {label: number for number, label in enumerate(self.class_names)}
-        pieces = iter(self.tokenizer.ids_of([word for sentence in sentences for word, _ in sentence]))
+        encoded = self.encode_words([[word for word, _ in sentence] for sentence in sentences])
         ids, labels, lost = [], [], 0
-        for sentence in sentences:
-            row, told = [self.tokenizer.cls], [UNLABELLED]
-            for _, label in sentence:
-                of_word = next(pieces) or [self.tokenizer.unknown]
-                row += of_word
-                told += [numbers[label], *[UNLABELLED] * (len(of_word) - 1)]
-            lost += sum(it != UNLABELLED for it in told[self.max_length - 1 :])
+        for sentence, (row, begins) in zip(sentences, encoded, strict=True):
+            told = [UNLABELLED] * len(row)
+            for (_, label), place in zip(sentence, begins, strict=True):
+                told[place] = numbers[label]
+            lost += sum(it >= self.max_length - 1 for it in begins)
             ids.append([*row[: self.max_length - 1], self.tokenizer.sep])
             labels.append([*told[: self.max_length - 1], UNLABELLED])
         if lost:
@@ -127,6 +125,19 @@ class TokenLabelsDataModule(WordPieceDataModule):
         table = TokenTable.of(ids)
         flat = torch.tensor(list(chain.from_iterable(labels)), dtype=torch.int16)
         return TokenLabelTable(table.token_ids, table.columns["starts"], table.columns["lengths"], flat)
+
+    def encode_words(self, sentences: Sequence[Sequence[str]]) -> list[tuple[list[int], list[int]]]:
+        """Of each sentence, given as words, ``[CLS]`` and the ids of its pieces however many, and the place of each
+        word's first one among them. A word that has no piece is [UNK]."""
+        pieces = iter(self.tokenizer.ids_of([word for sentence in sentences for word in sentence]))
+        encoded = []
+        for sentence in sentences:
+            row, begins = [self.tokenizer.cls], []
+            for _ in sentence:
+                begins.append(len(row))
+                row += next(pieces) or [self.tokenizer.unknown]
+            encoded.append((row, begins))
+        return encoded
 
     def _sentences(self, split: str) -> Iterator[list[tuple[str, str]]]:
         """Words with their labels."""

@@ -12,7 +12,8 @@ import numpy as np
 
 from foundation.errors import UserError
 
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+MASK = "[MASK]"
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", MASK)
 PREFIX = "##"
 LONGEST_WORD = 100  # characters; a longer one is [UNK], as in the released tokenizer.json (Google's code has 200)
 

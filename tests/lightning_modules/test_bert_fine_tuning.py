@@ -35,6 +35,7 @@ TINY = {
     "bert_stsb": SMALL,
     "bert_hellaswag": SMALL,
     "bert_squad": [*SMALL, "datamodule.max_question_length=8"],
+    "bert_conll2003": [*SMALL, "lightning_module.num_classes=3"],
 }
 SIZES = {"vocabulary_size": 60, "layers": 2, "hidden_size": 16, "heads": 2, "max_length": 12}
 LENGTHS = [9, 12, 4, 7]
@@ -43,18 +44,15 @@ TASKS: dict[str, Any] = {
     "choices": partial(BertChooser, choices=4),
     "numbers": BertRegressor,
     "spans": BertSpans,
-    "tags": partial(BertTagger, num_tags=5),
+    "tags": partial(BertTagger, num_classes=5),
 }
 
 
 def made(task: str, device: str = "cpu", micro: int | None = None, **network: Any) -> Any:
     torch.manual_seed(0)
     net = Bert(**(SIZES | {"dropout": 0.0, "attention_dropout": 0.0} | network))
-    head = {} if task in ("spans", "tags") else {"dropout": 0.0}
+    head = {} if task == "spans" else {"dropout": 0.0}
     module = TASKS[task](net, optimizer=partial(UncorrectedAdam, lr=2e-3), micro_batch_size=micro, **head)
-    for it in module.modules():
-        if isinstance(it, nn.Dropout):
-            it.p = 0.0
     return alone(module.to(device))
 
 
@@ -146,6 +144,10 @@ def test_tags_are_weighed_by_words_and_not_by_rows():
     assert module.loss(module.host_inputs(batch, 0))["loss"].item() == pytest.approx(expected.item(), rel=1e-4)
     told = module.validation_step(batch, 0)
     assert torch.equal(told["tags"], logits.argmax(2))
+    assert torch.equal(
+        module.tag_logits(batch["input_ids"], batch["lengths"]),
+        module.scores({name: batch[name] for name in ("input_ids", "lengths")}),
+    )
 
 
 def test_capabilities_are_those_of_the_task():
