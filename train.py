@@ -7,7 +7,9 @@ python train.py --help
 """
 
 import os
+import shlex
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from foundation.errors import UserError, not_written, told_as_sentences
-from foundation.length import Length
+from foundation.length import Length, told
 from foundation.published import TESTED, published
 from foundation.run_files import pictures_in, tables_in
 from foundation.security import trusting_as_typed
@@ -63,7 +65,7 @@ def train_checked(config: dict[str, Any], checkpoint: Path | None) -> float | No
     guard(run.trainer, note_failure)
     try:
         with wandb_run(run):
-            metrics = fit_and_test(run, checkpoint)
+            metrics = fit_and_test(run, checkpoint, config["test"])
             wait_for_ranks(run.trainer, note_failure)
     except Interrupted:
         if run.trainer.is_global_zero:
@@ -77,16 +79,19 @@ def train_checked(config: dict[str, Any], checkpoint: Path | None) -> float | No
         raise UserError(f"{reason} {last_checkpoint(folder)}") from None
     if run.trainer.is_global_zero:
         print(summary(config, metrics, folder, weights_of(run.trainer), tested_on(run.trainer)))
+        print(what_next(run, folder))
     return metrics.get(config["optimized_metric"] or "")
 
 
-def fit_and_test(run: Any, checkpoint: Path | None) -> dict[str, float]:
+def fit_and_test(run: Any, checkpoint: Path | None, tests: bool) -> dict[str, float]:
     """All final metrics under the keys they were logged with."""
     from launch.resume import telling_unfit
 
     with telling_unfit(run.trainer, checkpoint):
         run.trainer.fit(run.module, datamodule=run.datamodule, ckpt_path=checkpoint, weights_only=True)
     metrics = {key: float(value) for key, value in run.trainer.callback_metrics.items()}
+    if not tests:
+        return metrics
     run.trainer.test(run.module, datamodule=run.datamodule, verbose=False, weights_only=True)
     return metrics | {key: float(value) for key, value in run.trainer.callback_metrics.items()}
 
@@ -108,6 +113,23 @@ def summary(config: dict[str, Any], metrics: dict[str, float], folder: Path, wei
             of_paper = published(config["paper"], key, data, config)
             lines.append(f"  {key:<31} {value:.4f}" + ("" if of_paper is None else f"   (paper: {of_paper})"))
     return "\n".join(["", *lines, *(f"  {name:<20}{path}" for name, path in places_in(folder).items())])
+
+
+def what_next(run: Any, folder: Path) -> str:
+    """How long training took, over all starts of the run, and what can be typed now."""
+    from callbacks.instruments.run_clock import clock_of
+    from finished.predictors import predictor_of
+    from foundation.protocols import SamplesImages, serves
+
+    named, clock = shlex.quote(str(folder)), clock_of(run.trainer)
+    commands = [f"make report RUN={named}", f"make record RUN={named}"]
+    commands += [f"python sample.py run={named}"] if serves(run.module, SamplesImages) else []
+    with suppress(UserError):  # it does not predict
+        predictor_of(run.module, named)
+        commands += [f"python predict.py run={named} input=<file>"]
+    took = "" if clock is None else f"trained for {told(clock.before)}; "
+    first, *others = commands
+    return "\n".join([f"  {took}next: {first}", *(f"{'':<8}{it}" for it in others)])
 
 
 def places_in(folder: Path) -> dict[str, Path]:

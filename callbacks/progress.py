@@ -41,7 +41,7 @@ class Progress(ProgressBar):
         self.enabled = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.first, self.started = trainer.global_step, time.monotonic()
+        self.first, self.started, self.logged = trainer.global_step, time.monotonic(), 0
         done, total, unit = way(trainer)
         self.tenth = tenths(done, total)
         if self.enabled and sys.stderr.isatty():
@@ -51,9 +51,11 @@ class Progress(ProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         done, total, unit = way(trainer)
+        logs = is_logged(trainer, trainer.global_step)
+        self.logged = trainer.global_step if logs else self.logged
         if self.bar is not None:
             self.bar.update(done - self.bar.n)
-            if is_logged(trainer, trainer.global_step):
+            if logs:
                 self.bar.set_postfix_str(self._shown(trainer), refresh=False)
         elif self.enabled and tenths(done, total) > self.tenth:
             self.tenth = tenths(done, total)
@@ -61,7 +63,9 @@ class Progress(ProgressBar):
             far = f"{done}/{total} iterations"
             if unit == "s":
                 far = f"{clock(done)} of {clock(total)}, {trainer.global_step} iterations"
-            print(f"{far}, {rate:.1f}/s  {self._shown(trainer)}", flush=True)
+            # What was logged before the last line is no news.
+            shown, self.logged = self._shown(trainer) if self.logged else "", 0
+            print(f"{far}, {rate:.1f}/s  {shown}".rstrip(), flush=True)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.enabled and sys.stderr.isatty():

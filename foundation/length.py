@@ -88,6 +88,15 @@ def in_seconds(time: Any) -> float | None:
         ) from None
 
 
+def told(seconds: float) -> str:
+    """For a person: 75 s are 1 min 15 s."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minute} min"
+    return f"{minute} min {second} s" if minute else f"{seconds:.1f} s"
+
+
 def clock(seconds: float) -> str:
     """As trainer.max_time has it: 5,400 s are 00:01:30:00."""
     minutes, second = divmod(int(seconds), 60)

@@ -26,6 +26,31 @@ from launch.config_check import Parameters, plain
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 SEARCHPATH = "hydra.searchpath"
+MEANT_BY = {
+    "learning_rate": "lr", "lrate": "lr", "wd": "weight_decay", "bs": "batch_size", "batch": "batch_size",
+    "epochs": "max_epochs", "num_epochs": "max_epochs", "epoch": "max_epochs", "steps": "max_steps",
+    "iterations": "max_steps", "iters": "max_steps", "max_iters": "max_steps", "num_steps": "max_steps",
+    "time": "max_time", "workers": "num_workers", "gpus": "devices", "num_gpus": "devices", "nodes": "num_nodes",
+    "device": "accelerator", "fp16": "precision", "amp": "precision", "clip": "gradient_clip_norm",
+    "grad_clip": "gradient_clip_norm", "data": "data_dir", "root": "data_dir", "data_root": "data_dir",
+    "output": "output_dir", "out": "output_dir", "save_dir": "output_dir", "ema": "decay", "hidden": "hidden_size",
+}  # fmt: skip
+"""What other programs call a setting -> the last part of the key that it has here."""
+
+INSTEAD = {
+    "train": "train.py trains; a finished run is measured again by python evaluate.py run=<folder>",
+    "eval": "a finished run is measured by python evaluate.py run=<folder>",
+    "model": "a method is chosen by experiment=..., and its settings are lightning_module's",
+    "dataset": "data is chosen by experiment=... or datamodule=...",
+    "config": "what is trained is chosen by experiment=...",
+    "checkpoint": "a run goes on by resume=<folder>, and begins with another's weights by init_from=<folder>",
+    "ckpt": "a run goes on by resume=<folder>, and begins with another's weights by init_from=<folder>",
+    "ckpt_path": "a run goes on by resume=<folder>, and begins with another's weights by init_from=<folder>",
+    "wandb": "choose the logger by logger=wandb, csv or none",
+}
+"""Words that are no setting here -> what to type."""
+
+FIRST_LOOKED_IN = ("datamodule", "lightning_module", "trainer", "paths")
 LISTS = ("callbacks", "logger")  # groups of which several files can be chosen together
 # Hydra raises ValueError for a choice that is no text, and AssertionError for a mapping that is null.
 NOT_COMPOSED = (HydraException, OmegaConfBaseException, ValueError, AssertionError)
@@ -198,14 +223,17 @@ def instead_of_nothing(group: str, options: Sequence[str], default: Any) -> str:
 def unfit_key(config: Any, override: Override, groups: Iterable[str]) -> str | None:
     """A sentence on the first part of the override's key that the config lacks; None where it has them all."""
     adds = override.is_add() or override.is_force_add()
-    node, seen, line = OmegaConf.to_container(config, resolve=False), "", override.input_line or ""
+    whole: Any = OmegaConf.to_container(config, resolve=False)
+    node, seen, line = whole, "", override.input_line or ""
     *above, last = override.key_or_group.split(".")
     for part in above if adds else [*above, last]:
         if not isinstance(node, dict):
             value = "null" if node is None else repr(node)
             return f"{line}: {seen} is {value} and has no key '{part}': give {seen} as a whole."
         if part not in node:
-            return None if adds else no_such_key(node, part, seen, line, groups)
+            if adds:
+                return None
+            return meant_elsewhere(whole, override, seen) or no_such_key(node, part, seen, line, groups)
         node, seen = node[part], f"{seen}.{part}" if seen else part
     if adds:
         there = isinstance(node, dict) and last in node and not override.is_force_add()
@@ -215,6 +243,40 @@ def unfit_key(config: Any, override: Override, groups: Iterable[str]) -> str | N
         [str(it) for it in value if str(it) not in node] if isinstance(value, dict) and isinstance(node, dict) else []
     )
     return no_such_key(node, lacking[0], seen, line, groups) if lacking else None
+
+
+def meant_elsewhere(config: Mapping[str, Any], override: Override, seen: str) -> str | None:
+    """A sentence where a key that lacks its way, such as lr=0.1, stands elsewhere in this experiment's config."""
+    line, typed = override.input_line or "", override.key_or_group
+    if not seen and typed in INSTEAD:
+        return f"{line}: {INSTEAD[typed]}."
+    word, value = typed.rpartition(".")[2], line.partition("=")[2]
+    keys = keys_ending_in({word, MEANT_BY.get(word, word)}, config)
+    below = [it for it in keys if seen and it.startswith(f"{seen}.")]
+    first = [[it for it in keys if it.startswith(f"{group}.")] for group in FIRST_LOOKED_IN]
+    found = below or next((it for it in first if it), keys)
+    if not found or len(found) > MOST_TOLD:
+        return None
+    more = ""
+    if found == ["trainer.max_epochs"] and config["trainer"].get("max_steps") not in (None, -1):
+        more = " trainer.max_steps=null"
+    told = " or ".join(f"{it}={value}{more}" for it in found)
+    return f"{line}: {f'{seen} has' if seen else 'there is'} no key '{typed[len(seen) :].lstrip('.')}'; write {told}"
+
+
+MOST_TOLD = 4
+
+
+def keys_ending_in(words: set[str], node: Any, above: str = "") -> list[str]:
+    """Of a config, in its order; Hydra's own and what a paper reports left out."""
+    found = []
+    for key, below in node.items() if isinstance(node, Mapping) else ():
+        path = f"{above}.{key}" if above else str(key)
+        if path in ("hydra", "paper"):
+            continue
+        found += [path] if above and key in words else []
+        found += keys_ending_in(words, below, path)
+    return found
 
 
 def no_such_key(node: Any, part: str, seen: str, line: str, groups: Iterable[str]) -> str:

@@ -72,6 +72,7 @@ class TrainConfig:
     paper: Paper | None = None
     optimized_metric: str | None = None
     init_from: str | InitFrom | None = None
+    test: bool = True
     flush_denormals: bool = False  # runs from before there was the key computed with them, and go on so
 
 

@@ -213,6 +213,23 @@ def test_help_lists_groups_and_experiments():
     assert "trainer: auto, cpu, ddp, ddp_cpu, default, gpu" in done.stdout
 
 
+def test_a_short_run_without_a_test_has_curves_and_says_what_can_be_typed_next(tmp_path):
+    words = [*SIZE, "trainer.max_steps=3", "trainer.log_every_n_steps=50", "test=false", f"paths.output_dir={tmp_path}"]
+    done = run_in_fork("train.py", *words)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "infogan_digits").iterdir()
+    rows = (folder / "metrics.csv").read_text().splitlines()
+    assert len(rows) == 1 + 3
+    assert "test/" not in rows[0]
+    assert json.loads((folder / "record.json").read_text())["status"] == "fitted"
+    assert "3/3 iterations" in done.stdout
+    assert "loss_g" in done.stdout
+    last = done.stdout.splitlines()[-3:]
+    assert last[0].startswith("  trained for ")
+    for line, command in zip(last, ("make report RUN=", "make record RUN=", "python sample.py run="), strict=True):
+        assert command in line
+
+
 def test_at_the_end_it_is_said_where_everything_lies_that_a_callback_has_left(tmp_path):
     (tmp_path / "images").mkdir()
     for name in ("classes.png", "classes.csv", "sentences.csv", "metrics.csv", "record.json", "images/a.png"):

@@ -16,8 +16,9 @@ from lightning_modules.schedules import Schedule
 class RunClock(Callback):
     """Counts the time of training, validation included, over all starts of a run; ends it when ``max_time`` is spent.
 
-    Every run has one. Lightning's own Timer may stop between the batches of one gradient, and each rank has its own;
-    here rank 0's time is everybody's, since schedules follow it.
+    A run that would end before it is first logged is logged in every iteration. Every run has one. Lightning's own
+    Timer may stop between the batches of one gradient, and each rank has its own; here rank 0's time is everybody's,
+    since schedules follow it.
     """
 
     def __init__(self, length: Length) -> None:
@@ -40,6 +41,8 @@ class RunClock(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.started = time.monotonic()
+        if counted_iterations(trainer) < trainer.log_every_n_steps:  # pyright: ignore[reportAttributeAccessIssue]
+            trainer.log_every_n_steps = 1  # pyright: ignore[reportAttributeAccessIssue]
         for config in trainer.lr_scheduler_configs:
             if isinstance(config.scheduler, Schedule):
                 config.scheduler.follow(lambda: expected_iterations(trainer))
