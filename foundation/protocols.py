@@ -293,6 +293,40 @@ class TagsTokens(Protocol):
 
 
 @runtime_checkable
+class Translates(Protocol):
+    """It makes texts of texts. Its validation and test steps return
+
+    - index: [B],
+    - output_ids: [B, T] int64, what it made of each source, without begin and end, zeros behind,
+    - output_lengths: [B] int64,
+    - nll: [B] float32 or finer, -log of the probability of the target and its end in nats,
+    - target_lengths: [B] int64, tokens of the target without its end.
+    """
+
+    vocabulary_size: int
+    target_vocabulary_size: int
+
+    def translate(self, input_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """input_ids: [B, S] int64, padded behind with 0; lengths: [B] -> ids [B, T] without begin and end, zeros
+        behind, and lengths [B]; a text's do not depend on the others of its batch."""
+        ...
+
+
+@runtime_checkable
+class EditsTargets(Protocol):
+    """It is trained on targets that were edited at random."""
+
+    tau: float
+    """The temperature that decides how much."""
+
+    def edit_probabilities(self, longest: int) -> Any:
+        """P(e) of e edits in targets of m tokens, a float64 array by m = 0..longest and e = 0, 1, ...; rows that sum to
+        one. P(0) is the share of targets that stay as they are. Of the vocabulary that is known: that of the data once
+        training has been set up."""
+        ...
+
+
+@runtime_checkable
 class PenalizesTransport(Protocol):
     """A classifier whose loss under perturbation is measured at a price for how far inputs move."""
 

@@ -10,5 +10,5 @@ from foundation.whole_files import whole
 
 def write_table(path: Path, rows: Iterable[Sequence[Any]]) -> None:
     """Rows of cells, the first of them the columns' names."""
-    with whole(path) as unfinished, open(unfinished, "w", newline="") as file:
+    with whole(path) as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(rows)
