@@ -2,11 +2,10 @@
 
     make export RUN=outputs/resnet_mnist/<folder>
     python -m finished.onnx outputs/infogan_digits/<folder> --checkpoint best --out generator.onnx
+    python -m finished.onnx outputs/bert_mini_pretrain/<folder> --output embeddings --out vectors.onnx
 
-A classifier maps ``images`` [batch, C, H, W] in [0, 1], or ``input_ids`` [batch, length] and ``lengths`` [batch], to
-``logits`` [batch, classes], its normalisation included; a generator maps ``latents`` [batch, size] to ``images`` in
-[0, 1]. Any batch size and length will do. The file says in its metadata what it is. It gets its name only once
-onnxruntime has computed with it what the module computes.
+What goes in and comes out of each kind of run: docs/using_runs.md. Any batch size and length will do. The file says in
+its metadata what it is. It gets its name only once onnxruntime has computed with it what the module computes.
 """
 
 import argparse
@@ -27,7 +26,18 @@ from torch import Tensor, nn
 from foundation.checkpoints import read_checkpoint, weights_in
 from foundation.errors import UserError, told_as_sentences
 from foundation.places import inside
-from foundation.protocols import ClassifiesImages, ClassifiesText, MapsLatents, serves
+from foundation.protocols import (
+    ClassifiesImages,
+    ClassifiesText,
+    EmbedsText,
+    EstimatesNumbers,
+    FillsMasks,
+    FindsSpans,
+    MapsLatents,
+    TagsTokens,
+    said,
+    serves,
+)
 from foundation.security import split_trust, trusting
 from launch.command_line import check_writable
 from launch.runs import load_on_device
@@ -36,30 +46,33 @@ NAME = "model.onnx"
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 LARGEST_DIFFERENCE = 1e-4
 CHECKED_BATCHES = (1, 5)
+OUTPUTS = ("predictions", "embeddings")
 
 
 class Network(nn.Module):
     """One of a module's functions, which torch exports only as a forward."""
 
-    def __init__(self, module: nn.Module, function: Callable[..., Tensor]) -> None:
+    def __init__(self, module: nn.Module, function: Callable[..., Tensor | tuple[Tensor, ...]]) -> None:
         super().__init__()
         self.module, self.function = module, function
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return self.function(*inputs)
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        found = self.function(*inputs)
+        return found if isinstance(found, tuple) else (found,)
 
 
 @dataclass
 class Exportable:
     """What becomes a file.
 
-    inputs: their names, each with those of its axes that may have any size. draw: as many examples of them, in that
-    order. metadata: what the file says of itself beside where it comes from.
+    inputs: their names, each with those of its axes that may have any size. outputs: the names of what comes out.
+    draw: as many examples of the inputs, in that order. metadata: what the file says of itself beside where it comes
+    from.
     """
 
     network: Network
     inputs: dict[str, dict[int, str]]
-    output: str
+    outputs: list[str]
     draw: Callable[[int, torch.Generator], tuple[Tensor, ...]]
     metadata: dict[str, Any]
 
@@ -68,7 +81,9 @@ class Exportable:
         return self.draw(batch_size, torch.Generator().manual_seed(0))
 
 
-def export(run: Path, checkpoint: str = "last", out: Path | None = None) -> tuple[Path, float]:
+def export(
+    run: Path, checkpoint: str = "last", out: Path | None = None, output: str = "predictions"
+) -> tuple[Path, float]:
     """Write the file and compare it with the module; returns it and the largest absolute difference."""
     check_packages()
     path = out or inside(run / NAME, run)
@@ -76,7 +91,7 @@ def export(run: Path, checkpoint: str = "last", out: Path | None = None) -> tupl
         path /= NAME
     check_writable("--out", path.parent)
     finished = load_on_device(run, checkpoint, "cpu")
-    exportable = exportable_of(finished.module, run)
+    exportable = exportable_of(finished.module, run, output)
     of_run = {
         "experiment": finished.config["name"],
         "checkpoint": finished.checkpoint.name,
@@ -100,14 +115,29 @@ def check_packages() -> None:
         raise UserError(f"make export needs {', '.join(missing)}, not installed here: pip install '.[export]'")
 
 
-def exportable_of(module: Any, run: Path) -> Exportable:
+def exportable_of(module: Any, run: Path, output: str = "predictions") -> Exportable:
     """What a module's capabilities have to give; a UserError where that is nothing."""
-    if serves(module, ClassifiesImages):
-        return of_images(module)
-    if serves(module, ClassifiesText):
-        return of_texts(module)
-    if serves(module, MapsLatents):
-        return of_latents(module)
+    if output == "embeddings":
+        if serves(module, EmbedsText):
+            return of_texts(module, "embeddings", module.embed, "a vector of each text [batch, size]")
+        raise UserError(f"{run} is a run of {type(module).__name__}, which makes no vectors of texts.")
+    kinds: dict[type, Callable[[Any], Exportable]] = {
+        ClassifiesImages: of_images,
+        ClassifiesText: classifying,
+        EstimatesNumbers: estimating,
+        FillsMasks: of_masks,
+        FindsSpans: finding_spans,
+        TagsTokens: tagging,
+        MapsLatents: of_latents,
+    }
+    for protocol, make in kinds.items():
+        if serves(module, protocol):
+            return make(module)
+    if serves(module, EmbedsText):
+        raise UserError(
+            f"{run} is a run of {type(module).__name__}, which says nothing of a text as it was trained: give "
+            "--output embeddings for its vectors."
+        )
     raise UserError(
         f"{run} is a run of {type(module).__name__}, which neither classifies images or texts nor makes images of "
         "latents, so it cannot be exported."
@@ -118,35 +148,86 @@ def of_images(module: Any) -> Exportable:
     return Exportable(
         Network(module, module.class_logits),
         {"images": {0: "batch"}},
-        "logits",
+        ["logits"],
         lambda size, generator: (torch.rand(size, *module.image_shape, generator=generator),),
         {"input": "images [batch, channels, height, width] in [0, 1]", **logits_of(module)},
     )
 
 
-def of_texts(module: Any) -> Exportable:
-    longest = module.max_length or 16
+def of_texts(module: Any, output: str, function: Callable[..., Tensor], told: str, **more: Any) -> Exportable:
+    """function: of ``input_ids``, ``lengths`` and, where the module ``reads_pairs``, ``segment_ids``."""
+    pairs = said(module, "reads_pairs")
 
     def draw(size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Longer texts in larger batches, so that several lengths are checked."""
+        longest = module.max_length or 16
         lengths = torch.randint(1, min(size + 5, longest) + 1, (size,), generator=generator)
         ids = torch.randint(module.vocabulary_size, (size, int(lengths.max())), generator=generator)
-        return ids, lengths
+        behind = torch.arange(ids.shape[1]) >= (lengths / 2).long().unsqueeze(1)
+        return (ids, lengths, behind.long()) if pairs else (ids, lengths)
 
-    told = f"token ids below {module.vocabulary_size}, input_ids [batch, length] and lengths [batch], both int64"
-    told += f"; a text has {module.max_length} tokens at most" if module.max_length else ""
-    return Exportable(
-        Network(module, module.class_logits),
-        {"input_ids": {0: "batch", 1: "length"}, "lengths": {0: "batch"}},
-        "logits",
-        draw,
-        {"input": told, **logits_of(module)},
-    )
+    both = {0: "batch", 1: "length"}
+    words = f"token ids below {module.vocabulary_size}, input_ids [batch, length] and lengths [batch], "
+    words += "both int64" if not pairs else "and segment_ids [batch, length], 0 in the first text of a pair, all int64"
+    words += f"; a text has {module.max_length} tokens at most" if module.max_length else ""
+    inputs = {"input_ids": both, "lengths": {0: "batch"}} | ({"segment_ids": both} if pairs else {})
+    return Exportable(Network(module, function), inputs, [output], draw, {"input": words, "output": told, **more})
+
+
+def classifying(module: Any) -> Exportable:
+    it = of_texts(module, "logits", module.class_logits, "")
+    it.metadata |= logits_of(module)
+    return it
+
+
+def estimating(module: Any) -> Exportable:
+    return of_texts(module, "estimate", module.estimate, "a number for each text or pair [batch]")
+
+
+def finding_spans(module: Any) -> Exportable:
+    def scores(input_ids: Tensor, lengths: Tensor, segment_ids: Tensor) -> Tensor:
+        return module.span_logits({"input_ids": input_ids, "lengths": lengths, "segment_ids": segment_ids})
+
+    told = "span_logits [batch, 2, length], of a token being an answer's first and its last; the row's first: of none"
+    return of_texts(module, "span_logits", scores, told)
+
+
+def tagging(module: Any) -> Exportable:
+    told = "logits [batch, length, classes]; a word's is that of its first piece"
+    return of_texts(module, "logits", module.tag_logits, told, classes=names_of(module))
+
+
+def of_masks(module: Any) -> Exportable:
+    """What stands at some positions of each text, and whether its second part follows the first."""
+
+    def guess(input_ids: Tensor, lengths: Tensor, segment_ids: Tensor, positions: Tensor) -> Any:
+        tokens = module.token_logits(input_ids, lengths, positions, segment_ids)
+        if not module.predicts_next_sentence:
+            return tokens
+        return tokens, module.next_sentence_logits(input_ids, lengths, segment_ids)
+
+    told = "token_logits [batch, masks, vocabulary], which token stands at each position"
+    if module.predicts_next_sentence:
+        told += "; next_sentence_logits [batch, 2], that the second text follows the first, and that it is random"
+    texts = of_texts(module, "token_logits", guess, told)
+
+    def draw(size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        ids, lengths, segments = texts.draw(size, generator)
+        places = torch.rand(size, 2 * size - 1, generator=generator) * lengths.unsqueeze(1)
+        return ids, lengths, segments, places.long()
+
+    inputs = {**texts.inputs, "positions": {0: "batch", 1: "masks"}}
+    outputs = texts.outputs + ["next_sentence_logits"] * module.predicts_next_sentence
+    texts.metadata["input"] += "; positions [batch, masks] int64, of the tokens that are asked for, such as [MASK]"
+    return Exportable(texts.network, inputs, outputs, draw, texts.metadata)
 
 
 def logits_of(module: Any) -> dict[str, Any]:
-    names = module.class_names or [str(number) for number in range(module.num_classes)]
-    return {"output": "logits [batch, classes]; their softmax gives probabilities", "classes": names}
+    return {"output": "logits [batch, classes]; their softmax gives probabilities", "classes": names_of(module)}
+
+
+def names_of(module: Any) -> list[str]:
+    return module.class_names or [str(number) for number in range(module.num_classes)]
 
 
 def of_latents(module: Any) -> Exportable:
@@ -155,7 +236,7 @@ def of_latents(module: Any) -> Exportable:
     return Exportable(
         Network(module.generator, module.generator),
         {"latents": {0: "batch"}},
-        "images",
+        ["images"],
         lambda count, generator: (2 * torch.rand(count, size, generator=generator) - 1,),
         {
             "input": f"latents [batch, {size}], the parts of latent_layout one after the other",
@@ -187,7 +268,7 @@ def write(exportable: Exportable, metadata: Mapping[str, Any], path: Path) -> No
             exportable.network.eval(),
             exportable.drawn(2),
             input_names=list(exportable.inputs),
-            output_names=[exportable.output],
+            output_names=exportable.outputs,
             dynamic_shapes=(axes,),  # of *inputs
             dynamo=True,
             verbose=False,
@@ -211,8 +292,9 @@ def largest_difference(exportable: Exportable, path: Path) -> float:
         with torch.no_grad():
             expected = exportable.network(*inputs)
         named = {name: values.numpy() for name, values in zip(exportable.inputs, inputs, strict=True)}
-        (found,) = session.run([exportable.output], named)
-        differences.append((torch.from_numpy(found) - expected).abs().max())
+        for found, it in zip(session.run(exportable.outputs, named), expected, strict=True):
+            found = torch.from_numpy(found)  # scores of padding are -inf in both
+            differences.append(torch.where(found == it, 0.0, (found - it).abs()).max())
     return float(torch.stack(differences).max())  # Python's own max would lose what is not a number
 
 
@@ -220,11 +302,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a run's folder")
     parser.add_argument("--checkpoint", default="last", help="a file of its checkpoints/ without .ckpt")
+    parser.add_argument(
+        "--output", choices=OUTPUTS, default=OUTPUTS[0], help="of a run that reads texts also its vectors"
+    )
     parser.add_argument("--out", type=Path, help=f"the file, or a folder for {NAME}; unless given, the run's")
     names, words = split_trust(sys.argv[1:] if arguments is None else arguments)
     given = parser.parse_args(words)
     with trusting(names):
-        path, difference = export(given.run, given.checkpoint, given.out)
+        path, difference = export(given.run, given.checkpoint, given.out, given.output)
     print(f"{path}: differs from the module by {difference:.1e} at most")
 
 

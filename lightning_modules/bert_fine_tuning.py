@@ -157,7 +157,8 @@ class OfTokens(ReadsPairs):
     def scores(self, batch: Mapping[str, Tensor]) -> Tensor:
         """[B, L, outputs] float32 (or double), zeros in the padding."""
         x, rows = self.network.encode(batch["input_ids"], batch["lengths"], batch.get("segment_ids"))
-        return at_least_single(rows.unpacked(self.of_vectors(x)))
+        spread = at_least_single(rows.unpacked(self.of_vectors(x)))
+        return spread if rows.is_token is None else spread * rows.is_token.unsqueeze(2)
 
     @abstractmethod
     def of_vectors(self, x: Tensor) -> Tensor:

@@ -47,6 +47,7 @@ class Rows:
     """Where the tokens of a batch [B, L] lie: row i has ``lengths[i]`` of them, at least one, and then padding.
 
     Packed are the tokens alone, T of them, row after row; without ``places`` all B L places are, padding included.
+    Sizes are read by ``shape``, since ``len`` would be a constant of an exported graph.
     """
 
     lengths: Tensor
@@ -76,18 +77,18 @@ class Rows:
 
     def unpacked(self, x: Tensor) -> Tensor:
         """[T, ...] -> [B, L, ...], zeros where padding was taken away."""
-        slots = len(self.lengths) * self.longest
+        slots = self.lengths.shape[0] * self.longest
         spread = x if self.places is None else Move.apply(x, self.places, slots)
-        return spread.unflatten(0, (len(self.lengths), self.longest))  # pyright: ignore
+        return spread.unflatten(0, (self.lengths.shape[0], self.longest))  # pyright: ignore
 
     def positions(self) -> Tensor:
         """[T], each token's in its row."""
-        return self.packed(torch.arange(self.longest, device=self.lengths.device).repeat(len(self.lengths), 1))
+        return self.packed(torch.arange(self.longest, device=self.lengths.device).repeat(self.lengths.shape[0], 1))
 
     def starts(self) -> Tensor:
         """[B], where each row begins among the packed tokens."""
         if self.places is None:
-            return torch.arange(len(self.lengths), device=self.lengths.device) * self.longest
+            return torch.arange(self.lengths.shape[0], device=self.lengths.device) * self.longest
         return self.lengths.cumsum(0) - self.lengths
 
 
