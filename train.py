@@ -122,11 +122,13 @@ def what_next(run: Any, folder: Path) -> str:
     from foundation.protocols import SamplesImages, serves
 
     named, clock = shlex.quote(str(folder)), clock_of(run.trainer)
-    commands = [f"make report RUN={named}", f"make record RUN={named}"]
-    commands += [f"python sample.py run={named}"] if serves(run.module, SamplesImages) else []
+    is_clone = Path(__file__).with_name("Makefile").exists()  # else an installed package
+    sample, predict = ("python sample.py", "python predict.py") if is_clone else ("relight sample", "relight predict")
+    commands = [f"make report RUN={named}", f"make record RUN={named}"] if is_clone else [f"relight report {named}"]
+    commands += [f"{sample} run={named}"] if serves(run.module, SamplesImages) else []
     with suppress(UserError):  # it does not predict
         predictor_of(run.module, named)
-        commands += [f"python predict.py run={named} input=<file>"]
+        commands += [f"{predict} run={named} input=<file>"]
     took = "" if clock is None else f"trained for {told(clock.before)}; "
     first, *others = commands
     return "\n".join([f"  {took}next: {first}", *(f"{'':<8}{it}" for it in others)])
