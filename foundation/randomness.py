@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from torch import Tensor
 
 
 def keyed_generator(seed: int, stream: str, *key: int) -> torch.Generator:
@@ -56,8 +57,34 @@ def keyed_uniforms(seed: int, stream: str, *key: int, rows: np.ndarray, columns:
     return (mixed(seeds[:, None] + steps) >> np.uint64(11)) * 2.0**-53
 
 
+def keyed_uniforms_on_device(seed: int, stream: str, *key: int, rows: Tensor, columns: int) -> Tensor:
+    """The same numbers, float64 [R, columns], where the rows [R] int64 lie."""
+    entropy = [seed, zlib.crc32(stream.encode()), *key]
+    start = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
+    seeds = mixed_on_device(rows * signed(GOLDEN) + signed(start[0]))
+    steps = torch.arange(1, columns + 1, device=rows.device) * signed(GOLDEN)
+    return shifted(mixed_on_device(seeds.unsqueeze(1) + steps), 11).double() * 2.0**-53
+
+
 def mixed(numbers: np.ndarray) -> np.ndarray:
     """SplitMix64's function of uint64, of which each bit of the result depends on every bit."""
     numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return numbers ^ (numbers >> np.uint64(31))
+
+
+def mixed_on_device(numbers: Tensor) -> Tensor:
+    """The same of int64, whose products wrap as those of uint64 do."""
+    numbers = (numbers ^ shifted(numbers, 30)) * signed(np.uint64(0xBF58476D1CE4E5B9))
+    numbers = (numbers ^ shifted(numbers, 27)) * signed(np.uint64(0x94D049BB133111EB))
+    return numbers ^ shifted(numbers, 31)
+
+
+def shifted(numbers: Tensor, places: int) -> Tensor:
+    """To the right, with zeros coming in."""
+    return (numbers >> places) & ((1 << (64 - places)) - 1)
+
+
+def signed(number: np.uint64) -> int:
+    """The int64 of the same bits."""
+    return int(number.astype(np.int64))

@@ -107,8 +107,16 @@ class PairsDataModule(SplitDataModule):
 
     num_classes = None
 
-    def __init__(self, *, batch_tokens: int, max_length: int = 80, test_size: int | None = None, **splits: Any) -> None:
-        super().__init__(batch_size=None, **splits)
+    def __init__(
+        self,
+        *,
+        batch_tokens: int,
+        max_length: int = 80,
+        test_size: int | None = None,
+        batch_size: None = None,  # the base's, which a config would have to give otherwise
+        **splits: Any,
+    ) -> None:
+        super().__init__(batch_size=batch_size, **splits)
         for key, size in {"batch_tokens": batch_tokens, "max_length": max_length}.items():
             if size < 1:
                 raise UserError(f"datamodule.{key} is {size}: give a number of tokens, 1 or more.")

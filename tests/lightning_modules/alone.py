@@ -18,7 +18,7 @@ def alone(module: Any, world_size: int = 1, rank: int = 0) -> Any:
     strategy = SimpleNamespace(
         backward=lambda loss, optimizer: loss.backward(), optimizer_step=step, reduce=lambda it, reduce_op: it
     )
-    module._trainer = SimpleNamespace(world_size=world_size, global_rank=rank, strategy=strategy)
+    module._trainer = SimpleNamespace(world_size=world_size, global_rank=rank, strategy=strategy, current_epoch=0)
     module.trainer.optimizers, _ = module.configure_optimizers()
     return module
 
