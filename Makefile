@@ -20,7 +20,7 @@ PYTEST := $(WITH_WORDS) -m pytest --numprocesses auto --maxprocesses 8
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train test test-all lint record sample predict export curves report dashboard bench run-named input-named results \
-	experiments vocabulary
+	experiments vocabulary gallery
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name what; do \
@@ -58,6 +58,7 @@ lint: setup  ## ruff, pyright, and whether the pages' tables agree with results/
 	@$(BIN)/ruff format --check .
 	@$(BIN)/pyright
 	@$(BIN)/python -m finished.tables results --check
+	@$(BIN)/python -m finished.gallery --check
 
 experiments: setup  ## what can be trained, what the paper reports, what we reached
 	@$(BIN)/python -m finished.tables experiments
@@ -96,6 +97,9 @@ input-named:
 
 bench: setup  ## our steps, loader, mAP and FID against others; with clones, ARGS="--peer infogan=<folder>"
 	@$(WITH_WORDS) -m benchmarks @ARGS
+
+gallery: setup  ## one page of all methods to look at, docs/gallery.html, from results/ and docs/pictures
+	@$(BIN)/python -m finished.gallery
 
 results: setup  ## make the pages' tables from results/
 	@$(BIN)/python -m finished.tables results

@@ -14,6 +14,7 @@ Metrics may follow both: the only ones of runs, and those of variants besides th
 import argparse
 import hashlib
 import json
+import math
 import re
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from finished.charts import read_curves
 from finished.results import (
     SAME,
     Results,
@@ -42,6 +44,7 @@ from foundation.records import key_of, latest_of_each_key, read_record
 from launch.command_line import compose_job
 
 ROOT = Path(__file__).resolve().parent.parent
+MOST_POINTS = 40  # of a curve that a record keeps
 WIDEST = 12  # metrics of a table of runs that names none
 IN_A_MAPPING = re.compile(r"((?:[\w.]+:|(?<=[\[,{])) *)([^\s,:{}\[\]][^,:{}\[\]]*)(?=[,}\]])")  # of an override
 TABLE = re.compile(r"(<!-- table: ([^\n]+?) -->\n).*?(<!-- end of table -->)", re.DOTALL)
@@ -71,7 +74,11 @@ def record(run: Path, results: Path) -> Path:
     found["overrides"] = [without_folders(it) + since.get(key_of(it), "") for it in latest_of_each_key(kept)]
     for judged in found.get("judges", {}).values():
         judged.get("judge", {}).pop("run", None)
-    content = json.dumps({key: found[key] for key in EXPORTED if key in found}, indent=2) + "\n"
+    content = json.dumps({key: found[key] for key in EXPORTED if key in found}, indent=2)
+    if curves := curves_of(run / "metrics.csv"):
+        lines = [f"    {json.dumps(key)}: {json.dumps(points)}" for key, points in curves.items()]
+        content = content.removesuffix("\n}") + ',\n  "curves": {\n' + ",\n".join(lines) + "\n  }\n}"
+    content += "\n"
     changes = changed(found["overrides"], SAME)
     variant = "-" + hashlib.sha256(" ".join(changes).encode()).hexdigest()[:6] if changes else ""
     name = f"{found['experiment']}-{found['seed']}-{found['commit'][:7]}{variant}.json"
@@ -83,6 +90,17 @@ def record(run: Path, results: Path) -> Path:
     results.mkdir(exist_ok=True)
     target.write_text(content)
     return target
+
+
+def curves_of(path: Path) -> dict[str, list[list[float]]]:
+    """Of the losses and of what was validated: iterations and values, few enough to be looked at."""
+    kept = {}
+    for key, it in read_curves(path, "").items():
+        points = [pair for pair in zip(it.iterations, it.values, strict=True) if math.isfinite(pair[1])]
+        if key.startswith(("train/loss", "val/")) and len(points) > 1:
+            step = -(-len(points) // MOST_POINTS)
+            kept[key] = [[at, float(f"{value:.5g}")] for at, value in [*points[:-1:step], points[-1]]]
+    return kept
 
 
 def changes_within(resumes: list[dict[str, Any]]) -> dict[str, str]:
