@@ -177,11 +177,11 @@ class ContinuesText(Protocol):
     max_length: int | None
 
     def ending_nats(self, input_ids: Tensor, lengths: Tensor, endings: Tensor, ending_lengths: Tensor) -> Tensor:
-        """-log p(ending | text) of the K endings of each of B texts, [B, K] float32 or finer.
+        """-log of the probability of each token of the K endings of each of B texts, by all before it: [B, K, L]
+        float32 or finer, 0 behind an ending's last; their sum is -log p(ending | text).
 
-        input_ids: [B, C] int64, row i a text of lengths[i] tokens, one or more; endings: [B, K, L], of which
-        ending_lengths [B, K] are tokens; of an ending without any it is 0. The sum of both lengths is within
-        ``max_length``."""
+        input_ids: [B, C] int64, row i a text of lengths[i] tokens, one or more; endings: [B, K, L], of which the first
+        ending_lengths [B, K] are tokens. The sum of both lengths is within ``max_length``."""
         ...
 
     def continuations(

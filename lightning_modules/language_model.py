@@ -3,7 +3,7 @@
     python train.py experiment=language_model_tales         # texts made by a grammar, a minute on two cores
     python train.py experiment=language_model_lstm          # an LSTM, on the text in DATA_DIR/text/pretrain
     python train.py experiment=language_model_transformer   # a Transformer decoder on the same
-    python sample.py run=<its folder> contexts=file.jsonl   # endings for texts of your own
+    python -m finished.endings <its folder> --contexts texts.jsonl --out pool.jsonl   # endings for texts of your own
 
 SWAG's generator was of the first kind (Zellers et al. 2018, arXiv:1808.05326), HellaSwag's of the second (Zellers et
 al. 2019, arXiv:1905.07830). What it reaches and where it departs from theirs: docs/methods/language_model.md.
@@ -65,10 +65,11 @@ def top_p_choice(logits: Tensor, p: float, uniforms: Tensor) -> Tensor:
 def drawn(weights: Tensor, uniforms: Tensor) -> Tensor:
     """An index of each row with a chance as its weight; one of weight 0 never. weights: [N, V]; uniforms: [N]."""
     sums = weights.cumsum(1)
-    wanted = uniforms.to(sums.dtype) * sums[:, -1]
-    found = torch.searchsorted(sums, wanted.unsqueeze(1), right=True).squeeze(1)
-    last = sums.shape[1] - 1 - weights.flip(1).ne(0).to(torch.int8).argmax(1)  # rounding may lead behind it
-    return torch.minimum(found, last)
+    total = sums[:, -1]
+    below = torch.minimum(
+        uniforms.to(sums.dtype) * total, total.nextafter(torch.zeros_like(total))
+    )  # also when rounded
+    return torch.searchsorted(sums, below.unsqueeze(1), right=True).squeeze(1)
 
 
 class LanguageModel(TakesTurns):
@@ -162,7 +163,7 @@ class LanguageModel(TakesTurns):
         told = [cross_entropy(at_least_single(self.network.logits(some)), ids, reduction="none") for some, ids in parts]
         nats = torch.cat(told) if told else before.new_zeros(0)
         spread = nats.new_zeros(is_token.numel()).index_copy(0, used, nats)
-        return spread.view(batch, number, longest).sum(2)
+        return spread.view(batch, number, longest)
 
     def continuations(
         self,

@@ -8,6 +8,7 @@ import torch
 
 from benchmarks import (
     capture_check,
+    ending_scores,
     frechet_distance,
     loader,
     mean_average_precision,
@@ -267,3 +268,11 @@ def test_the_form_of_an_all_reduce_is_held_against_processes_of_this_machine(mon
     monkeypatch.setattr(scaling, "SIZES", (2**10, 2**16))
     lines = scaling.check(rounds=2).splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:]] == ["1,024", "65,536"]
+
+
+@pytest.mark.parametrize("kind", ending_scores.KINDS)
+def test_endings_are_scored_as_by_the_other_library(kind):
+    """That the scores are the same is held before anything is timed."""
+    small = [f"lightning_module.network.{it}" for it in ("vocabulary_size=60", "hidden_size=16", "heads=2", "layers=1")]
+    turns = ending_scores.measure(kind, small, rounds=1, texts=2, endings=3)
+    assert {name: len(spent) for name, spent in turns.turns.items()} == {"ours": 2, "transformers": 2}

@@ -80,13 +80,15 @@ def test_endings_are_as_likely_as_read_one_by_one(kind):
     module = model(kind).eval()
     contexts, lengths = texts(7, 3, 5)
     endings, of_endings = texts(1, 6, 4, 2, 5, 0, seed=1)
-    found = module.ending_nats(contexts, lengths, endings.view(3, 2, 6), of_endings.view(3, 2))
+    of_tokens = module.ending_nats(contexts, lengths, endings.view(3, 2, 6), of_endings.view(3, 2))
+    assert torch.equal(of_tokens.flatten(0, 1) > 0, torch.arange(6) < of_endings[:, None])
+    found = of_tokens.sum(2)
     for row in range(6):
         context = contexts[row // 2, : lengths[row // 2]]
         expected = one_by_one(module, context, endings[row, : of_endings[row]])
         assert found[row // 2, row % 2].item() == pytest.approx(expected, rel=1e-5, abs=1e-6)
     single = module.ending_nats(contexts, lengths, endings.view(3, 2, 6)[:, :, :1], torch.ones(3, 2, dtype=torch.int64))
-    assert single[0, 0].item() == pytest.approx(found[0, 0].item(), rel=1e-5)
+    assert single[0, 0, 0].item() == pytest.approx(found[0, 0].item(), rel=1e-5)
 
 
 def test_scores_are_the_reference_library_s():
@@ -98,7 +100,7 @@ def test_scores_are_the_reference_library_s():
     other.tie_weights()
     contexts, lengths = texts(7, 7)
     endings, _ = texts(4, 4, 4, 4, seed=1)
-    found = module.ending_nats(contexts, lengths, endings.view(2, 2, 4), torch.full((2, 2), 4)).flatten()
+    found = module.ending_nats(contexts, lengths, endings.view(2, 2, 4), torch.full((2, 2), 4)).sum(2).flatten()
     whole = torch.cat([contexts.repeat_interleave(2, 0), endings], 1)
     logits = other(whole).logits[:, 6:-1]
     theirs = cross_entropy(logits.transpose(1, 2), endings, reduction="none").sum(1)
