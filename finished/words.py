@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from datamodules.text.tokens import TokenTable, WordPieceDataModule
-from datamodules.text.wordpiece import MASK
+from datamodules.text.wordpiece import MASK, WordPiece
 from finished.predictions import LIKELIEST, Likeliest, Predictions
 from finished.texts import Texts, batches, check_like_training, encoded, finite, looked_at, record_of
 from foundation.errors import UserError
@@ -78,7 +78,7 @@ def fill_masks(finished: Finished, asked: Texts, config: Mapping[str, Any]) -> P
     rows, of, captions = [heading], [], []
     for positions, batch in batches(module, table, config["batch_size"]):
         with evaluating(module):
-            guessed, follows = guesses(module, batch, data.tokenizer.mask, best), following(module, batch)
+            guessed, follows = guesses(module, batch, data.tokenizer, best), following(module, batch)
         for number, told, share in zip(positions.tolist(), guessed, follows, strict=True):
             is_pair = asked.others[number] is not None and module.predicts_next_sentence
             last = [f"{share:.6g}" if is_pair else ""] if heading[-1].startswith("next") else []
@@ -112,15 +112,20 @@ def check_masks(asked: Texts, table: TokenTable, data: WordPieceDataModule, next
                                 "this run reads: give a shorter text")  # fmt: skip
 
 
-def guesses(module: Any, batch: dict[str, Tensor], mask: int, best: int) -> list[list[list[tuple[int, float]]]]:
-    """Of each text, of each of its masks, the likeliest token ids with their probabilities."""
-    is_mask = batch["input_ids"] == mask
+def guesses(
+    module: Any, batch: dict[str, Tensor], tokenizer: WordPiece, best: int
+) -> list[list[list[tuple[int, float]]]]:
+    """Of each text, of each of its masks, the likeliest token ids with their probabilities.
+
+    A network may have room for more tokens than its vocabulary has; these have a share, and no text.
+    """
+    is_mask = batch["input_ids"] == tokenizer.mask
     counts = is_mask.sum(1).tolist()
     if not max(counts):
         return [[] for _ in counts]
     positions = (~is_mask).long().argsort(dim=1, stable=True)[:, : max(counts)]
     logits = module.token_logits(positions=positions, **batch)
-    values, tokens = logits.softmax(2).topk(best, dim=2)
+    values, tokens = logits.softmax(2)[..., : len(tokenizer)].topk(best, dim=2)
     values = finite(values)
     return [
         [[*zip(tokens[row, place].tolist(), values[row, place].tolist(), strict=True)] for place in range(count)]
