@@ -5,6 +5,7 @@
     python predict.py run=outputs/bert_sst2/<folder> input=lines.txt
     echo 'the cow is in the [MASK] .' | python predict.py run=outputs/bert_tiny_text/<folder> input=-
     python predict.py run=outputs/bert_mini_pretrain/<folder> input=lines.txt output=embeddings
+    echo 'Ein Hund läuft.' | python predict.py run=outputs/raml_multi30k/<folder> input=-
 
 What is said of one depends on neither the others nor ``batch_size``, up to float rounding. A table, pictures and how
 they were made go to <folder>/predictions/<time>; of a detector also its boxes in COCO's format. What each kind of run

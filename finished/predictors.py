@@ -8,6 +8,7 @@ from finished.answers import answer_questions, read_questions, read_words, tag_w
 from finished.images import classify, detect, find_images
 from finished.predictions import Predictions
 from finished.texts import read_texts
+from finished.translations import translate
 from finished.words import classify_texts, embed_texts, estimate_numbers, fill_masks
 from foundation.errors import UserError
 from foundation.protocols import (
@@ -19,6 +20,7 @@ from foundation.protocols import (
     FillsMasks,
     FindsSpans,
     TagsTokens,
+    Translates,
     serves,
 )
 from launch.runs import Finished
@@ -43,6 +45,7 @@ PREDICTORS: dict[str, dict[type, Predictor]] = {
         FillsMasks: Predictor("text", read_texts, fill_masks),
         FindsSpans: Predictor("question", read_questions, answer_questions),
         TagsTokens: Predictor("sentence", read_words, tag_words),
+        Translates: Predictor("text", read_texts, translate),
     },
     "embeddings": {EmbedsText: Predictor("text", read_texts, embed_texts)},
 }

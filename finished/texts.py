@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from datamodules.text.labelled import LabelledTextDataModule
+from datamodules.text.pairs import PairsDataModule
 from datamodules.text.rows import Rows
 from datamodules.text.tokens import PairTable, TokensDataModule, TokenTable, WordPieceDataModule
 from finished.predictions import STANDARD_INPUT
@@ -157,7 +158,7 @@ def of_table(source: str, finished: Finished, pairs: bool) -> Texts:
 def encoded(finished: Finished, asked: Texts) -> TokenTable:
     """Their token ids; with segments where the module takes pairs."""
     data = finished.datamodule
-    if not isinstance(data, TokensDataModule):
+    if not isinstance(data, TokensDataModule | PairsDataModule):
         raise UserError(f"The run's {type(data).__name__} does not say how a text becomes token ids.")
     if not said(finished.module, "reads_pairs") or not isinstance(data, WordPieceDataModule):
         return TokenTable.of(data.encode(asked.texts))

@@ -102,6 +102,7 @@ class PairsDataModule(SplitDataModule):
         max_length: tokens of a source or of a target. Pairs with a longer one are left out of training, and a line
             counts them; validation and test keep theirs.
         test_size: examples of the test where the data has none of its own; None: a tenth.
+        train_size: examples of training that ``split_seed`` chooses, so that less is learnt from less; None: all.
         splits: see ``SplitDataModule``.
     """
 
@@ -113,6 +114,7 @@ class PairsDataModule(SplitDataModule):
         batch_tokens: int,
         max_length: int = 80,
         test_size: int | None = None,
+        train_size: int | None = None,
         batch_size: None = None,  # the base's, which a config would have to give otherwise
         **splits: Any,
     ) -> None:
@@ -120,9 +122,11 @@ class PairsDataModule(SplitDataModule):
         for key, size in {"batch_tokens": batch_tokens, "max_length": max_length}.items():
             if size < 1:
                 raise UserError(f"datamodule.{key} is {size}: give a number of tokens, 1 or more.")
-        if test_size is not None and test_size < 1:
-            raise UserError(f"datamodule.test_size is {test_size}: give a number of examples, 1 or more, or null.")
-        self.batch_tokens, self.longest, self.test_size = batch_tokens, max_length, test_size
+        for key, size in {"test_size": test_size, "train_size": train_size}.items():
+            if size is not None and size < 1:
+                raise UserError(f"datamodule.{key} is {size}: give a number of examples, 1 or more, or null.")
+        self.batch_tokens, self.longest = batch_tokens, max_length
+        self.test_size, self.train_size = test_size, train_size
         self._restored: dict[str, Vocabulary] | None = None
 
     @abstractmethod
@@ -130,7 +134,7 @@ class PairsDataModule(SplitDataModule):
         """``train``, ``val`` and ``test``, whole."""
 
     def aside(self, texts: Texts, *splits: str) -> dict[str, Texts]:
-        """The examples that ``split_seed`` chooses for each of these splits, and ``train``, what is left."""
+        """The examples that ``split_seed`` chooses for each of these splits and, of the others, for ``train``."""
         test_size = max(len(texts) // TENTH, 1) if self.test_size is None else self.test_size
         sizes = {split: {"test": test_size, "val": self.val_size}[split] for split in splits}
         if sum(sizes.values()) >= len(texts):
@@ -139,8 +143,11 @@ class PairsDataModule(SplitDataModule):
                 f"{asked} leave nothing to train on: {self.name} has {len(texts):,} examples. Choose smaller numbers."
             )
         shuffled = torch.randperm(len(texts), generator=keyed_generator(self.split_seed, "split"))
-        found = dict(zip(sizes, shuffled.split([*sizes.values(), len(texts) - sum(sizes.values())]), strict=False))
-        found["train"] = shuffled[sum(sizes.values()) :]
+        found = (
+            dict(zip(sizes, shuffled[: sum(sizes.values())].split(list(sizes.values())), strict=True)) if sizes else {}
+        )
+        left = shuffled[sum(sizes.values()) :]
+        found["train"] = left[: self.train_size]
         return {split: texts.take(numbers.sort().values) for split, numbers in found.items()}
 
     def some(self, texts: Texts, size: int) -> Texts:

@@ -90,7 +90,9 @@ class Subwords:
         return [it.ids for it in self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def text_of(self, ids: Iterable[int]) -> str:
-        return self.tokenizer.decoder.decode([self.pieces[it] for it in ids]).strip()
+        """A network may have more ids than the vocabulary: they are unknown, too."""
+        pieces = [self.pieces[it if it < len(self.pieces) else UNKNOWN] for it in ids]
+        return self.tokenizer.decoder.decode(pieces).strip()
 
     def told(self) -> str:
         content = {"vocab": self.vocab, "merges": self.merges, "lowercase": self.lowercase}

@@ -78,6 +78,7 @@ class Words:
             raise UserError(f"A vocabulary of {by!r} is not known: {did_you_mean(str(by), SPLIT)}")
         self.words, self.by, self.lowercase = list(words), by, lowercase
         self.ids = {word: FIRST + number for number, word in enumerate(self.words)}
+        self.names = [*MARKS, *self.words]
 
     @classmethod
     def of_texts(cls, texts: Iterable[str], by: str = "words", lowercase: bool = False, min_count: int = 1) -> "Words":
@@ -98,7 +99,8 @@ class Words:
         return [[self.ids.get(word, UNKNOWN) for word in self.split(text)] for text in texts]
 
     def text_of(self, ids: Iterable[int]) -> str:
-        return JOIN[self.by]([self.words[it - FIRST] if it >= FIRST else MARKS[it] for it in ids])
+        """A network may have more ids than the vocabulary: they are unknown, too."""
+        return JOIN[self.by]([self.names[it if it < len(self.names) else UNKNOWN] for it in ids])
 
     def told(self) -> str:
         return json.dumps({"by": self.by, "lowercase": self.lowercase, "words": self.words}, ensure_ascii=False)

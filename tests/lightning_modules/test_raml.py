@@ -26,8 +26,8 @@ NET = "lightning_module.network"
 SMALL = ["trainer.precision=32-true", f"{NET}.hidden_size=16", f"{NET}.embedding_size=8", "datamodule.batch_tokens=200"]
 TINY = {
     "raml_copy": [*SMALL, "datamodule.rows=300", "datamodule.test_size=40"],
-    "raml_cmudict": SMALL,
-    "raml_multi30k": SMALL,
+    "raml_cmudict": [*SMALL, "datamodule.test_size=3"],
+    "raml_multi30k": [*SMALL, "datamodule.val_size=3"],
     "raml_iwslt14": SMALL,
 }
 

@@ -1,5 +1,6 @@
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,13 @@ a(3) AH1
 """
 
 
-def write_tiny(folder: Path, text: str = LINES) -> str:
+def write_tiny(data_dir: Path, monkeypatch: Any = None) -> None:
+    (data_dir / "text" / "cmudict").mkdir(parents=True)
+    words = "".join(f"a{first}{second} AH0 {first.upper()} T\n" for first in "bdfg" for second in "eiou")
+    (data_dir / "text" / "cmudict" / "cmudict.dict").write_text(LINES + words)
+
+
+def one_file(folder: Path, text: str = LINES) -> str:
     (folder / "tiny.dict").write_text(text)
     return str(folder / "tiny.dict")
 
@@ -33,7 +40,7 @@ def ready(file: str, **settings) -> CMUDictDataModule:
 def test_words_are_kept_together_and_have_every_way_to_say_them_without_stress(tmp_path):
     spoken = {}
     for seed in range(8):
-        datamodule = ready(write_tiny(tmp_path), test_size=1, val_size=1, split_seed=seed, batch_tokens=50)
+        datamodule = ready(one_file(tmp_path), test_size=1, val_size=1, split_seed=seed, batch_tokens=50)
         for split in ("val", "test"):
             assert not set(datamodule.sources(split)) & set(datamodule.sources("train"))
             spoken |= dict(zip(datamodule.sources(split), datamodule.references(split), strict=True))
@@ -56,4 +63,4 @@ def test_the_dictionary_has_126052_words_and_39_phones():
 @pytest.mark.parametrize("line", ["word", "word AH9 T", "word # AH", "word ah"])
 def test_a_line_that_is_none_is_told(tmp_path, line):
     with pytest.raises(UserError, match=f"tiny.dict, line 9 is '{line}': give a word and its phones"):
-        ready(write_tiny(tmp_path, f"{LINES}{line}\n"))
+        ready(one_file(tmp_path, f"{LINES}{line}\n"))

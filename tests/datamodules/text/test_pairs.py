@@ -40,6 +40,10 @@ def test_splits_share_no_row_and_depend_on_their_own_seeds():
     assert len(set().union(*sources.values())) == sum(map(len, sources.values()))
     assert ready(seed=3).describe() == datamodule.describe()
     assert ready(split_seed=3).describe()["sha256"] != datamodule.describe()["sha256"]
+    fewer = ready(train_size=40)
+    assert len(fewer.sources("train")) == 40
+    assert set(fewer.sources("train")) < set(sources["train"])
+    assert fewer.sources("test") == sources["test"]
 
 
 def test_long_pairs_are_left_out_of_training_alone_and_counted(capsys):
@@ -112,7 +116,7 @@ def test_a_vocabulary_has_the_most_frequent_words_first_and_comes_back_from_what
     assert words.words == ["a", "b"]
     assert (PADDING, UNKNOWN, BEGIN, END, FIRST) == (0, 1, 2, 3, 4)
     assert words.ids_of(["A b c <s>"]) == [[4, 5, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN]]
-    assert words.text_of([4, UNKNOWN]) == "a <unk>"
+    assert words.text_of([4, UNKNOWN]) == words.text_of([4, 6]) == "a <unk>"
     again = vocabulary_of(words.told())
     assert again.told() == words.told()
     assert Words.of_texts(["ab", "b"], by="characters").ids_of(["ba"]) == [[4, 5]]

@@ -1,5 +1,6 @@
 import gzip
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,14 +13,27 @@ GERMAN = [f"Der Hund {it} läuft." for it in "abcdefgh"]
 ENGLISH = [f"The dog {it} is running." for it in "abcdefgh"]
 
 
-def write_tiny(folder: Path) -> list[str]:
+def write_tiny(data_dir: Path, monkeypatch: Any = None) -> None:
+    """Twelve pairs a split, in the layouts of Multi30k and of IWSLT14."""
+    for folder, splits in {
+        "multi30k": ("train", "val", "test_2016_flickr"),
+        "iwslt14": ("train", "valid", "test"),
+    }.items():
+        (data_dir / "text" / folder).mkdir(parents=True)
+        for number, split in enumerate(splits):
+            for language, lines in {"de": GERMAN, "en": ENGLISH}.items():
+                text = "".join(f"{it} {number}\n" for it in [*lines, *lines[:4]])
+                (data_dir / "text" / folder / f"{split}.{language}").write_text(text)
+
+
+def two_files(folder: Path) -> list[str]:
     (folder / "tiny.de").write_text("\n".join(GERMAN) + "\n")
     (folder / "tiny.en.gz").write_bytes(gzip.compress(("\r\n".join(ENGLISH)).encode()))
     return [str(folder / "tiny.de"), str(folder / "tiny.en")]
 
 
 def ready(folder: Path, **settings) -> ParallelTextDataModule:
-    given = {"train": write_tiny(folder), "cache_dir": str(folder / "cache"), "batch_tokens": 50, "test_size": 2}
+    given = {"train": two_files(folder), "cache_dir": str(folder / "cache"), "batch_tokens": 50, "test_size": 2}
     datamodule = ParallelTextDataModule(**given | settings)
     datamodule.setup()
     return datamodule
@@ -75,7 +89,7 @@ def made_of(datamodule: ParallelTextDataModule) -> list[str]:
 
 
 def test_files_that_are_no_pairs_are_told_by_their_lines(tmp_path, capsys):
-    write_tiny(tmp_path)
+    two_files(tmp_path)
 
     def told(train: str | list[str], **settings) -> str:
         with pytest.raises(UserError) as error:
