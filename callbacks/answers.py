@@ -31,15 +31,21 @@ def exact_match(told: str, answers: Sequence[str]) -> float:
 
 
 def f1(told: str, answers: Sequence[str]) -> float:
-    """The best F1 of words over the answers; of two texts without words, as without an answer, 1 where both are."""
-    return max(f1_of(normalized(told).split(), normalized(it).split()) for it in answers or [""])
+    """The best F1 of words over the answers; without answers 1 where nothing is told."""
+    if not answers:
+        return float(not normalized(told))
+    return max(f1_of(normalized(told).split(), normalized(it).split()) for it in answers)
 
 
 def f1_of(told: list[str], answer: list[str]) -> float:
-    if not told or not answer:
-        return float(told == answer)
+    """0 of two texts without words."""
     common = (Counter(told) & Counter(answer)).total()
-    return 2 * common / (len(told) + len(answer))
+    return 2 * common / (len(told) + len(answer)) if common else 0.0
+
+
+def with_words(answers: Sequence[str]) -> list[str]:
+    """Those that SQuAD 2.0's script counts: an answer that is an article or a mark alone, and no other, is none."""
+    return [it for it in answers if normalized(it)]
 
 
 def best_spans(logits: Tensor, may_start: Tensor, longest: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -92,7 +98,8 @@ class AnswersMetric(Metric):
 class Answers(Measurement):
     """Logs ``<stage>/exact_match`` and ``f1`` of the questions of SQuAD's files, as SQuAD's own scripts compute them.
 
-    Where some questions have no answer (SQuAD 2.0), none is given where the score of none is higher.
+    Where some questions have no answer, the file is SQuAD 2.0's: none is given where the score of none is higher, and an
+    answer without words is no answer. SQuAD 1.1's script gives a text without words no F1, whatever the answer is.
 
     Args:
         longest: tokens of an answer.
@@ -123,10 +130,11 @@ class Answers(Measurement):
     def figures(self) -> dict[str, float]:
         found = self.metric.compute()
         may_lack = any(not it.answers for it in self.table.questions) if found else False
-        told = [
-            ("" if may_lack and above > 0 else self.table.span(*place), self.table.questions[number].answers)
-            for number, (place, above) in found.items()
-        ]
+        told = []
+        for number, (place, above) in found.items():
+            answers = self.table.questions[number].answers
+            text = "" if may_lack and above > 0 else self.table.span(*place)
+            told.append((text, with_words(answers) if may_lack else answers))
         count = max(len(told), 1)
         return {
             "exact_match": sum(exact_match(*it) for it in told) / count,

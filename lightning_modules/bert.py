@@ -27,6 +27,7 @@ from lightning_modules.networks.bert_released import (
     from_released,
     is_released,
     released_config,
+    sizes_in,
     sizes_of,
     to_released,
 )
@@ -72,13 +73,13 @@ class ReadsPairs:
         return self.network.max_length
 
     def from_elsewhere(self, weights: dict[str, Tensor], config: Mapping[str, Any] | None) -> dict[str, Tensor]:
-        if not is_released(weights):
-            return weights
-        if config is not None:
-            theirs, own = sizes_of(config, "init_from"), self.network.sizes
-            if differing := [f"lightning_module.network.{it}={theirs[it]}" for it in theirs if theirs[it] != own[it]]:
-                raise UserError(f"init_from is a BERT of other sizes: set {' '.join(differing)}.")
-        return from_released(weights)
+        """Refuses a BERT of other sizes, of which no more than a few layers would begin there."""
+        released, own = is_released(weights), self.network.sizes
+        ours = from_released(weights) if released else weights
+        theirs = sizes_of(config, "init_from") if released and config is not None else sizes_in(ours)
+        if differing := [f"lightning_module.network.{it}={theirs[it]}" for it in theirs if theirs[it] != own[it]]:
+            raise UserError(f"init_from is a BERT of other sizes: set {' '.join(differing)}.")
+        return ours
 
     def released_weights(self: Any) -> dict[str, Tensor]:
         return to_released(self.state_dict())

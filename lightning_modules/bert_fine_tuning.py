@@ -41,6 +41,11 @@ class OfTexts(ReadsPairs):
 
     def add_head(self: Any, network: Bert, outputs: int, dropout: float) -> None:
         check_dropout(dropout)
+        if getattr(self, "compile_mode", None) is not None:
+            raise UserError(
+                f"lightning_module.compile_mode is {self.compile_mode}, and texts are of lengths that change with each "
+                "batch, for each of which a network would be compiled anew: leave it null."
+            )
         self.pooler, self.dropout = Pooler(network.hidden_size, last=network.causal), nn.Dropout(dropout)
         self.classifier = head(network.hidden_size, outputs)
 

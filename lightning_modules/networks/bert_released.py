@@ -126,6 +126,19 @@ def sizes_of(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     return {ours: config[theirs] for ours, theirs in named.items()} | {"activation": ACTIVATION_NAMES[activation]}
 
 
+def sizes_in(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The same as far as weights of ours tell them, of a module with a ``network``; none where it is no BERT."""
+    word, position = (state.get(f"network.embeddings.{it}.weight") for it in ("word", "position"))
+    rise = state.get("network.layers.0.rise.weight")
+    if word is None or position is None or rise is None:
+        return {}
+    numbers = [int(it[1]) for name in state if (it := re.match(r"network\.layers\.(\d+)\.", name))]
+    return {
+        "vocabulary_size": len(word), "layers": max(numbers) + 1, "hidden_size": word.shape[1],
+        "intermediate_size": len(rise), "max_length": len(position),
+    }  # fmt: skip
+
+
 def released_config(network: Any, **more: Any) -> dict[str, Any]:
     """``config.json`` of a network; more: of a task."""
     return {

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from callbacks.answers import AnswersMetric, best_spans, exact_match, f1, normalized
+from callbacks.answers import AnswersMetric, best_spans, exact_match, f1, normalized, with_words
 
 LOW = -9.0
 
@@ -18,12 +18,18 @@ LOW = -9.0
         ("", [], 1, 1),  # SQuAD 2.0: there is no answer
         ("something", [], 0, 0),
         ("", ["something"], 0, 0),
-        ("the", ["a"], 1, 1),  # no words are left of either
+        ("the", ["a"], 1, 0),  # no words are left of either: SQuAD 1.1's script counts none in common
+        ("The", [], 1, 1),
     ],
 )
 def test_scores_are_squad_s(told, answers, em, score):
     assert exact_match(told, answers) == em
     assert f1(told, answers) == pytest.approx(score)
+
+
+def test_an_answer_without_words_is_none_of_squad_2_s():
+    assert with_words(["the", "The Who", "..."]) == ["The Who"]
+    assert with_words(["an"]) == []
 
 
 def test_only_whole_words_are_articles():

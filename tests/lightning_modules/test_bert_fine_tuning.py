@@ -161,3 +161,8 @@ def test_capabilities_are_those_of_the_task():
 def test_a_dropout_that_is_no_share_is_refused():
     with pytest.raises(UserError, match="lightning_module.dropout is 1.0: give a share from 0 to below 1"):
         BertClassifier(Bert(**SIZES), num_classes=2, dropout=1.0, optimizer=UncorrectedAdam)
+
+
+def test_a_network_that_texts_go_through_is_not_compiled():
+    with pytest.raises(UserError, match="compile_mode is default, and texts are of lengths that change"):
+        BertClassifier(Bert(**SIZES), num_classes=2, compile_mode="default", optimizer=UncorrectedAdam)
