@@ -98,8 +98,8 @@ class AnswersMetric(Metric):
 class Answers(Measurement):
     """Logs ``<stage>/exact_match`` and ``f1`` of the questions of SQuAD's files, as SQuAD's own scripts compute them.
 
-    Where some questions have no answer, the file is SQuAD 2.0's: none is given where the score of none is higher, and an
-    answer without words is no answer. SQuAD 1.1's script gives a text without words no F1, whatever the answer is.
+    Where some questions have no answer, the file is SQuAD 2.0's: none is given where the score of none is higher, and
+    an answer without words is no answer. SQuAD 1.1's script gives a text without words no F1, whatever the answer is.
 
     Args:
         longest: tokens of an answer.

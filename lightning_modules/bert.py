@@ -87,6 +87,10 @@ class ReadsPairs:
     def released_config(self) -> dict[str, Any]:
         return released_config(self.network, **self.released_as())
 
+    def layout(self) -> set[type]:
+        """Whether it can be written as a folder of the Hub."""
+        return {HasReleasedLayout} if self.network.is_the_paper_s else set()
+
     @abstractmethod
     def released_as(self) -> dict[str, Any]:
         """What ``config.json`` says of its heads: ``architectures``, and more of a task."""
@@ -212,8 +216,8 @@ class BertPretraining(ReadsPairs, TakesTurns):
     # --- what callbacks and predict.py ask ---------------------------------------------------------------------
 
     def capabilities(self) -> set[type]:
-        both_sides = set() if self.objective == "left_to_right" else {FillsMasks, HasReleasedLayout}
-        return {PredictsTokens, EmbedsText} | both_sides
+        both_sides = set() if self.objective == "left_to_right" else {FillsMasks}
+        return {PredictsTokens, EmbedsText} | both_sides | self.layout()
 
     def released_as(self) -> dict[str, Any]:
         return {"architectures": ["BertForPreTraining" if self.predicts_next_sentence else "BertForMaskedLM"]}

@@ -22,7 +22,6 @@ from foundation.protocols import (
     EmbedsText,
     EstimatesNumbers,
     FindsSpans,
-    HasReleasedLayout,
     TagsTokens,
     said,
 )
@@ -72,7 +71,7 @@ class BertClassifier(OfTexts, Classifier):
         self.add_head(network, num_classes, dropout)
 
     def capabilities(self) -> set[type]:
-        return {ClassifiesText, EmbedsText, HasReleasedLayout}
+        return {ClassifiesText, EmbedsText} | self.layout()
 
     def released_as(self) -> dict[str, Any]:
         names = self.class_names or [str(it) for it in range(self.num_classes)]
@@ -102,7 +101,7 @@ class BertChooser(OfTexts, Classifier):
         self.add_head(network, 1, dropout)
 
     def capabilities(self) -> set[type]:
-        return {Classifies, HasReleasedLayout}
+        return {Classifies} | self.layout()
 
     def released_as(self) -> dict[str, Any]:
         return {"architectures": ["BertForMultipleChoice"]}
@@ -136,7 +135,7 @@ class BertRegressor(OfTexts, TakesTurns):
         return {"": Player(list(self.parameters()), self.optimizer, self.loss)}
 
     def capabilities(self) -> set[type]:
-        return {EstimatesNumbers, EmbedsText, HasReleasedLayout}
+        return {EstimatesNumbers, EmbedsText} | self.layout()
 
     def released_as(self) -> dict[str, Any]:
         single = {"problem_type": "regression"} | labelled(["number"])
@@ -193,7 +192,7 @@ class BertSpans(OfTokens, TakesTurns):
         return {"": Player(list(self.parameters()), self.optimizer, self.loss)}
 
     def capabilities(self) -> set[type]:
-        return {FindsSpans, HasReleasedLayout}
+        return {FindsSpans} | self.layout()
 
     def released_as(self) -> dict[str, Any]:
         return {"architectures": ["BertForQuestionAnswering"]}
@@ -245,7 +244,7 @@ class BertTagger(OfTokens, TakesTurns):
         return {"": Player(list(self.parameters()), self.optimizer, self.loss)}
 
     def capabilities(self) -> set[type]:
-        return {TagsTokens, HasReleasedLayout}
+        return {TagsTokens} | self.layout()
 
     def released_as(self) -> dict[str, Any]:
         names = self.class_names or [str(it) for it in range(self.num_classes)]

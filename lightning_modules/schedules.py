@@ -122,17 +122,22 @@ class Triangle(Schedule):
     """From 0 up to the base rate in the first ``warmup`` iterations, then down to 0 at the end; linear both ways.
 
     A run that is too short for the warm-up (``debug=steps``) rises until its last iteration, where that is known.
+
+    Args:
+        warmup: iterations; a number below 1 is a share of all.
+        iterations: see ``Schedule``.
     """
 
-    def __init__(self, optimizer: Optimizer, warmup: int, iterations: int | None = None) -> None:
-        check_warmup(warmup)
+    def __init__(self, optimizer: Optimizer, warmup: float, iterations: int | None = None) -> None:
+        check_share(warmup)
         self.warmup = warmup
         super().__init__(optimizer, iterations)
 
     def factor(self, iteration: int, iterations: float) -> float:
         if iteration >= iterations:
             return 0.0
-        warmup = min(self.warmup, iterations - 1) if isinstance(iterations, int) else self.warmup
+        warmup = in_iterations(self.warmup, iterations)
+        warmup = min(warmup, iterations - 1) if isinstance(iterations, int) else warmup
         up = (iteration + 1) / (warmup + 1)
         if math.isinf(iterations):
             return min(up, 1.0)
@@ -150,13 +155,12 @@ class WarmUpThenLinear(Schedule):
     """
 
     def __init__(self, optimizer: Optimizer, warmup: float, iterations: int | None = None) -> None:
-        if warmup < 0 or (warmup >= 1 and warmup != int(warmup)):
-            raise ValueError(f"warmup is {warmup}: give a number of iterations, or a share of them below 1")
+        check_share(warmup)
         self.warmup = warmup
         super().__init__(optimizer, iterations)
 
     def factor(self, iteration: int, iterations: float) -> float:
-        warmup = self.warmup * iterations if 0 < self.warmup < 1 else self.warmup
+        warmup = in_iterations(self.warmup, iterations)
         if iteration < warmup:
             return iteration / warmup
         return max(1 - iteration / iterations, 0.0)
@@ -178,3 +182,13 @@ class ConstantThenLinear(Schedule):
 def check_warmup(warmup: int) -> None:
     if warmup < 0:
         raise ValueError(f"warmup is {warmup}: give a number of iterations, 0 or more")
+
+
+def check_share(warmup: float) -> None:
+    if warmup < 0 or (warmup >= 1 and warmup != int(warmup)):
+        raise ValueError(f"warmup is {warmup}: give a number of iterations, or a share of them below 1")
+
+
+def in_iterations(warmup: float, iterations: float) -> float:
+    """Of so many; a share of them is below 1."""
+    return warmup * iterations if 0 < warmup < 1 else warmup

@@ -1,4 +1,4 @@
-"""BERT's optimiser (``optimization.py`` of google-research/bert)."""
+"""BERT's optimiser (``optimization.py`` of google-research/bert), and the usual one with its rule of what decays."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -10,14 +10,9 @@ LATE = 2.0**24
 """A number of steps at which beta^t is 0, so that torch divides by 1 exactly; one more leaves a float32 as it is."""
 
 
-class UncorrectedAdam(torch.optim.AdamW):
-    """Adam without bias correction, with decoupled weight decay on all that has two dimensions or more.
-
-        m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;  theta = theta - lr (m / (sqrt(v) + eps) + decay theta)
-
-    torch's own always divide m and v by 1 - beta^t, so that their first steps are not small ones. Here that t begins so
-    late that both are 1, and torch's fused kernel does the rest. Biases and the weights of layer norms, which have one
-    dimension, do not decay.
+class PartlyDecayedAdam(torch.optim.AdamW):
+    """Adam with decoupled weight decay on all that has two dimensions or more: biases and the weights of layer norms,
+    which have one, do not decay.
 
     Args:
         parameters: tensors.
@@ -40,6 +35,16 @@ class UncorrectedAdam(torch.optim.AdamW):
         ]
         present = [group for group in groups if group["params"]]
         super().__init__(present, lr=lr, betas=(betas[0], betas[1]), eps=eps, weight_decay=weight_decay, fused=fused)
+
+
+class UncorrectedAdam(PartlyDecayedAdam):
+    """The same without bias correction.
+
+        m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;  theta = theta - lr (m / (sqrt(v) + eps) + decay theta)
+
+    torch's own always divide m and v by 1 - beta^t, so that their first steps are not small ones. Here that t begins so
+    late that both are 1, and torch's fused kernel does the rest.
+    """
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None

@@ -1,10 +1,12 @@
 """BERT's network, a Transformer encoder that normalises behind each sum, and its heads (section 3 of
-arXiv:1810.04805 and the released code).
+arXiv:1810.04805 and the released code); and, as options, what was found since to learn more within a day on one GPU
+(Geiping & Goldstein 2022, arXiv:2212.14034).
 
 Padding costs nothing: the tokens of a batch lie one behind the other, [T, H], in all that sees one token at a time.
 Only attention knows of rows.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +25,9 @@ INITIAL_STD = 0.02
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": gelu, "gelu_tanh": partial(gelu, approximate="tanh")}
 """With the error function, as released files on the Hub say, and Google's approximation."""
 Activation = Literal["gelu", "gelu_tanh"]
+POSITIONS = ("learned", "sinusoidal")
+THE_PAPER_S = {"norm_first": False, "gated": False, "biases": True, "positions": "learned"}
+"""Options of the network that released files have no word for."""
 
 
 class Move(torch.autograd.Function):
@@ -119,10 +124,10 @@ def has_kernel_for_rows(qkv: Tensor) -> bool:
 class SelfAttention(nn.Module):
     """Queries, keys and values by one product."""
 
-    def __init__(self, size: int, heads: int, dropout: float, causal: bool) -> None:
+    def __init__(self, size: int, heads: int, dropout: float, causal: bool, biases: bool) -> None:
         super().__init__()
         self.heads, self.dropout, self.causal = heads, dropout, causal
-        self.qkv, self.out = Linear(size, 3 * size), Linear(size, size)
+        self.qkv, self.out = Linear(size, 3 * size, bias=biases), Linear(size, size, bias=biases)
 
     def forward(self, x: Tensor, rows: Rows) -> Tensor:
         """[T, H] -> [T, H]."""
@@ -140,29 +145,74 @@ class SelfAttention(nn.Module):
         return scores.masked_fill(~seen, float("-inf")).softmax(3)
 
 
-class Layer(nn.Module):
-    """x -> LN(x + attention), then LN(x + feed-forward)."""
+class FeedForward(nn.Module):
+    """Wider, and back again. Gated, half of the wide vector says how much of the other half is let through."""
+
+    def __init__(self, size: int, wide: int, activation: str, gated: bool, biases: bool) -> None:
+        super().__init__()
+        self.rise = Linear(size, wide, bias=biases)
+        self.fall = Linear(wide // 2 if gated else wide, size, bias=biases)
+        self.activation, self.gated = ACTIVATIONS[activation], gated
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[T, H] -> [T, H]."""
+        if not self.gated:
+            return self.fall(self.activation(self.rise(x)))
+        passed, gate = self.rise(x).chunk(2, 1)
+        return self.fall(passed * self.activation(gate))
+
+
+class Layer(FeedForward):
+    """x -> LN(x + attention), then LN(x + feed-forward); or with each norm first, x + attention(LN(x)), and so on."""
 
     def __init__(
         self, size: int, heads: int, intermediate: int, activation: str, dropout: float, attention_dropout: float,
-        causal: bool, epsilon: float,
+        causal: bool, epsilon: float, norm_first: bool, gated: bool, biases: bool,
     ) -> None:  # fmt: skip
-        super().__init__()
-        self.attention, self.attention_norm = SelfAttention(size, heads, attention_dropout, causal), norm(size, epsilon)
-        self.rise, self.fall, self.norm = Linear(size, intermediate), Linear(intermediate, size), norm(size, epsilon)
-        self.activation, self.dropout = ACTIVATIONS[activation], nn.Dropout(dropout)
+        super().__init__(size, intermediate, activation, gated, biases)
+        self.attention = SelfAttention(size, heads, attention_dropout, causal, biases)
+        self.attention_norm, self.norm = norm(size, epsilon), norm(size, epsilon)
+        self.dropout, self.norm_first = nn.Dropout(dropout), norm_first
 
     def forward(self, x: Tensor, rows: Rows) -> Tensor:
+        if self.norm_first:
+            x = x + self.dropout(self.attention(self.attention_norm(x), rows))
+            return x + self.dropout(super().forward(self.norm(x)))
         x = self.attention_norm(x + self.dropout(self.attention(x, rows)))
-        return self.norm(x + self.dropout(self.fall(self.activation(self.rise(x)))))
+        return self.norm(x + self.dropout(super().forward(x)))
+
+    def looks_at(self, x: Tensor, rows: Rows) -> Tensor:
+        """Who looks at whom in it, [B, heads, L, L]."""
+        return self.attention.weights(self.attention_norm(x) if self.norm_first else x, rows)
+
+
+class Sinusoids(nn.Module):
+    """Positions as waves of many lengths (Vaswani et al. 2017), times one number that is learnt."""
+
+    waves: Tensor
+
+    def __init__(self, max_length: int, size: int) -> None:
+        super().__init__()
+        frequencies = torch.exp(torch.arange(0, size, 2) * (-math.log(1e4) / size))
+        angles = torch.arange(max_length).unsqueeze(1) * frequencies
+        waves = torch.stack([angles.sin(), angles.cos()], 2).flatten(1)[:, :size]
+        self.register_buffer("waves", waves, persistent=False)
+        self.scale = nn.Parameter(torch.tensor(size**-0.5))
+
+    def forward(self, positions: Tensor) -> Tensor:
+        """[T] -> [T, H]."""
+        return self.scale * self.waves[positions]
 
 
 class Embeddings(nn.Module):
     """The sum of what a token, its position and its segment say, normalised."""
 
-    def __init__(self, vocabulary_size: int, size: int, max_length: int, dropout: float, epsilon: float) -> None:
+    def __init__(
+        self, vocabulary_size: int, size: int, max_length: int, dropout: float, epsilon: float, positions: str
+    ) -> None:
         super().__init__()
-        self.word, self.position = nn.Embedding(vocabulary_size, size), nn.Embedding(max_length, size)
+        self.word = nn.Embedding(vocabulary_size, size)
+        self.position = nn.Embedding(max_length, size) if positions == "learned" else Sinusoids(max_length, size)
         self.segment, self.norm, self.dropout = nn.Embedding(SEGMENTS, size), norm(size, epsilon), nn.Dropout(dropout)
 
     def forward(self, input_ids: Tensor, positions: Tensor, segment_ids: Tensor) -> Tensor:
@@ -183,6 +233,11 @@ class Bert(nn.Module):
         dropout: of hidden states. attention_dropout: of who looks at whom.
         causal: a token sees none behind it (the left-to-right model of section 5.1).
         padding_free: compute nothing for padding. False: sizes that a batch's shape alone decides.
+        norm_first: normalise what goes into attention and feed-forward, and once behind the last layer; else each sum.
+        gated: half of the feed-forward's wide vector lets the other half through.
+        biases: of the layers' products.
+        positions: ``learned``, or ``sinusoidal``, waves with one scale.
+        initial_std: of weights, in the beginning.
     """
 
     def __init__(
@@ -199,6 +254,11 @@ class Bert(nn.Module):
         causal: bool = False,
         padding_free: bool = True,
         layer_norm_epsilon: float = 1e-12,
+        norm_first: bool = False,
+        gated: bool = False,
+        biases: bool = True,
+        positions: str = "learned",
+        initial_std: float = INITIAL_STD,
     ) -> None:
         super().__init__()
         if hidden_size % heads:
@@ -207,28 +267,45 @@ class Bert(nn.Module):
                 "multiple of heads."
             )
         check_activation(activation)
+        if positions not in POSITIONS:
+            known = ", ".join(POSITIONS)
+            raise UserError(f"lightning_module.network.positions is {positions}: give one of {known}.")
+        if initial_std <= 0:
+            raise UserError(f"lightning_module.network.initial_std is {initial_std}: give a number above 0.")
         self.vocabulary_size, self.max_length, self.hidden_size = vocabulary_size, max_length, hidden_size
         self.heads, self.activation, self.causal, self.padding_free = heads, activation, causal, padding_free
         self.intermediate_size = intermediate_size or 4 * hidden_size
-        self.layer_norm_epsilon = layer_norm_epsilon
+        if gated and self.intermediate_size % 2:
+            raise UserError(
+                f"lightning_module.network.intermediate_size is {self.intermediate_size}, of which a gate takes half: "
+                "give an even number."
+            )
+        self.layer_norm_epsilon, self.initial_std = layer_norm_epsilon, initial_std
         self.sizes: dict[str, Any] = {
             "vocabulary_size": vocabulary_size, "layers": layers, "hidden_size": hidden_size, "heads": heads,
             "intermediate_size": self.intermediate_size, "max_length": max_length, "activation": activation,
+            "norm_first": norm_first, "gated": gated, "biases": biases, "positions": positions,
         }  # fmt: skip
-        self.embeddings = Embeddings(vocabulary_size, hidden_size, max_length, dropout, layer_norm_epsilon)
+        self.embeddings = Embeddings(vocabulary_size, hidden_size, max_length, dropout, layer_norm_epsilon, positions)
         self.layers = nn.ModuleList(
             Layer(hidden_size, heads, self.intermediate_size, activation, dropout, attention_dropout, causal,
-                  layer_norm_epsilon)
+                  layer_norm_epsilon, norm_first, gated, biases)
             for _ in range(layers)
         )  # fmt: skip
-        self.apply(begin)
+        self.norm = norm(hidden_size, layer_norm_epsilon) if norm_first else nn.Identity()
+        self.apply(partial(begin, std=initial_std))
+
+    @property
+    def is_the_paper_s(self) -> bool:
+        """Whether released files could hold it: sees both sides, and has none of what was found since."""
+        return not self.causal and self.sizes.items() >= THE_PAPER_S.items()
 
     def encode(self, input_ids: Tensor, lengths: Tensor, segment_ids: Tensor | None = None) -> tuple[Tensor, Rows]:
         """input_ids, segment_ids: [B, L]; lengths: [B] -> the packed tokens' vectors [T, H], and where they lie."""
         x, rows = self.embedded(input_ids, lengths, segment_ids)
         for layer in self.layers:
             x = layer(x, rows)
-        return x, rows
+        return self.norm(x), rows
 
     def embedded(self, input_ids: Tensor, lengths: Tensor, segment_ids: Tensor | None) -> tuple[Tensor, Rows]:
         rows = Rows.of(lengths, input_ids.shape[1], self.padding_free)
@@ -245,7 +322,7 @@ class Bert(nn.Module):
         x, rows = self.embedded(input_ids, lengths, segment_ids)
         weights = []
         for layer in self.layers:
-            weights.append(layer.attention.weights(x, rows))  # pyright: ignore
+            weights.append(layer.looks_at(x, rows))  # pyright: ignore
             x = layer(x, rows)
         return torch.stack(weights)
 
@@ -298,11 +375,11 @@ def norm_like(network: Bert) -> nn.LayerNorm:
     return norm(network.hidden_size, network.layer_norm_epsilon)
 
 
-def begin(layer: nn.Module) -> None:
+def begin(layer: nn.Module, std: float = INITIAL_STD) -> None:
     """As released: weights and embeddings normal, cut at two standard deviations; biases 0."""
     if isinstance(layer, nn.Linear | nn.Embedding):
-        nn.init.trunc_normal_(layer.weight, std=INITIAL_STD, a=-2 * INITIAL_STD, b=2 * INITIAL_STD)
-    if isinstance(layer, nn.Linear):
+        nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
+    if isinstance(layer, nn.Linear) and layer.bias is not None:
         nn.init.zeros_(layer.bias)
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from foundation.errors import UserError
+from lightning_modules.networks.bert import THE_PAPER_S
 
 PARTS = {
     "embeddings.word_embeddings": "network.embeddings.word",
@@ -123,20 +124,26 @@ def sizes_of(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     }  # fmt: skip
     if missing := [it for it in named.values() if it not in config]:
         raise UserError(f"{where} does not say {', '.join(missing)}: it is no BERT's.")
-    return {ours: config[theirs] for ours, theirs in named.items()} | {"activation": ACTIVATION_NAMES[activation]}
+    sizes = {ours: config[theirs] for ours, theirs in named.items()}
+    return sizes | {"activation": ACTIVATION_NAMES[activation]} | THE_PAPER_S
 
 
 def sizes_in(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """The same as far as weights of ours tell them, of a module with a ``network``; none where it is no BERT."""
     word, position = (state.get(f"network.embeddings.{it}.weight") for it in ("word", "position"))
-    rise = state.get("network.layers.0.rise.weight")
-    if word is None or position is None or rise is None:
+    rise, fall = (state.get(f"network.layers.0.{it}.weight") for it in ("rise", "fall"))
+    if word is None or rise is None or fall is None:
         return {}
     numbers = [int(it[1]) for name in state if (it := re.match(r"network\.layers\.(\d+)\.", name))]
     return {
-        "vocabulary_size": len(word), "layers": max(numbers) + 1, "hidden_size": word.shape[1],
-        "intermediate_size": len(rise), "max_length": len(position),
-    }  # fmt: skip
+        "vocabulary_size": len(word),
+        "layers": max(numbers) + 1,
+        "hidden_size": word.shape[1],
+        "intermediate_size": len(rise),
+        "norm_first": "network.norm.weight" in state,
+        "gated": len(rise) != fall.shape[1],
+        "biases": "network.layers.0.rise.bias" in state,
+    } | ({"positions": "sinusoidal"} if position is None else {"positions": "learned", "max_length": len(position)})
 
 
 def released_config(network: Any, **more: Any) -> dict[str, Any]:

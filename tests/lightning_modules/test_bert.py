@@ -26,6 +26,7 @@ TINY = {
     "bert_mini_pretrain": SMALL,
     "bert_base_pretrain": SMALL,
     "bert_base_pretrain_512": SMALL,
+    "bert_budget": [*SMALL, "lightning_module.micro_batch_size=null"],
 }
 SIZES = {"vocabulary_size": 60, "layers": 2, "hidden_size": 16, "heads": 2, "max_length": 12}
 

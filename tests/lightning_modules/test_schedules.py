@@ -65,6 +65,10 @@ def test_a_triangle_by_wall_time_follows_the_budget():
     assert schedule.factor(10, 50.0) == pytest.approx(40 / 41)
     assert schedule.factor(49, 50.0) == pytest.approx(1 / 41)
     assert schedule.factor(50, 49.9) == 0.0  # the budget is spent
+    half = Triangle(sgd(), warmup=0.5)
+    assert half.factor(3, math.inf) == 0.0  # nor how long a half is
+    assert half.factor(9, 38.0) == 0.5
+    assert half.factor(29, 40.0) == pytest.approx(11 / 20)
 
 
 def test_bert_s_rate_counts_from_0_and_drops_where_the_warm_up_ends():

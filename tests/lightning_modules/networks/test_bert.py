@@ -5,6 +5,7 @@ import math
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -140,9 +141,33 @@ def test_sizes_have_as_many_parameters_as_in_the_reference_library():
 # --- padding ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("causal", [False, True])
-def test_packed_rows_are_what_padded_ones_are_with_their_gradients(causal):
-    net = network(causal=causal)
+BUDGET: dict[str, Any] = {"norm_first": True, "gated": True, "biases": False, "positions": "sinusoidal"}
+
+
+def test_what_was_found_since_is_what_it_says():
+    net = network(**BUDGET)
+    ids, lengths, segments = texts(5, 5)
+    layer, embeddings = net.layers[0], net.embeddings
+    waves = embeddings.position.waves
+    assert waves[3, :3].tolist() == pytest.approx([math.sin(3), math.cos(3), math.sin(3 * 1e4 ** (-2 / 16))])
+    x, rows = net.embedded(ids, lengths, segments)
+    normed = nn.functional.layer_norm(x, (16,), eps=1e-12)
+    x = x + layer.attention(normed, rows)
+    normed = nn.functional.layer_norm(x, (16,), eps=1e-12)
+    passed, gate = (normed @ part.T for part in layer.rise.weight.chunk(2))
+    x = x + (passed * nn.functional.gelu(gate)) @ layer.fall.weight.T
+    net.layers = net.layers[:1]
+    whole = nn.functional.layer_norm(x, (16,), eps=1e-12).view(2, 5, 16)
+    torch.testing.assert_close(net(ids, lengths, segments), whole, atol=1e-5, rtol=0)
+    assert [name for name, _ in net.named_parameters() if "bias" in name and "norm" not in name] == []
+    assert not net.is_the_paper_s
+    assert network().is_the_paper_s
+    assert not network(causal=True).is_the_paper_s
+
+
+@pytest.mark.parametrize("options", [{}, {"causal": True}, BUDGET])
+def test_packed_rows_are_what_padded_ones_are_with_their_gradients(options):
+    net = network(**options)
     ids, lengths, segments = texts(3, 12, 1, 7)
     is_token = torch.arange(12) < lengths[:, None]
     found = []
