@@ -20,7 +20,7 @@ PYTEST := $(WITH_WORDS) -m pytest --numprocesses auto --maxprocesses 8
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train test test-all lint record sample predict export curves report dashboard bench run-named input-named results \
-	experiments vocabulary gallery
+	experiments vocabulary gallery pack
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name what; do \
@@ -81,6 +81,9 @@ export: run-named setup  ## a finished classifier or generator as ONNX: make exp
 curves: run-named setup  ## a metric over the iterations: make curves RUN="<runs or sweeps>" METRIC=train/loss_g
 	@test -n "$$METRIC" || { echo "Name a column of metrics.csv, as in METRIC=train/loss_g" >&2; exit 2; }
 	@$(WITH_WORDS) -m finished.curves @ARGS -- "$$METRIC" @RUN
+
+pack: run-named setup  ## a run as one file, to be handed on: make pack RUN=outputs/resnet_digits/...
+	@$(WITH_WORDS) -m finished.packing @ARGS -- "$$RUN"
 
 report: run-named setup  ## one HTML page of a run or a sweep: make report RUN=outputs/infogan_digits/...
 	@$(WITH_WORDS) -m finished.report @ARGS -- "$$RUN"

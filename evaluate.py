@@ -23,6 +23,7 @@ from foundation.security import trusting_as_typed
 from launch.command_line import check_command_line, check_writable, readable
 from launch.config_check import EvaluateConfig, check_config, plain
 from launch.goes_on import no_empty_folder
+from launch.packed import with_folders
 
 
 def evaluate(config: dict[str, Any], folder: Path) -> dict[str, float]:
@@ -91,7 +92,7 @@ def main(config: DictConfig) -> None:
 if __name__ == "__main__":
     with trusting_as_typed():
         with told_as_sentences():
-            sys.argv[1:] = readable("evaluate", sys.argv[1:], ["run"])
+            sys.argv[1:] = readable("evaluate", with_folders(sys.argv[1:]), ["run"])
             for asked in check_command_line("evaluate", sys.argv[1:]):
                 check_writable("run", Path(asked["run"]))
                 from launch.saved_config import saved_config

@@ -27,6 +27,7 @@ from foundation.errors import UserError, did_you_mean, told_as_sentences
 from foundation.security import trusting_as_typed
 from launch.command_line import check_command_line, check_writable, readable
 from launch.config_check import PredictConfig, check_config, plain
+from launch.packed import with_folders
 
 if TYPE_CHECKING:  # importing torch takes seconds, in which a mistake on the command line is told
     from finished.predictions import Predictions
@@ -108,6 +109,6 @@ def main(config: DictConfig) -> None:
 if __name__ == "__main__":
     with trusting_as_typed():
         with told_as_sentences():
-            sys.argv[1:] = readable("predict", sys.argv[1:], ["run", "input"])
+            sys.argv[1:] = readable("predict", with_folders(sys.argv[1:]), ["run", "input"])
             check_command_line("predict", sys.argv[1:])
         main()

@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 
 HOME = Path(__file__).resolve().parent
 SCRIPTS = ("train", "evaluate", "sample", "predict")
-MODULES = {"report": "finished.report", "curves": "finished.curves", "export": "finished.onnx"}
+MODULES = {
+    "report": "finished.report",
+    "curves": "finished.curves",
+    "export": "finished.onnx",
+    "pack": "finished.packing",
+}
 
 if str(HOME) not in sys.path:
     sys.path.insert(0, str(HOME))
@@ -59,13 +64,15 @@ def load(run: str | Path, checkpoint: str = "last", accelerator: str = "auto") -
     """A finished run to be used: its module in evaluation mode on a device, its DataModule, its config.
 
     Args:
-        run: the folder. One from elsewhere may name this project's classes alone, and runs none of its own code.
+        run: the folder, or the file that ``finished.packing`` has made of one. One from elsewhere may name this
+            project's classes alone, and runs none of its own code.
         checkpoint: a file of its ``checkpoints/`` without .ckpt.
         accelerator: as Lightning's.
     """
+    from launch.packed import folder_of
     from launch.runs import load_on_device
 
-    return load_on_device(run, checkpoint, accelerator)
+    return load_on_device(folder_of(run), checkpoint, accelerator)
 
 
 def main() -> None:

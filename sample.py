@@ -22,6 +22,7 @@ from foundation.errors import UserError, told_as_sentences
 from foundation.security import trusting_as_typed
 from launch.command_line import check_command_line, check_writable, readable
 from launch.config_check import SampleConfig, check_config, plain
+from launch.packed import with_folders
 
 
 def sample(config: dict[str, Any]) -> Path:
@@ -115,6 +116,6 @@ def main(config: DictConfig) -> None:
 if __name__ == "__main__":
     with trusting_as_typed():
         with told_as_sentences():
-            sys.argv[1:] = readable("sample", with_free_codes(sys.argv[1:]), ["run"])
+            sys.argv[1:] = readable("sample", with_free_codes(with_folders(sys.argv[1:])), ["run"])
             check_command_line("sample", sys.argv[1:])
         main()

@@ -4,8 +4,8 @@
 
 Texts and endings have lengths as HellaSwag's. A decoder says how likely each ending is behind its text: ours reads a
 text once for all of its endings and guesses at their tokens alone; a row of the other is text and ending, padded, and
-its logits are of every token. A bidirectional network gives each row a score (``BertForMultipleChoice``), by ours without
-padding. An example is an ending.
+its logits are of every token. A bidirectional network gives each row a score (``BertForMultipleChoice``), by ours
+without padding. An example is an ending.
 """
 
 import argparse

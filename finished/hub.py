@@ -25,6 +25,7 @@ from foundation.protocols import HasReleasedLayout, serves
 from foundation.security import split_trust, trusting
 from launch.command_line import check_writable
 from launch.initial_weights import CONFIG, SAFETENSORS
+from launch.packed import folder_of
 from launch.runs import load_on_device
 
 NAME = "hub"
@@ -79,7 +80,7 @@ def main(arguments: list[str] | None = None) -> None:
     names, words = split_trust(sys.argv[1:] if arguments is None else arguments)
     given = parser.parse_args(words)
     with trusting(names):
-        print(export(given.run, given.checkpoint, given.out))
+        print(export(folder_of(given.run), given.checkpoint, given.out))
 
 
 if __name__ == "__main__":

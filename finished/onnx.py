@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from finished.card import card_of, for_others
 from foundation.checkpoints import read_checkpoint, weights_in
 from foundation.errors import UserError, told_as_sentences
 from foundation.places import inside
@@ -38,8 +39,11 @@ from foundation.protocols import (
     said,
     serves,
 )
+from foundation.records import read_record
 from foundation.security import split_trust, trusting
+from foundation.whole_files import write_whole
 from launch.command_line import check_writable
+from launch.packed import folder_of
 from launch.runs import load_on_device
 
 NAME = "model.onnx"
@@ -298,6 +302,17 @@ def largest_difference(exportable: Exportable, path: Path) -> float:
     return float(torch.stack(differences).max())  # Python's own max would lose what is not a number
 
 
+def use_of(path: Path, difference: float) -> str:
+    """For a card: what goes in and comes out, as the file itself says."""
+    import onnxruntime
+
+    said_inside = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).get_modelmeta()
+    inside = said_inside.custom_metadata_map
+    lines = ["```python", f'onnxruntime.InferenceSession("{path.name}")', "```", ""]
+    lines += [f"- {key}: {inside[key]}" for key in ("input", "output") if key in inside]
+    return "\n".join([*lines, f"- differs from the run's own module by {difference:.1e} at most"])
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a run's folder")
@@ -308,9 +323,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help=f"the file, or a folder for {NAME}; unless given, the run's")
     names, words = split_trust(sys.argv[1:] if arguments is None else arguments)
     given = parser.parse_args(words)
+    run = folder_of(given.run)
     with trusting(names):
-        path, difference = export(given.run, given.checkpoint, given.out, given.output)
-    print(f"{path}: differs from the module by {difference:.1e} at most")
+        path, difference = export(run, given.checkpoint, given.out, given.output)
+    card = path.with_suffix(".md")
+    write_whole(card, card_of(for_others(read_record(run)), use_of(path, difference)))
+    print(f"{path}: differs from the module by {difference:.1e} at most; {card.name} beside it says what it is")
 
 
 if __name__ == "__main__":

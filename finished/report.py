@@ -26,6 +26,7 @@ from foundation.published import TESTED, TRAIN_SET, key_in, metrics_of, publishe
 from foundation.records import read_record
 from foundation.security import split_trust
 from foundation.yaml_files import read_yaml
+from launch.packed import folder_of
 from launch.sweep_table import job_order
 
 STYLE = Path(__file__).with_name("report.css")
@@ -311,6 +312,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="the page; unless given, report.html in the folder")
     _, words = split_trust(sys.argv[1:] if arguments is None else arguments)  # a page builds nothing
     given = parser.parse_args(words)
+    given.folder = folder_of(given.folder)
     try:
         runs = read_runs(given.folder)
         alone = len(runs) == 1 and runs[0].folder == given.folder

@@ -166,5 +166,8 @@ def test_mistakes_get_their_sentence(classifier, tmp_path, monkeypatch):
 def test_the_command_prints_the_file_and_how_well_it_agrees(exported):
     path, told = exported
     assert told.startswith(f"{path}: differs from the module by ")
-    assert told.endswith(" at most\n")
-    assert float(told.split()[-3]) < 1e-5
+    assert told.endswith(" at most; model.md beside it says what it is\n")
+    assert float(told.partition(" by ")[2].split()[0]) < 1e-5
+    card = path.with_suffix(".md").read_text()
+    assert "- input: images [batch, channels, height, width] in [0, 1]" in card
+    assert "## What it reached" in card
