@@ -58,7 +58,13 @@ def keyed_uniforms(seed: int, stream: str, *key: int, rows: np.ndarray, columns:
 
 
 def keyed_uniforms_on_device(seed: int, stream: str, *key: int, rows: Tensor, columns: int) -> Tensor:
-    """The same numbers, float64 [R, columns], where the rows [R] int64 lie."""
+    """The same numbers, float64 [R, columns], where the rows [R] int64 lie: no device waits for the host."""
+    if rows.is_cpu:
+        return torch.from_numpy(keyed_uniforms(seed, stream, *key, rows=rows.numpy(), columns=columns))
+    return uniforms_by_torch(seed, stream, *key, rows=rows, columns=columns)
+
+
+def uniforms_by_torch(seed: int, stream: str, *key: int, rows: Tensor, columns: int) -> Tensor:
     entropy = [seed, zlib.crc32(stream.encode()), *key]
     start = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
     seeds = mixed_on_device(rows * signed(GOLDEN) + signed(start[0]))

@@ -171,12 +171,15 @@ class RAML(TakesTurns):
         return {"": Player(list(self.parameters()), self.optimizer, self.loss)}
 
     def host_inputs(self, batch: Batch, iteration: int) -> Inputs:
-        lengths, rows = batch["target_lengths"], len(batch["index"])
-        tokens = mean_without_gradient(self.trainer, (lengths + 1).sum().double())
+        tokens = (batch["target_lengths"] + 1).sum().double()
+        return self.inputs_of(batch, iteration, mean_without_gradient(self.trainer, tokens))
+
+    def inputs_of(self, batch: Batch, iteration: int, tokens: Tensor) -> Inputs:
+        """The batch, and what is drawn and weighted for it; tokens: of a rank's targets and their ends, on average."""
         # The mean over all ranks' rows of what is weighted by this is the mean over the global batch's tokens.
-        inputs = batch | {"token_weight": (rows / tokens).float()}
+        inputs = batch | {"token_weight": (len(batch["index"]) / tokens).float()}
         if self.objective == "raml":
-            drawn = self.sampled(batch["index"], batch["target_ids"], lengths)
+            drawn = self.sampled(batch["index"], batch["target_ids"], batch["target_lengths"])
             return inputs | {"sample_ids": drawn.ids, "sample_lengths": drawn.lengths, "sample_weights": drawn.weights}
         if self.objective == "scheduled_sampling":
             draws, width = Draws.of(self.seed, self.current_epoch, batch["index"], 1), batch["target_ids"].shape[1] + 1

@@ -62,6 +62,12 @@ def test_training_on_moved_examples_goes_on_as_if_nothing_had_happened(tmp_path)
     assert_equal(ends["SIGKILL-6-0"], ends["whole"])
 
 
+def test_sampled_targets_go_on_as_if_nothing_had_happened(tmp_path):
+    """Within an epoch of batches that differ in size."""
+    ends = interrupted(tmp_path, "raml_copy", "SIGKILL-6-0")
+    assert_equal(ends["SIGKILL-6-0"], ends["whole"])
+
+
 @pytest.mark.slow
 def test_killed_before_each_turn_of_each_iteration(tmp_path):
     """Twenty-four kills, and a Ctrl-C in each iteration but the last."""

@@ -44,7 +44,7 @@ class OutputsMetric(Metric):
 
     def compute(self) -> dict[int, list[int]]:
         """The ids of each example, in their order."""
-        if not self.index:
+        if len(self.index) == 0:  # a list; a tensor once ranks have met
             return {}
         index, lengths = dim_zero_cat(self.index).tolist(), dim_zero_cat(self.lengths).tolist()
         of_examples = [it.tolist() for it in dim_zero_cat(self.ids).split(lengths)]

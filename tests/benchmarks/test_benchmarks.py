@@ -13,6 +13,7 @@ from benchmarks import (
     loader,
     mean_average_precision,
     peers,
+    raml_step,
     scaling,
     sweep,
     training_step,
@@ -82,6 +83,16 @@ def test_text_is_measured_against_the_library_alone():
     assert tokenising.turns.keys() == {"platform", "encode_batch"}
     assert instances.turns.keys() == {"tokens", "whole words"}
     assert "whole words" in text_files.report([tokenising, instances])
+
+
+def test_a_step_of_raml_is_measured_against_one_of_maximum_likelihood():
+    network = "lightning_module.network"
+    small = ["trainer=cpu", f"{network}.hidden_size=8", f"{network}.embedding_size=4"]
+    training = raml_step.measure_training("raml_cmudict", small, rounds=1, iterations=1, tokens=40)
+    assert {name: len(spent) for name, spent in training.turns.items()} == dict.fromkeys(raml_step.OBJECTIVES, 2)
+    assert training.batch_size == 5 * 8
+    search = raml_step.measure_search("raml_cmudict", small, rounds=1, rows=3)
+    assert search.turns.keys() == {"1 beam", "5 beams"}
 
 
 def test_a_step_of_wrm_is_measured_against_one_of_erm():

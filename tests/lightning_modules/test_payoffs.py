@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.stats import chi2
 
-from foundation.randomness import keyed_uniforms, keyed_uniforms_on_device
+from foundation.randomness import keyed_uniforms, keyed_uniforms_on_device, uniforms_by_torch
 from lightning_modules.payoffs import (
     Draws,
     EditDraws,
@@ -270,8 +270,9 @@ def test_a_sample_is_a_function_of_seed_epoch_and_example(distance):
 def test_numbers_on_a_device_are_those_of_the_host():
     rows = np.array([0, 1, 2**40 + 5, -1])
     expected = keyed_uniforms(7, "stream", 3, rows=rows, columns=5)
-    found = keyed_uniforms_on_device(7, "stream", 3, rows=torch.from_numpy(rows), columns=5)
-    assert np.array_equal(found.numpy(), expected)
+    for drawn_by in (keyed_uniforms_on_device, uniforms_by_torch):
+        found = drawn_by(7, "stream", 3, rows=torch.from_numpy(rows), columns=5)
+        assert np.array_equal(found.numpy(), expected)
 
 
 # --- other rewards ---------------------------------------------------------------------------------------------------

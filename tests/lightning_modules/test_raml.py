@@ -1,6 +1,7 @@
 """The four objectives: what they minimise, how they are related, and that nothing else decides their draws."""
 
 import itertools
+import json
 import math
 from functools import partial
 from typing import Any
@@ -15,6 +16,7 @@ from foundation.protocols import EditsTargets, Translates, WholeIteration
 from lightning_modules.networks.attention_lstm import AttentionLSTM
 from lightning_modules.networks.translation_transformer import TranslationTransformer
 from lightning_modules.raml import RAML, share_of_truth, with_marks
+from tests.forks import run_in_fork
 from tests.lightning_modules.alone import alone, step_alone
 
 NETWORKS = {
@@ -202,6 +204,18 @@ def test_two_shares_of_a_batch_have_the_gradient_of_the_whole(objective):
     torch.testing.assert_close(sum(losses) / 2, loss, rtol=1e-6, atol=0)
     for name, it in gradients(whole).items():
         torch.testing.assert_close((found[0][name] + found[1][name]) / 2, it, rtol=1e-5, atol=1e-9)
+
+
+def test_ranks_take_the_steps_of_one_and_measure_the_same(tmp_path):
+    """Three ranks have unlike numbers of texts; figures are the same up to the order of what is added."""
+    done = run_in_fork("-m", "tests.lightning_modules.raml_on_ranks", tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    weights = [torch.load(tmp_path / f"{size}.pt", weights_only=True) for size in (1, 2, 3)]
+    assert found["1"].keys() >= {"train/loss", "test/loss", "test/error_rate"}
+    for size, of in zip("23", weights[1:], strict=True):
+        torch.testing.assert_close(of, weights[0], rtol=1e-6, atol=1e-8)
+        assert found[size] == pytest.approx(found["1"], rel=1e-5)
 
 
 def test_a_batch_in_parts_has_the_gradient_of_the_whole():
