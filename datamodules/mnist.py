@@ -1,4 +1,4 @@
-"""MNIST: 60,000 and 10,000 handwritten digits, 28x28 (LeCun, Cortes & Burges 1998)."""
+"""MNIST: 60,000 and 10,000 handwritten digits, 28x28 (LeCun, Cortes & Burges 1998), and the sets in its format."""
 
 import gzip
 from pathlib import Path
@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.datasets import MNIST
+from torchvision.datasets import KMNIST, MNIST, FashionMNIST
 
 from datamodules.downloads import Published
 from datamodules.images import ImageDataModule, ImageTable
+from foundation.errors import UserError, did_you_mean
 
+SETS: dict[str, type[MNIST]] = {"mnist": MNIST, "fashion_mnist": FashionMNIST, "kmnist": KMNIST}
 CHECKSUMS: dict[str, str] = dict(MNIST.resources)
 
 
@@ -23,19 +25,24 @@ class MNISTDataModule(ImageDataModule):
 
     Args:
         data_dir: the folder of all data sets.
+        name: ``mnist``, ``fashion_mnist`` (Xiao et al. 2017, ten kinds of clothes, in ``FashionMNIST/raw``) or
+            ``kmnist`` (Clanuwat et al. 2018, ten characters of cursive Japanese, in ``KMNIST/raw``).
     """
 
-    name = "mnist"
     image_shape = (1, 28, 28)
     num_classes = 10
 
-    def __init__(self, data_dir: str, **splits: Any) -> None:
+    def __init__(self, data_dir: str, name: str = "mnist", **splits: Any) -> None:
         super().__init__(**splits)
-        self.data_dir = Path(data_dir)
+        if name not in SETS:
+            raise UserError(f"datamodule.name is {name!r}, which is no set of these; {did_you_mean(name, SETS)}")
+        self.data_dir, self.name = Path(data_dir), name
+        if name != "mnist":
+            self.class_names = list(SETS[name].classes)
 
     def prepare_data(self) -> None:
-        for name in CHECKSUMS:
-            archive(name).fetch(self.data_dir)
+        for file in checksums(self.name):
+            archive(file, self.name).fetch(self.data_dir)
 
     def load(self) -> dict[str, ImageTable]:
         return {"train": self._split("train"), "test": self._split("t10k")}
@@ -44,12 +51,18 @@ class MNISTDataModule(ImageDataModule):
         images = self._read(f"{prefix}-images-idx3-ubyte.gz").unsqueeze(1)
         return ImageTable(images, self._read(f"{prefix}-labels-idx1-ubyte.gz").long())
 
-    def _read(self, name: str) -> Tensor:
-        return read_idx(archive(name).checked(self.data_dir))
+    def _read(self, file: str) -> Tensor:
+        return read_idx(archive(file, self.name).checked(self.data_dir))
 
 
-def archive(name: str) -> Published:
-    return Published(name, CHECKSUMS[name], "MNIST/raw", tuple(mirror + name for mirror in MNIST.mirrors))
+def checksums(name: str) -> dict[str, str]:
+    """md5 sums of a set's files."""
+    return CHECKSUMS if name == "mnist" else dict(SETS[name].resources)
+
+
+def archive(file: str, name: str = "mnist") -> Published:
+    of = SETS[name]
+    return Published(file, checksums(name)[file], f"{of.__name__}/raw", tuple(it + file for it in of.mirrors))
 
 
 def read_idx(path: Path) -> Tensor:

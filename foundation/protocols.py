@@ -463,8 +463,8 @@ class HoldsTokens(HoldsTables, Protocol):
     """Asked of a DataModule."""
 
     tokenizer: Any
-    """``decode`` gives the pieces of ids, of which there are len() (a module may have room for more), and ``sep`` is the
-    id of what ends a text."""
+    """``decode`` gives the pieces of ids, of which there are len() (a module may have room for more), and ``sep`` is
+    the id of what ends a text."""
 
 
 @runtime_checkable

@@ -112,3 +112,22 @@ def test_a_corrupt_archive_is_named(tmp_path, monkeypatch):
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(UserError, match=r"t10k-images-idx3-ubyte.gz is corrupt .* delete it"):
         MNISTDataModule(str(tmp_path), batch_size=8).setup()
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "first"), [("fashion_mnist", "FashionMNIST", "T-shirt/top"), ("kmnist", "KMNIST", "o")]
+)
+def test_sets_in_its_format_have_folders_sums_and_classes_of_their_own(name, folder, first, tmp_path, monkeypatch):
+    write_tiny(tmp_path, monkeypatch)
+    sums = [*mnist.CHECKSUMS.items()]
+    (tmp_path / "MNIST").rename(tmp_path / folder)
+    monkeypatch.setattr(mnist.SETS[name], "resources", sums)
+    datamodule = MNISTDataModule(str(tmp_path), name=name, batch_size=8)
+    datamodule.prepare_data()
+    datamodule.setup()
+    assert datamodule.tested_on()["name"] == name
+    assert datamodule.class_names is not None
+    assert datamodule.class_names[0] == first
+    assert len(datamodule.tables["train"]) == 40
+    with pytest.raises(UserError, match="did you mean 'kmnist'"):
+        MNISTDataModule(str(tmp_path), name="kmnists", batch_size=8)
