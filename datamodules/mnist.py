@@ -29,6 +29,7 @@ class MNISTDataModule(ImageDataModule):
             ``kmnist`` (Clanuwat et al. 2018, ten characters of cursive Japanese, in ``KMNIST/raw``).
     """
 
+    name = "mnist"
     image_shape = (1, 28, 28)
     num_classes = 10
 
