@@ -10,9 +10,9 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
 from callbacks.instruments.measurement import Measurement
+from callbacks.instruments.rows_of_ranks import rows_of
 from foundation.errors import UserError
 from foundation.metrics import Directions, in_stage
 from foundation.protocols import FindsSpans, HoldsQuestions
@@ -82,11 +82,12 @@ class AnswersMetric(Metric):
 
     def compute(self) -> dict[int, tuple[tuple[int, int, int], float]]:
         """Of each question: its answer's window, first and last token, and by how much none has a higher score."""
-        if not self.windows:
+        windows, scores = rows_of(self.windows), rows_of(self.scores)
+        if windows is None or scores is None:
             return {}
         best: dict[int, tuple[float, tuple[int, int, int]]] = {}
         nothing: dict[int, float] = {}
-        rows = zip(dim_zero_cat(self.windows).tolist(), dim_zero_cat(self.scores).tolist(), strict=True)
+        rows = zip(windows.tolist(), scores.tolist(), strict=True)
         for (window, question, start, end), (score, of_none) in sorted(rows, key=lambda it: it[0]):
             if question not in best or score > best[question][0]:
                 best[question] = score, (window, start, end)

@@ -9,9 +9,9 @@ from lightning import LightningModule, Trainer
 from scipy.stats import pearsonr, spearmanr
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
 from callbacks.instruments.measurement import Measurement
+from callbacks.instruments.rows_of_ranks import rows_of
 from foundation.metrics import Directions, in_stage
 from foundation.protocols import EstimatesNumbers
 
@@ -37,10 +37,11 @@ class RegressionMetric(Metric):
 
     def compute(self) -> dict[str, float]:
         """Not a number where the estimates or the labels are all the same, or fewer than two: nothing correlates."""
-        if not self.index or not len(index := dim_zero_cat(self.index)):
+        index, told, are = (rows_of(it) for it in (self.index, self.estimates, self.labels))
+        if index is None or told is None or are is None:
             return {"pearson": math.nan, "spearman": math.nan, "squared_error": math.nan}
         order = index.argsort()
-        told, are = (dim_zero_cat(it)[order].cpu().numpy() for it in (self.estimates, self.labels))
+        told, are = (it[order].cpu().numpy() for it in (told, are))
         varies = len(told) > 1 and np.ptp(told) > 0 and np.ptp(are) > 0
         return {
             "pearson": correlation(pearsonr, told, are) if varies else math.nan,

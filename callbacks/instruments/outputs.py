@@ -10,11 +10,11 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
 from callbacks.instruments.examples import evenly_chosen
 from callbacks.instruments.measurement import Measurement
 from callbacks.instruments.pictures import log_table
+from callbacks.instruments.rows_of_ranks import rows_of
 from callbacks.instruments.tables import write_table
 from foundation.errors import UserError
 from foundation.metrics import Direction, Directions, in_stage
@@ -44,11 +44,13 @@ class OutputsMetric(Metric):
 
     def compute(self) -> dict[int, list[int]]:
         """The ids of each example, in their order."""
-        if len(self.index) == 0:  # a list; a tensor once ranks have met
+        index, lengths, ids = rows_of(self.index), rows_of(self.lengths), rows_of(self.ids)
+        if index is None or lengths is None:
             return {}
-        index, lengths = dim_zero_cat(self.index).tolist(), dim_zero_cat(self.lengths).tolist()
-        of_examples = [it.tolist() for it in dim_zero_cat(self.ids).split(lengths)]
-        return dict(sorted(zip(index, of_examples, strict=True)))
+        if ids is None:  # nothing was made of any
+            return {it: [] for it in sorted(index.tolist())}
+        of_examples = [it.tolist() for it in ids.split(lengths.tolist())]
+        return dict(sorted(zip(index.tolist(), of_examples, strict=True)))
 
 
 class OutputsMeasurement(Measurement):
