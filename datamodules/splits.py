@@ -103,6 +103,8 @@ class SplitDataModule(LightningDataModule):
         for key, size in {"batch_size": batch_size, "eval_batch_size": eval_batch_size}.items():
             if size is not None and size < 1:
                 raise UserError(f"datamodule.{key} is {size}: give a number of examples, 1 or more.")
+        if batch_size is None and type(self).train_dataloader is SplitDataModule.train_dataloader:
+            raise UserError("datamodule.batch_size is null: give a number of examples, 1 or more.")
         if val_size < 0:
             raise UserError(f"datamodule.val_size is {val_size}: give a number of examples, 0 (no validation) or more.")
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size

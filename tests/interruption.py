@@ -1,4 +1,4 @@
-"""What tests/test_resume.py runs in a process of its own: runs on digits that are killed and resumed.
+"""What tests/test_resume.py runs in a process of its own: runs on small data that are killed and resumed.
 
 Each run is a fork, so that torch is imported once. Weights at the end are saved for the pytest process to compare.
 """
@@ -14,10 +14,12 @@ from lightning import Callback
 
 from launch.command_line import compose_job
 from launch.runs import build
-from tests.lightning_modules import test_draw, test_infogan, test_raml, test_resnet, test_wrm
+from tests.lightning_modules import test_bert, test_draw, test_infogan, test_raml, test_resnet, test_wrm
 
 STEPS, SAVED_EVERY = 12, 4
 TINY = test_infogan.TINY | test_resnet.TINY | test_draw.TINY | test_wrm.TINY | test_raml.TINY
+TINY |= test_bert.TINY
+BATCH_SIZE = {"bert_tiny_text": 48}  # five or six batches an epoch, as of digits
 
 
 class SignalAt(Callback):
@@ -34,7 +36,7 @@ class SignalAt(Callback):
 def train(experiment: str, folder: Path, final: Path, checkpoint: Path | None = None, *callbacks: Callback) -> None:
     overrides = [f"experiment={experiment}", "trainer=cpu", "logger=none", f"trainer.max_steps={STEPS}",
                  *TINY[experiment], "trainer.log_every_n_steps=4", f"callbacks.checkpoint.every_n_train_steps={SAVED_EVERY}"]  # fmt: skip
-    overrides += ["datamodule.batch_size=256"] if experiment not in test_raml.TINY else []
+    overrides += [f"datamodule.batch_size={BATCH_SIZE.get(experiment, 256)}"] if experiment not in test_raml.TINY else []
     run = build(compose_job("train", overrides, str(folder)))
     run.trainer.callbacks.extend(callbacks)  # type: ignore
     run.trainer.fit(run.module, datamodule=run.datamodule, ckpt_path=checkpoint, weights_only=True)

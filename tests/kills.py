@@ -21,11 +21,19 @@ from omegaconf import OmegaConf
 
 from launch.command_line import compose_job
 from tests.interruption import in_a_fork
-from tests.lightning_modules import test_draw, test_faster_rcnn, test_improved_gan, test_infogan, test_resnet, test_wrm
+from tests.lightning_modules import (
+    test_bert,
+    test_draw,
+    test_faster_rcnn,
+    test_improved_gan,
+    test_infogan,
+    test_resnet,
+    test_wrm,
+)
 from train import train
 
 TINY = test_improved_gan.TINY | test_infogan.TINY | test_resnet.TINY | test_draw.TINY | test_wrm.TINY
-TINY |= test_faster_rcnn.TINY
+TINY |= test_faster_rcnn.TINY | test_bert.TINY
 ALL = ["trainer=cpu", "logger=csv", "trainer.max_steps=10", "trainer.log_every_n_steps=2", "~callbacks.progress",
        "+trainer.enable_progress_bar=false", "callbacks.checkpoint.every_n_train_steps=4"]  # fmt: skip
 VALIDATED = ["trainer.check_val_every_n_epoch=null", "trainer.val_check_interval=3"]
@@ -40,6 +48,9 @@ EXPERIMENTS = {
     "draw_digits": ["datamodule.batch_size=256"],
     "wrm_digits": ["datamodule.batch_size=256"],
     "faster_rcnn_shapes": ["trainer.precision=32-true"],
+    # An epoch has fewer instances than ten batches, so that kills fall into the middle of the first and of the second.
+    "bert_tiny_text": [*VALIDATED, "callbacks=[default,language_model,text_pictures,best_checkpoint]",
+                       "optimized_metric=val/mlm_nats", "datamodule.val_size=8", "datamodule.batch_size=48"],
 }  # fmt: skip
 OF_TIME = re.compile(r"(_s|_per_s|_time)$")  # figures that no two runs share
 CLOCKS = ("RunClock", "Throughput")

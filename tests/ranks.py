@@ -19,7 +19,7 @@ from callbacks.cluster_accuracy import ClusterAccuracyMetric
 from datamodules.batches import GlobalBatches
 from launch.command_line import compose_job
 from launch.runs import build
-from tests.lightning_modules import test_draw, test_infogan, test_oracle_robustness, test_resnet, test_wrm
+from tests.lightning_modules import test_bert, test_draw, test_infogan, test_oracle_robustness, test_resnet, test_wrm
 
 STEPS = 20
 EXPERIMENTS = {
@@ -42,6 +42,14 @@ EXPERIMENTS = {
         "callbacks=[default,classification,oracle_violations]",
         "callbacks.oracle_violations.examples=60",
         "lightning_module.training=worst",
+    ],
+    # Without dropout, whose noise is each rank's own.
+    "bert_tiny_text": [
+        *test_bert.TINY["bert_tiny_text"],
+        "callbacks=[default,language_model]",
+        "lightning_module.network.dropout=0",
+        "lightning_module.network.attention_dropout=0",
+        "datamodule.test_size=100",
     ],
 }
 
@@ -72,11 +80,11 @@ def run_on(world_size: int, folder: Path, experiment: str = "infogan_digits", mi
 
 
 def without_examples(world_size: int, folder: Path, experiment: str) -> dict[str, float]:
-    """Metrics of two test images: of three ranks one has none."""
+    """Metrics of two test examples: of three ranks one has none."""
     run = run_on(world_size, folder, experiment)
     run.datamodule.setup()
     table = run.datamodule.tables["test"]  # type: ignore
-    run.datamodule.replace("test", type(table)(table.images[:2], table.labels[:2]))  # type: ignore
+    run.datamodule.replace("test", table.take(torch.arange(2)))  # type: ignore
     run.trainer.test(run.module, datamodule=run.datamodule, verbose=False)
     return {key: float(value) for key, value in run.trainer.callback_metrics.items() if "kmeans" not in key}
 

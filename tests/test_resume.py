@@ -68,6 +68,12 @@ def test_sampled_targets_go_on_as_if_nothing_had_happened(tmp_path):
     assert_equal(ends["SIGKILL-6-0"], ends["whole"])
 
 
+def test_pretraining_goes_on_as_if_nothing_had_happened(tmp_path):
+    """In the middle of the second epoch, whose instances are others and of another number than the first one's."""
+    ends = interrupted(tmp_path, "bert_tiny_text", "SIGKILL-10-0")
+    assert_equal(ends["SIGKILL-10-0"], ends["whole"])
+
+
 @pytest.mark.slow
 def test_killed_before_each_turn_of_each_iteration(tmp_path):
     """Twenty-four kills, and a Ctrl-C in each iteration but the last."""

@@ -17,9 +17,10 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", MASK)
 PREFIX = "##"
 LONGEST_WORD = 100  # characters; a longer one is [UNK], as in the released tokenizer.json (Google's code has 200)
 
-# Batches of texts are cut among threads by the library, which is fine: it has none when Python forks. Without this it
-# would warn of forks, and fall back to one thread after them.
+# Batches of texts are cut among threads by the library. A fork does not have them, and would wait for them for ever, so
+# that in one texts are cut by its only thread; the library itself would also warn of it.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+os.register_at_fork(after_in_child=lambda: os.environ.update(TOKENIZERS_PARALLELISM="false"))
 
 
 class WordPiece:

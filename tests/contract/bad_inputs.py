@@ -25,6 +25,7 @@ from launch.command_line import compose_job
 
 EXPERIMENTS = (
     "infogan_digits", "improved_gan_digits", "draw_digits", "resnet_digits", "faster_rcnn_shapes", "wrm_synthetic",
+    "oracle_synthetic", "bert_tiny_text",
 )  # fmt: skip
 """One of each method, on data that need no file."""
 HUGE = "1000000000000"

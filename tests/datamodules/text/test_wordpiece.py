@@ -1,11 +1,13 @@
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from datamodules.text.wordpiece import SPECIAL, WordPiece, cut_longest_first
 from foundation.errors import UserError
+from tests.interruption import in_a_fork
 
 RELEASED = Path(os.environ.get("DATA_DIR", "data")) / "text" / "vocab" / "bert-base-uncased-vocab.txt"
 PIECES = [*SPECIAL, "the", "cat", "##s", "sat", ".", "a", "##b", "東"]
@@ -156,3 +158,15 @@ def test_a_file_that_is_missing_is_told_with_the_command_that_makes_one(tmp_path
         UserError, match=r"datamodule.vocabulary=.*none.txt is no file: .* python -m datamodules.text.vocabulary"
     ):
         WordPiece.of_file(tmp_path / "none.txt")
+
+
+def test_a_process_that_was_forked_off_cuts_texts_too(small):
+    """It has none of the threads that have done so before."""
+    texts = ["the cats sat ."] * 1000
+    expected = small.ids_of(texts)
+
+    def again() -> None:
+        signal.alarm(20)
+        assert small.ids_of(texts) == expected
+
+    assert in_a_fork(again) == 0
