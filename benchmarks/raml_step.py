@@ -51,8 +51,8 @@ class Contestant:
         self.optimizer = self.module.optimizer(self.module.parameters())
 
     def step(self, batch: dict[str, Tensor], iteration: int) -> None:
-        self.module.seed = iteration  # other samples each time
-        inputs = self.module.inputs_of(batch, iteration, (batch["target_lengths"] + 1).sum())
+        others = batch | {"index": batch["index"] + iteration * len(batch["index"])}  # so that other samples are drawn
+        inputs = self.module.inputs_of(others, iteration, (batch["target_lengths"] + 1).sum())
         self.optimizer.zero_grad()
         self.module.loss(inputs)["loss"].backward()
         torch.nn.utils.clip_grad_norm_(self.module.parameters(), 5.0)

@@ -9,6 +9,7 @@ import random
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -50,24 +51,21 @@ def keyed_uniforms(seed: int, stream: str, *key: int, rows: np.ndarray, columns:
     For draws of many examples at once, where a generator for each would take longer than what is drawn for: each row is
     the stream of SplitMix64 (Steele, Lea and Flood 2014) from a seed of its own. rows: int64 [R].
     """
-    entropy = [seed, zlib.crc32(stream.encode()), *key]
-    start = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
-    seeds = mixed(start + rows.astype(np.uint64) * GOLDEN)
+    seeds = mixed(start_of(seed, stream, *key) + rows.astype(np.uint64) * GOLDEN)
     steps = np.arange(1, columns + 1, dtype=np.uint64) * GOLDEN
     return (mixed(seeds[:, None] + steps) >> np.uint64(11)) * 2.0**-53
 
 
+@lru_cache(maxsize=64)
+def start_of(seed: int, stream: str, *key: int) -> np.ndarray:
+    """Where a stream begins, uint64 [1]; many batches of an epoch ask for the same one."""
+    entropy = [seed, zlib.crc32(stream.encode()), *key]
+    return np.random.SeedSequence(entropy).generate_state(1, np.uint64)
+
+
 def keyed_uniforms_on_device(seed: int, stream: str, *key: int, rows: Tensor, columns: int) -> Tensor:
     """The same numbers, float64 [R, columns], where the rows [R] int64 lie: no device waits for the host."""
-    if rows.is_cpu:
-        return torch.from_numpy(keyed_uniforms(seed, stream, *key, rows=rows.numpy(), columns=columns))
-    return uniforms_by_torch(seed, stream, *key, rows=rows, columns=columns)
-
-
-def uniforms_by_torch(seed: int, stream: str, *key: int, rows: Tensor, columns: int) -> Tensor:
-    entropy = [seed, zlib.crc32(stream.encode()), *key]
-    start = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
-    seeds = mixed_on_device(rows * signed(GOLDEN) + signed(start[0]))
+    seeds = mixed_on_device(rows * signed(GOLDEN) + signed(start_of(seed, stream, *key)[0]))
     steps = torch.arange(1, columns + 1, device=rows.device) * signed(GOLDEN)
     return shifted(mixed_on_device(seeds.unsqueeze(1) + steps), 11).double() * 2.0**-53
 

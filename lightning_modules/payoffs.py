@@ -22,6 +22,8 @@ from datamodules.text.words import FIRST
 from foundation.randomness import keyed_uniforms_on_device
 
 Distance = Literal["hamming", "edit_distance"]
+LONGEST_IN_TABLE = 64
+"""Tokens of targets for which the probabilities of all numbers of substitutions are kept: 4 MB."""
 SAMPLE = 2**40
 """Samples of an example are this far from one another among the rows of what is drawn."""
 
@@ -117,62 +119,77 @@ def substituted(target_ids: Tensor, lengths: Tensor, edits: Tensor, uniform: Ten
     return torch.where(replaced, other_words(target_ids, uniform[:, 1::2], words), target_ids)
 
 
-def substitutions_among(edits: Tensor, lengths: Tensor, uniform: Tensor) -> Tensor:
-    """How many of the edits are substitutions, [N], by the addends of eq. 11; the others are insertions. All: [N]."""
-    m, e = lengths.unsqueeze(1), edits.unsqueeze(1)
-    most = int(torch.minimum(m, e).max()) if len(lengths) else 0
+def substitution_sums(lengths: Tensor, edits: Tensor, most: int) -> Tensor:
+    """Of e edits of m tokens, the sums up to each s = 0..most of the probabilities that s are substitutions, the
+    others being insertions: the addends of eq. 11. lengths, edits: [...] -> float64 [..., most + 1], at last 1."""
+    m, e = lengths.unsqueeze(-1), edits.unsqueeze(-1)
     s = torch.arange(most + 1, device=lengths.device)
-    table = torch.from_numpy(log_factorials(int((m + e).max()) if len(lengths) else 0)).to(lengths.device)
+    table = torch.from_numpy(log_factorials(int((m + e).max()) if m.numel() else 0)).to(lengths.device)
     possible = s <= torch.minimum(m, e)
     s = torch.where(possible, s, 0)
     kept, inserted = m - s, e - s
     logits = table[m] - table[s] - 2 * table[kept] + table[kept + inserted] - table[inserted]
-    sums = torch.where(possible, logits, -torch.inf).softmax(1).cumsum(1)
-    return chosen_by(uniform, sums / sums[:, -1:])
+    sums = torch.where(possible, logits, -torch.inf).softmax(-1).cumsum(-1)
+    return sums / sums[..., -1:]
 
 
-@dataclass(frozen=True)
-class EditDraws:
-    """Numbers in [0, 1) that decide of edits; column j is of token, place or word j."""
-
-    substitutions: Tensor
-    """[N]."""
-    tokens: Tensor
-    """[N, 2 T]."""
-    places: Tensor
-    """[N, at least m + e]."""
-    words: Tensor
-    """[N, at least m + e]."""
+@lru_cache(maxsize=4)
+def all_substitution_sums(longest: int, device: torch.device) -> Tensor:
+    """By m = 0..longest and e = 0..2 longest."""
+    m, e = torch.arange(longest + 1), torch.arange(2 * longest + 1)
+    return substitution_sums(*torch.meshgrid(m, e, indexing="ij"), longest).to(device)
 
 
-def edited(target_ids: Tensor, lengths: Tensor, edits: Tensor, draws: EditDraws, words: int) -> tuple[Tensor, Tensor]:
-    """Targets after so many substitutions, insertions and deletions, [N, T'] with zeros behind, and lengths [N].
+def substitutions_among(edits: Tensor, lengths: Tensor, longest: int, uniform: Tensor) -> Tensor:
+    """How many of the edits are substitutions, [N]. edits, uniform: [N]; lengths: [N], at most ``longest``."""
+    if longest > LONGEST_IN_TABLE:
+        return chosen_by(uniform, substitution_sums(lengths, edits, longest))
+    return chosen_by(uniform, all_substitution_sums(power_of_two(longest), lengths.device)[lengths, edits])
+
+
+def power_of_two(longest: int) -> int:
+    """The next one, so that few tables are made."""
+    return 2 ** max(longest - 1, 1).bit_length()
+
+
+def edited(
+    target_ids: Tensor,
+    lengths: Tensor,
+    edits: Tensor,
+    substitutions: Tensor,
+    tokens: Tensor,
+    new: Tensor,
+    words: int,
+) -> tuple[Tensor, Tensor]:
+    """Targets after so many edits, some of them substitutions: [N, T'] with zeros behind, and lengths [N].
 
     A deletion is a substitution by nothing (section 2.2). Of the m - s tokens that stay, each arrangement with the
     e - s new ones is equally likely; what is substituted lies before the new ones of the same gap. The Levenshtein
     distance is at most e: an insertion beside a deletion, or of a word that was there, may undo some of it.
+
+    target_ids: [N, T]; lengths, edits, substitutions: [N]; in [0, 1) tokens: [N, 2 T], of each whether it is replaced
+    and by what, and new: [N, 2 L], L being m + e at least, of each place whether it is new and of each word which.
     """
-    width, m = target_ids.shape[1], lengths
-    s = substitutions_among(edits, m, draws.substitutions)
+    width, m, s = target_ids.shape[1], lengths, substitutions
     is_token = torch.arange(width, device=m.device) < m.unsqueeze(1)
-    replaced = lowest(draws.tokens[:, ::2], is_token, s)
-    deleted, others = other_words_or_none(target_ids, draws.tokens[:, 1::2], words)
+    replaced = lowest(tokens[:, ::2], is_token, s)
+    deleted, others = other_words_or_none(target_ids, tokens[:, 1::2], words)
     stays, deleted = is_token & ~replaced, replaced & deleted
     # The slots of what stays, among those of what stays and what is new.
     slots = torch.arange(max(int((m + edits - 2 * s).max()), 1) if len(m) else 1, device=m.device)
-    new = lowest(draws.places[:, : len(slots)], slots < (m + edits - 2 * s).unsqueeze(1), edits - s)
-    of_staying = new.long().argsort(dim=1, stable=True)
+    is_new = lowest(new[:, ::2][:, : len(slots)], slots < (m + edits - 2 * s).unsqueeze(1), edits - s)
+    of_staying = is_new.long().argsort(dim=1, stable=True)
     number = (stays.cumsum(1) - 1).clamp(min=0)
     before = of_staying.gather(1, number.clamp(max=len(slots) - 1)) - number  # new tokens before each that stays
-    before = torch.where(stays, before, 0).cummax(1).values if width else number
+    before = torch.where(stays, before, 0).cummax(1).values
     there = (is_token & ~deleted).long()
     place = before + there.cumsum(1) - there
     after = m - deleted.sum(1) + edits - s
     longest = max(int(after.max()) if len(m) else 0, width)
-    out = FIRST + (draws.words[:, :longest] * words).long()
+    out = FIRST + (new[:, 1::2][:, :longest] * words).long()
     out = torch.cat([out, out.new_zeros(len(m), 1)], 1)  # one more place, for what goes nowhere
-    tokens = torch.where(replaced, others, target_ids)
-    out = out.scatter(1, torch.where(there.bool(), place, longest), tokens)[:, :longest]
+    old = torch.where(replaced, others, target_ids)
+    out = out.scatter(1, torch.where(there.bool(), place, longest), old)[:, :longest]
     return out.masked_fill(torch.arange(longest, device=m.device) >= after.unsqueeze(1), 0), after
 
 
@@ -210,21 +227,21 @@ class Draws:
     @classmethod
     def of(cls, seed: int, epoch: int, index: Tensor, samples: int) -> "Draws":
         """index: [B] -> rows of B * samples, those of an example one behind the other."""
-        number = torch.arange(samples, device=index.device) * SAMPLE
-        return cls(seed, epoch, (index.unsqueeze(1) + number).flatten())
+        if samples > 1:
+            index = (index.unsqueeze(1) + torch.arange(samples, device=index.device) * SAMPLE).flatten()
+        return cls(seed, epoch, index)
 
     def uniform(self, stream: str, columns: int) -> Tensor:
         """float64 [N, columns]; what a column has does not depend on how many there are."""
         return keyed_uniforms_on_device(self.seed, stream, self.epoch, rows=self.rows, columns=columns)
 
 
-def drawn_edits(
-    draws: Draws, distance: Distance, lengths: Tensor, longest: int, words: int, tau: float, rescaled: bool
+def drawn_distances(
+    uniform: Tensor, distance: Distance, lengths: Tensor, longest: int, words: int, tau: float, rescaled: bool
 ) -> Tensor:
-    """How far from its target each sample is, [N]. lengths: [N], at most ``longest``."""
-    rounded = 2 ** max(longest - 1, 1).bit_length()  # so that few tables are made
-    sums = cumulated(distance, rounded, words, tau, rescaled, lengths.device)
-    return chosen_by(draws.uniform("raml distance", 1)[:, 0], sums[lengths])
+    """How far from its target each sample is, [N]. uniform: [N]; lengths: [N], at most ``longest``."""
+    sums = cumulated(distance, power_of_two(longest), words, tau, rescaled, lengths.device)
+    return chosen_by(uniform, sums[lengths])
 
 
 def near(
@@ -232,14 +249,17 @@ def near(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A sample of each target: ids [N, T'], lengths [N] and distances [N]. target_ids: [N, T]; lengths: [N]."""
     width = target_ids.shape[1]
-    edits = drawn_edits(draws, distance, lengths, width, words, tau, rescaled)
-    tokens = draws.uniform("raml substitutions", 2 * width)
+    if not width:
+        return target_ids, lengths, torch.zeros_like(lengths)
+    uniform = draws.uniform("raml edits", 2 + 2 * width)
+    edits = drawn_distances(uniform[:, 0], distance, lengths, width, words, tau, rescaled)
+    tokens = uniform[:, 2:]
     if distance == "hamming":
         return substituted(target_ids, lengths, edits, tokens, words), lengths, edits
+    substitutions = substitutions_among(edits, lengths, width, uniform[:, 1])
     most = max(int((lengths + edits).max()) if len(lengths) else 0, width)
-    split = draws.uniform("raml kinds", 1)[:, 0]
-    of = EditDraws(split, tokens, draws.uniform("raml places", most), draws.uniform("raml insertions", most))
-    return *edited(target_ids, lengths, edits, of, words), edits
+    new = draws.uniform("raml insertions", 2 * most)
+    return *edited(target_ids, lengths, edits, substitutions, tokens, new, words), edits
 
 
 def importance_weights(rewards: Tensor, log_proposal: Tensor, tau: float) -> Tensor:

@@ -118,6 +118,9 @@ class RAML(TakesTurns):
         self.smoothing = smoothing if objective == "label_smoothing" else 0.0
         self.truth_decay, self.length_penalty = truth_decay, length_penalty
         self.beam_size, self.validation_beam_size = beam_size, validation_beam_size
+        if longest_output.keys() != {"factor", "extra"}:
+            keys = ", ".join(longest_output) or "no key"
+            raise UserError(f"lightning_module.longest_output has {keys}: give factor and extra.")
         self.output_factor, self.output_extra = longest_output["factor"], int(longest_output["extra"])
         self.words = network.target_vocabulary_size - FIRST
         self.check()
@@ -193,7 +196,9 @@ class RAML(TakesTurns):
         if self.proposal == "ngram":
             return self.sampled_spans(index, target_ids, target_lengths)
         draws = Draws.of(self.seed, self.current_epoch, index, self.samples)
-        targets, lengths = (it.repeat_interleave(self.samples, 0) for it in (target_ids, target_lengths))
+        targets, lengths = target_ids, target_lengths
+        if self.samples > 1:
+            targets, lengths = (it.repeat_interleave(self.samples, 0) for it in (targets, lengths))
         ids, after, edits = near(draws, self.proposal, targets, lengths, self.words, self.tau, self.rescaled)
         if self.reward == "distance":
             weights = torch.full(shape, 1 / self.samples, device=index.device)

@@ -9,10 +9,10 @@ import pytest
 import torch
 from scipy.stats import chi2
 
-from foundation.randomness import keyed_uniforms, keyed_uniforms_on_device, uniforms_by_torch
+from foundation.randomness import keyed_uniforms, keyed_uniforms_on_device
 from lightning_modules.payoffs import (
     Draws,
-    EditDraws,
+    all_substitution_sums,
     chosen_among,
     distance_probabilities,
     edited,
@@ -22,6 +22,8 @@ from lightning_modules.payoffs import (
     options_of,
     price_of_edit,
     sentence_bleu,
+    substitution_sums,
+    substitutions_among,
     with_spans_replaced,
 )
 
@@ -179,10 +181,20 @@ def test_of_as_many_edits_each_way_to_make_them_is_equally_likely():
     count = 20_000
     ids, lengths = texts("ab")
     uniform = Draws.of(3, 0, torch.arange(count), 1).uniform
-    draws = EditDraws(uniform("a", 1)[:, 0], uniform("b", 4), uniform("c", 4), uniform("d", 4))
-    out, after = edited(ids.expand(count, -1), lengths.expand(count), torch.full((count,), 2), draws, 2)
+    edits, lengths = torch.full((count,), 2), lengths.expand(count)
+    s = substitutions_among(edits, lengths, 2, uniform("a", 1)[:, 0])
+    out, after = edited(ids.expand(count, -1), lengths, edits, s, uniform("b", 4), uniform("c", 8), 2)
     found = Counter(as_text(row, length) for row, length in zip(out.tolist(), after, strict=True))
     assert fits(found, {it: number / total for it, number in ways.items()})
+
+
+def test_long_targets_have_the_same_shares_of_substitutions_without_a_table():
+    lengths, edits = torch.tensor([3, 0, 7, 64]), torch.tensor([4, 0, 14, 100])
+    kept = all_substitution_sums(64, torch.device("cpu"))[lengths, edits]
+    torch.testing.assert_close(substitution_sums(lengths, edits, 64), kept, rtol=1e-12, atol=0)
+    ids, lengths = texts("abcdefgh" * 9, "abc")
+    out, after, edits = near(Draws.of(0, 0, torch.arange(2), 1), "edit_distance", ids, lengths, 8, 1.0, True)
+    assert levenshtein(as_text(out[0], after[0]), "abcdefgh" * 9) <= edits[0] > 0
 
 
 def made(places, choice, arrangement, new) -> str:
@@ -225,6 +237,8 @@ def test_samples_are_words_at_most_as_far_away_and_nothing_else_is_touched(dista
     assert (edits > 0).sum() > 40
     assert len(set(after.tolist())) > 4
     assert (after[::6] == 0).all()  # nothing to edit
+    none = near(Draws.of(0, 0, torch.arange(2), 1), distance, ids[:2, :0], lengths[::6][:2], 8, 1.0, True)
+    assert [it.tolist() for it in none] == [[[], []], [0, 0], [0, 0]]
 
 
 def test_an_unknown_word_may_become_any_word_and_is_never_drawn():
@@ -270,9 +284,8 @@ def test_a_sample_is_a_function_of_seed_epoch_and_example(distance):
 def test_numbers_on_a_device_are_those_of_the_host():
     rows = np.array([0, 1, 2**40 + 5, -1])
     expected = keyed_uniforms(7, "stream", 3, rows=rows, columns=5)
-    for drawn_by in (keyed_uniforms_on_device, uniforms_by_torch):
-        found = drawn_by(7, "stream", 3, rows=torch.from_numpy(rows), columns=5)
-        assert np.array_equal(found.numpy(), expected)
+    found = keyed_uniforms_on_device(7, "stream", 3, rows=torch.from_numpy(rows), columns=5)
+    assert np.array_equal(found.numpy(), expected)
 
 
 # --- other rewards ---------------------------------------------------------------------------------------------------

@@ -273,8 +273,10 @@ def test_what_cannot_be_asked_for_is_told():
         "length_penalty=-1": "lightning_module.length_penalty is -1: give 0 or more.",
         "reward=bleu": "lightning_module.samples=1 knows nothing: set samples to 2 or more, or proposal to ngram.",
     }.items():
-        key, value = given.split("=")
+        key, _, value = given.partition("=")
         with pytest.raises(UserError) as error:
             made(**{key: int(value) if value.lstrip("-").isdigit() else value})
         assert told in str(error.value)
         assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match=r"longest_output has factor: give factor and extra\."):
+        made(longest_output={"factor": 2})
