@@ -21,6 +21,7 @@ from omegaconf import DictConfig
 from foundation.errors import told_as_sentences
 from foundation.security import trusting_as_typed
 from launch.command_line import check_command_line, check_writable, readable
+from launch.composition import OF_MAIN
 from launch.config_check import EvaluateConfig, check_config, plain
 from launch.goes_on import no_empty_folder
 from launch.packed import with_folders
@@ -81,7 +82,7 @@ def evaluate_checked(config: dict[str, Any], folder: Path) -> dict[str, float]:
     return metrics
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
+@hydra.main(**OF_MAIN, config_path="conf", config_name="evaluate")
 def main(config: DictConfig) -> None:
     folder = Path(os.path.relpath(HydraConfig.get().runtime.output_dir))
     config.paths.run_dir = str(folder)

@@ -26,6 +26,7 @@ from omegaconf import DictConfig
 from foundation.errors import UserError, did_you_mean, told_as_sentences
 from foundation.security import trusting_as_typed
 from launch.command_line import check_command_line, check_writable, readable
+from launch.composition import OF_MAIN
 from launch.config_check import PredictConfig, check_config, plain
 from launch.packed import with_folders
 
@@ -100,7 +101,7 @@ def tell(names: list[str], unit: str, found: "Predictions", checkpoint: Path, fo
     print(f"{count} {unit}{'s' * (count > 1)} by {checkpoint}:", *sorted(folder.iterdir()), sep="\n  ")
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="predict")
+@hydra.main(**OF_MAIN, config_path="conf", config_name="predict")
 def main(config: DictConfig) -> None:
     with told_as_sentences():
         predict(plain(config))

@@ -21,6 +21,7 @@ from omegaconf import DictConfig
 from foundation.errors import UserError, told_as_sentences
 from foundation.security import trusting_as_typed
 from launch.command_line import check_command_line, check_writable, readable
+from launch.composition import OF_MAIN
 from launch.config_check import SampleConfig, check_config, plain
 from launch.packed import with_folders
 
@@ -107,7 +108,7 @@ def with_free_codes(arguments: list[str]) -> list[str]:
     return [f"++{it}" if it.startswith(("codes.", "codes=")) else it for it in arguments]
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="sample")
+@hydra.main(**OF_MAIN, config_path="conf", config_name="sample")
 def main(config: DictConfig) -> None:
     with told_as_sentences():
         sample(plain(config))

@@ -24,6 +24,7 @@ from foundation.run_files import pictures_in, tables_in
 from foundation.security import trusting_as_typed
 from foundation.whole_files import write_whole
 from launch.command_line import check_command_line, readable, split_arguments
+from launch.composition import OF_MAIN
 from launch.config_check import TrainConfig, check_config, plain
 from launch.goes_on import begun, is_finished, is_single, last_checkpoint, no_empty_folder, told_as_finished, way_on
 from launch.processes import folder_of_rank_zero_alone, guard, wait_for_ranks
@@ -142,7 +143,7 @@ def places_in(folder: Path) -> dict[str, Path]:
     return {name.replace("_", " "): path for name, path in named.items() if path.exists()}
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+@hydra.main(**OF_MAIN, config_path="conf", config_name="train")
 def main(config: DictConfig) -> float | None:
     config.paths.run_dir = os.path.relpath(HydraConfig.get().runtime.output_dir)
     with told_as_sentences(), no_empty_folder(Path(config.paths.run_dir)):

@@ -1,24 +1,45 @@
 """YAML files of a run folder as plain values: nothing in them is interpolated, and none is larger than it looks."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
-from omegaconf._utils import get_yaml_loader
 
 from foundation.errors import UserError
 
 MOST_BYTES = 16 * 2**20
 
 
-class WithoutAliases(get_yaml_loader()):
-    """OmegaConf's words for numbers. Aliases, which can double with each line, stand in no file of a run."""
+TIMESTAMP, FLOAT = "tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:float"
+WITH_EXPONENT = re.compile(r"[-+]?[0-9][0-9_]*\.?[0-9_]*[eE][-+]?[0-9]+$")
+
+
+class WithoutAliases(yaml.SafeLoader):
+    """Numbers and texts as OmegaConf writes and reads them: 1e-4 is a number, and a date is a text.
+
+    Aliases, which can double with each line, stand in no file of a run, and no key stands twice.
+    """
+
+    yaml_implicit_resolvers: ClassVar = {
+        first: [it for it in resolvers if it[0] != TIMESTAMP]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("it holds an alias (*), which no file of a run has")
         return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := next((it for place, it in enumerate(keys) if it in keys[:place]), None):
+            raise yaml.YAMLError(f"it has the key {twice!r} twice")
+        return super().construct_mapping(node, deep)
+
+
+WithoutAliases.add_implicit_resolver(FLOAT, WITH_EXPONENT, list("-+0123456789"))
 
 
 def read_yaml(path: Path) -> Any:

@@ -40,6 +40,9 @@ def readable(name: str, arguments: Sequence[str], texts: Sequence[str] = ()) -> 
     flags = flags_in(arguments)
     check_flags(name, flags)
     words = flags.overrides
+    shows = flags.cfg or flags.info or flags.help or flags.hydra_help
+    if name == "train" and not shows and any(re.fullmatch(r"sweep=(?!null$).+", it) for it in words):
+        flags.multirun = True  # a sweep is of several jobs; the files of conf/sweep cannot say so in Hydra 1.4
     if flags.shell_completion:
         return [*given(flags), *words]
     several = flags.multirun or any(it.startswith(("sweep=", "hydra.mode=MULTIRUN")) for it in words)

@@ -7,9 +7,11 @@ import copy
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import hydra.utils
 from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
@@ -25,6 +27,13 @@ from foundation.former_names import hint_of_former_key
 from launch.config_check import Parameters, plain
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
+HYDRA = tuple(int(it) for it in version("hydra-core").split(".")[:2])
+AS_OF_HYDRA: dict[str, Any] = {"version_base": "1.3"} if HYDRA < (1, 4) else {}
+"""From 1.4 on it asks not to be told."""
+# From 1.4 on it wants to hear which targets may be called; here foundation.security checks those of saved configs.
+UNCHECKED: Any = getattr(hydra.utils, "UNSAFE_DISABLE_EXECUTION_CHECKS", None)
+OF_MAIN = AS_OF_HYDRA if HYDRA < (1, 4) else {"execution_whitelist": UNCHECKED}
+OF_INSTANTIATE = {} if HYDRA < (1, 4) else {"_execution_whitelist_": UNCHECKED}
 SEARCHPATH = "hydra.searchpath"
 MEANT_BY = {
     "learning_rate": "lr", "lrate": "lr", "wd": "weight_decay", "bs": "batch_size", "batch": "batch_size",
@@ -90,7 +99,7 @@ def composing() -> Iterator[ConfigLoader]:
     hydra = GlobalHydra.instance()
     hydra.clear()
     try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
+        with initialize_config_dir(str(CONF), **AS_OF_HYDRA):
             yield hydra.config_loader()
     finally:
         hydra.clear()

@@ -47,6 +47,7 @@ from foundation.length import NO_LIMIT, Length
 from foundation.protocols import Classifies, DetectsObjects, TagsTokens, said, serves
 from foundation.randomness import seeded_for_a_while
 from launch.capture import CapturingStrategy, strategy_of
+from launch.composition import OF_INSTANTIATE
 from launch.fit_loop import go_on_exactly
 from launch.initial_weights import InitialWeights
 from launch.inputs import inputs_of, no_such_part, origin_of_metric, trained_run
@@ -145,7 +146,7 @@ def instantiate(node: dict[str, Any], **arguments: Any) -> Any:
     """hydra.utils.instantiate with plain values; a user's mistake keeps its sentence, and one that a constructor trips
     over gets one, since values are what it was given."""
     try:
-        return hydra.utils.instantiate(OmegaConf.create(node), _convert_="all", **arguments)
+        return hydra.utils.instantiate(OmegaConf.create(node), _convert_="all", **OF_INSTANTIATE, **arguments)
     except InstantiationException as error:
         cause = error.__cause__
         if isinstance(cause, UserError):

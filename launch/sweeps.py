@@ -15,7 +15,7 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from enum import Enum
 from pathlib import Path
 from types import MappingProxyType
@@ -233,13 +233,23 @@ class SweepStart(Callback):
 
 def keep_together(config: DictConfig, names: Collection[str]) -> Path:
     """The sweep's folder, the same for all of its jobs, though their experiments' names may be part of it."""
-    with read_write(config), open_dict(config):
+    with changeable(config, config.hydra.sweep, config.hydra.overrides):
         if names:
             config.name = next(iter(names)) if len(names) == 1 else SEVERAL
         folder = str(config.hydra.sweep.dir)
         config.hydra.sweep.dir = folder
         config.hydra.overrides.hydra.append(f"hydra.sweep.dir={in_quotes(folder)}")  # jobs are composed anew
     return Path(folder)
+
+
+@contextmanager
+def changeable(*nodes: Any) -> Iterator[None]:
+    """Parts of a config that Hydra has closed; from 1.4 on some are closed by themselves."""
+    with ExitStack() as open_ones:
+        for node in nodes:
+            open_ones.enter_context(read_write(node))
+            open_ones.enter_context(open_dict(node))
+        yield
 
 
 def begun_at(sweep: Path) -> dict[Path, int]:
@@ -298,7 +308,7 @@ def follow_metric(config: DictConfig, job: dict[str, Any]) -> None:
             f"hydra.sweeper.direction is {asked}, and of {metric} the {IN_WORDS[better]}: set hydra.sweeper.direction="
             f"{wanted}, or null, which follows the metric."
         )
-    with read_write(config), open_dict(config):
+    with changeable(config, config.hydra.sweeper):
         config.hydra.sweeper.direction = wanted
 
 
@@ -322,7 +332,7 @@ def go_on_with_study(config: DictConfig) -> None:
         return
     check_same_study(sweeper.study_name, done[-1].user_attrs, OmegaConf.to_container(config.hydra.overrides.task))
     print(f"Study {sweeper.study_name}: {len(done)} of {sweeper.n_trials} trials are done", flush=True)
-    with read_write(config), open_dict(config):
+    with changeable(config, sweeper, sweeper.sampler):
         sweeper.n_trials = max(sweeper.n_trials - len(done), 0)
         if sweeper.sampler.get("seed") is not None:
             sweeper.sampler.seed += len(done)  # with the same one it would draw the first trials again
