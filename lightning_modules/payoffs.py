@@ -136,8 +136,9 @@ def substitution_sums(lengths: Tensor, edits: Tensor, most: int) -> Tensor:
 @lru_cache(maxsize=4)
 def all_substitution_sums(longest: int, device: torch.device) -> Tensor:
     """By m = 0..longest and e = 0..2 longest."""
-    m, e = torch.arange(longest + 1), torch.arange(2 * longest + 1)
-    return substitution_sums(*torch.meshgrid(m, e, indexing="ij"), longest).to(device)
+    lengths, edits = torch.arange(longest + 1), torch.arange(2 * longest + 1)
+    every_length = lengths.unsqueeze(1).expand(-1, len(edits))
+    return substitution_sums(every_length, edits.expand(len(lengths), -1), longest).to(device)
 
 
 def substitutions_among(edits: Tensor, lengths: Tensor, longest: int, uniform: Tensor) -> Tensor:
