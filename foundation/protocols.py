@@ -576,7 +576,8 @@ class Says:
 
     def from_elsewhere(self, weights: dict[str, Tensor], config: Mapping[str, Any] | None) -> dict[str, Tensor]:
         """All weights of a file or a run (``init_from``), renamed and put together as its own are where they are of a
-        kind that it knows. config: the ``config.json`` beside a file, None where there is none."""
+        kind that it knows. config: the ``config.json`` beside a file, None where there is none; of a run that of its
+        ``lightning_module``."""
         return weights
 
     def adopted(self, weights: dict[str, Tensor], file: str) -> dict[str, Tensor]:

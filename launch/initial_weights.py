@@ -32,7 +32,10 @@ from callbacks.instruments.downloads import check_hash, fetch, once_a_machine
 from foundation.checkpoints import fingerprint, load_plain
 from foundation.errors import UserError, did_you_mean
 from foundation.protocols import said
+from foundation.security import places_alone
+from launch.config_check import plain
 from launch.inputs import Origin, no_such_part, origin_of_checkpoint, weights_of
+from launch.saved_config import run_config
 
 WHOLE = "."
 PUBLISHED = "torchvision:"
@@ -170,6 +173,14 @@ def safetensors_in(folder: Path) -> Path:
     raise UserError(f"init_from: {folder} is no run, and has no {SAFETENSORS} as a folder from the Hub does.{hint}")
 
 
+def config_of(source: Source) -> dict[str, Any] | None:
+    """What stands beside weights: a run's own config of its module, or a released file's."""
+    if source.run is None:
+        return config_beside(source.path)
+    with places_alone():
+        return plain(run_config(source.run)).get("lightning_module")
+
+
 def config_beside(path: Path) -> dict[str, Any] | None:
     """What a released file of weights says of its sizes; None where nothing lies beside it."""
     if not (file := path.parent / CONFIG).is_file():
@@ -247,7 +258,7 @@ def finite(state: dict[str, Tensor], source: Any) -> dict[str, Tensor]:
 def matched(source: Source, state: Mapping[str, Tensor], origin: Origin, module: LightningModule) -> Match:
     """Raises a UserError where a part does not exist, or nothing of one begins there."""
     own = {name: it for name, it in module.state_dict().items() if isinstance(it, Tensor)}
-    state = said(module, "from_elsewhere")(dict(state), None if source.run else config_beside(source.path))
+    state = said(module, "from_elsewhere")(dict(state), config_of(source))
     if source.parts == {WHOLE: WHOLE}:
         state = {own_name(name, own, said(module, "initial_prefixes")): it for name, it in state.items()}
     match = Match()

@@ -22,7 +22,7 @@ from foundation.metrics import Directions
 from foundation.protocols import EmbedsText, FillsMasks, HasReleasedLayout, PredictsTokens
 from lightning_modules.across_ranks import mean_without_gradient
 from lightning_modules.micro_batches import Inputs
-from lightning_modules.networks.bert import Bert, Pooler, Rows, TokenHead, head
+from lightning_modules.networks.bert import Bert, Pooler, Rows, TokenHead, head, in_round_numbers
 from lightning_modules.networks.bert_released import (
     from_released,
     is_released,
@@ -38,6 +38,8 @@ from lightning_modules.turns import Player, TakesTurns, Told
 Objective = Literal["mlm_and_nsp", "mlm", "left_to_right"]
 UNUSED = -100
 """In place of an id that is not asked for."""
+UNSEEN = ("heads", "activation", "causal")
+"""Of a network, what its weights do not show."""
 AT_LEAST = 1e-5
 """What the released code adds to the number of masked tokens."""
 
@@ -76,7 +78,11 @@ class ReadsPairs:
         """Refuses a BERT of other sizes, of which no more than a few layers would begin there."""
         released, own = is_released(weights), self.network.sizes
         ours = from_released(weights) if released else weights
-        theirs = sizes_of(config, "init_from") if released and config is not None else sizes_in(ours)
+        if released and config is not None:
+            theirs = sizes_of(config, "init_from")
+        else:
+            network = (config or {}).get("network") or {}
+            theirs = sizes_in(ours) | {it: network[it] for it in UNSEEN if it in network}
         if differing := [f"lightning_module.network.{it}={theirs[it]}" for it in theirs if theirs[it] != own[it]]:
             raise UserError(f"init_from is a BERT of other sizes: set {' '.join(differing)}.")
         return ours
@@ -179,7 +185,8 @@ class BertPretraining(ReadsPairs, TakesTurns):
         places, used = (rows.starts().unsqueeze(1) + positions).flatten(), None
         wanted = ids.flatten()
         if self.network.padding_free and not torch.compiler.is_compiling():
-            used = (wanted != UNUSED).nonzero().squeeze(1)
+            used = (is_asked := wanted != UNUSED).nonzero().squeeze(1)
+            used = in_round_numbers(used, is_asked) if used.is_cpu else used
             places, wanted = places[used], wanted[used]
         logits = at_least_single(self.token_head(x[places], self.network.embeddings.word.weight))
         nats = cross_entropy(logits, wanted, ignore_index=UNUSED, reduction="none")

@@ -22,11 +22,13 @@ from lightning_modules.networks.products import Linear
 
 SEGMENTS = 2
 INITIAL_STD = 0.02
+FEW = 5
+"""As a power of two: up to half as many numbers of tokens there are from one number to its double."""
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": gelu, "gelu_tanh": partial(gelu, approximate="tanh")}
 """With the error function, as released files on the Hub say, and Google's approximation."""
 Activation = Literal["gelu", "gelu_tanh"]
 POSITIONS = ("learned", "sinusoidal")
-THE_PAPER_S = {"norm_first": False, "gated": False, "biases": True, "positions": "learned"}
+THE_PAPER_S = {"causal": False, "norm_first": False, "gated": False, "biases": True, "positions": "learned"}
 """Options of the network that released files have no word for."""
 
 
@@ -60,7 +62,7 @@ class Rows:
     longest: int
     """L."""
     places: Tensor | None
-    """[T] int64 of B L, rising."""
+    """[T] int64 of B L: tokens, rising, and on a CPU a few of padding behind them."""
     is_token: Tensor | None
     """[B, L]; None where nothing is padding."""
 
@@ -72,8 +74,9 @@ class Rows:
         if not padding_free or torch.compiler.is_compiling():
             return cls(lengths, longest, None, is_token)
         places = is_token.flatten().nonzero().squeeze(1)
-        whole = len(places) == is_token.numel()
-        return cls(lengths, longest, None if whole else places, None if whole else is_token)
+        if len(places) == is_token.numel():
+            return cls(lengths, longest, None, None)
+        return cls(lengths, longest, in_round_numbers(places, is_token) if lengths.is_cpu else places, is_token)
 
     def packed(self, x: Tensor) -> Tensor:
         """[B, L, ...] -> [T, ...]."""
@@ -95,6 +98,15 @@ class Rows:
         if self.places is None:
             return torch.arange(self.lengths.shape[0], device=self.lengths.device) * self.longest
         return self.lengths.cumsum(0) - self.lengths
+
+
+def in_round_numbers(chosen: Tensor, is_chosen: Tensor) -> Tensor:
+    """Places, and behind them so many of those that are not chosen that there are few numbers of places: by these a
+    CPU's library keeps kernels, some megabytes of them for each number that it has met."""
+    few = 2 ** max(len(chosen).bit_length() - FEW, 0)
+    if not (missing := -len(chosen) % few):
+        return chosen
+    return torch.cat([chosen, (~is_chosen).flatten().nonzero().squeeze(1)[:missing]])
 
 
 def attend(qkv: Tensor, rows: Rows, dropout: float = 0.0, causal: bool = False) -> Tensor:
@@ -284,7 +296,7 @@ class Bert(nn.Module):
         self.sizes: dict[str, Any] = {
             "vocabulary_size": vocabulary_size, "layers": layers, "hidden_size": hidden_size, "heads": heads,
             "intermediate_size": self.intermediate_size, "max_length": max_length, "activation": activation,
-            "norm_first": norm_first, "gated": gated, "biases": biases, "positions": positions,
+            "causal": causal, "norm_first": norm_first, "gated": gated, "biases": biases, "positions": positions,
         }  # fmt: skip
         self.embeddings = Embeddings(vocabulary_size, hidden_size, max_length, dropout, layer_norm_epsilon, positions)
         self.layers = nn.ModuleList(
@@ -298,7 +310,7 @@ class Bert(nn.Module):
     @property
     def is_the_paper_s(self) -> bool:
         """Whether released files could hold it: sees both sides, and has none of what was found since."""
-        return not self.causal and self.sizes.items() >= THE_PAPER_S.items()
+        return self.sizes.items() >= THE_PAPER_S.items()
 
     def encode(self, input_ids: Tensor, lengths: Tensor, segment_ids: Tensor | None = None) -> tuple[Tensor, Rows]:
         """input_ids, segment_ids: [B, L]; lengths: [B] -> the packed tokens' vectors [T, H], and where they lie."""

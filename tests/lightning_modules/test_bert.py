@@ -223,6 +223,8 @@ def test_released_weights_of_other_sizes_are_told_by_the_keys_that_set_them():
     larger = pretraining(layers=3, intermediate_size=48)
     with pytest.raises(UserError, match=r"layers=3 lightning_module\.network\.intermediate_size=48\.$"):
         module.from_elsewhere(larger.state_dict(), None)  # of a run, whose weights say it
+    with pytest.raises(UserError, match=r"set lightning_module\.network\.causal=True\.$"):
+        module.from_elsewhere(module.state_dict(), {"network": {"heads": 2, "causal": True}})
     back = module.from_elsewhere(weights, released_config(module.network))
     own = module.state_dict()
     assert back.keys() == own.keys()

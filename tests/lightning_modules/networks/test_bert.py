@@ -183,6 +183,23 @@ def test_packed_rows_are_what_padded_ones_are_with_their_gradients(options):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
+def test_on_a_cpu_there_are_few_numbers_of_tokens_and_what_is_added_changes_nothing():
+    """Its library keeps kernels for each number that it meets."""
+    net = network()
+    numbers = set()
+    for last in range(1, 13):
+        ids, lengths, segments = texts(*[12] * 10, 9, last)
+        x, rows = net.encode(ids, lengths, segments)
+        numbers.add(len(x))
+        assert rows.starts()[-1] == 129
+        for row in (10, 11):
+            alone = net(
+                ids[row : row + 1, : lengths[row]], lengths[row : row + 1], segments[row : row + 1, : lengths[row]]
+            )
+            torch.testing.assert_close(rows.unpacked(x)[row, : lengths[row]], alone[0], atol=1e-5, rtol=0)
+    assert numbers == {136, 144}
+
+
 @pytest.mark.parametrize("padding_free", [True, False])
 def test_padding_and_what_stands_in_it_change_nothing(padding_free):
     net = network(padding_free=padding_free)
