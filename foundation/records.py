@@ -38,7 +38,7 @@ class Record(TypedDict, total=False):
     world_size: int
     asked: dict[str, float]
     iterations: int
-    epochs: float
+    epochs: float | None  # None of a run that was refused before it knew how many batches there are
     wall_time_s: dict[str, float]
     versions: dict[str, str | None]
     resumes: list[dict[str, Any]]

@@ -86,8 +86,8 @@ def unfit_batches(trainer: Any, monitors: Mapping[str, str]) -> Iterator[str]:
             return
     interval, an_epoch = trainer.val_check_interval, trainer.check_val_every_n_epoch is not None
     validates = said(trainer.datamodule, "val_size") > 0 and trainer.limit_val_batches != 0
-    by_epochs = isinstance(interval, int) and an_epoch
-    if not validates or not (by_epochs or monitors):
+    by_epochs = isinstance(interval, int) and an_epoch and trainer.limit_val_batches != 0  # Lightning looks at no more
+    if not by_epochs and not (validates and monitors):
         return
     batches = limited(batches_of(trainer, "train"), trainer.limit_train_batches)
     if by_epochs and interval > batches:
@@ -96,6 +96,8 @@ def unfit_batches(trainer: Any, monitors: Mapping[str, str]) -> Iterator[str]:
             "be validated: set trainer.check_val_every_n_epoch=null to count iterations over epochs, or give "
             f"{batches} or less."
         )
+        return
+    if not validates:
         return
     first, total = first_validation(trainer, batches), iterations_asked(trainer, batches)
     if first > total:

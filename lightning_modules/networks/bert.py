@@ -279,6 +279,10 @@ class Bert(nn.Module):
                 "multiple of heads."
             )
         check_activation(activation)
+        if not 0 <= attention_dropout < 1:
+            raise UserError(
+                f"lightning_module.network.attention_dropout is {attention_dropout}: give a share from 0 to below 1."
+            )
         if positions not in POSITIONS:
             known = ", ".join(POSITIONS)
             raise UserError(f"lightning_module.network.positions is {positions}: give one of {known}.")

@@ -28,6 +28,11 @@ def test_a_damaged_record_is_named(tmp_path, content):
         read_record(tmp_path)
 
 
+def test_a_run_that_was_refused_before_its_first_batch_has_a_record_that_is_read(tmp_path):
+    (tmp_path / "record.json").write_text('{"status": "failed", "iterations": 0, "epochs": null}')
+    assert read_record(tmp_path)["status"] == "failed"
+
+
 def test_no_record_is_an_empty_one_and_so_are_overrides(tmp_path):
     assert read_record(tmp_path) == {}
     assert read_overrides(tmp_path) == []

@@ -101,6 +101,14 @@ def test_what_is_enough_passes(node, monitors):
     assert passed == [True]
 
 
+def test_an_interval_beyond_an_epoch_is_told_of_data_without_validation_too():
+    """Lightning refuses it there as well."""
+    trainer = trainer_of({"val_check_interval": 12})
+    trainer.datamodule.val_size = 0
+    with pytest.raises(UserError, match="trainer.val_check_interval=12 lies beyond an epoch of 11 batches"):
+        LastCheck({}).setup(trainer, None, "fit")  # type: ignore
+
+
 def test_monitors_are_those_of_validation():
     callbacks = [
         SimpleNamespace(monitor="val/error"),

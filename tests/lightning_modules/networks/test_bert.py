@@ -336,3 +336,5 @@ def test_sizes_that_do_not_fit_are_told():
         network(heads=3)
     with pytest.raises(UserError, match="activation is relu: give one of gelu, gelu_tanh"):
         network(activation="relu")
+    with pytest.raises(UserError, match="attention_dropout is -1: give a share from 0 to below 1"):
+        network(attention_dropout=-1)
