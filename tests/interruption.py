@@ -36,7 +36,9 @@ class SignalAt(Callback):
 def train(experiment: str, folder: Path, final: Path, checkpoint: Path | None = None, *callbacks: Callback) -> None:
     overrides = [f"experiment={experiment}", "trainer=cpu", "logger=none", f"trainer.max_steps={STEPS}",
                  *TINY[experiment], "trainer.log_every_n_steps=4", f"callbacks.checkpoint.every_n_train_steps={SAVED_EVERY}"]  # fmt: skip
-    overrides += [f"datamodule.batch_size={BATCH_SIZE.get(experiment, 256)}"] if experiment not in test_raml.TINY else []
+    overrides += (
+        [f"datamodule.batch_size={BATCH_SIZE.get(experiment, 256)}"] if experiment not in test_raml.TINY else []
+    )
     run = build(compose_job("train", overrides, str(folder)))
     run.trainer.callbacks.extend(callbacks)  # type: ignore
     run.trainer.fit(run.module, datamodule=run.datamodule, ckpt_path=checkpoint, weights_only=True)
