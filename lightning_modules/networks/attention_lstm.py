@@ -49,8 +49,8 @@ class AttentionLSTM(SequenceToSequence):
 
     Args:
         vocabulary_size, target_vocabulary_size: see ``SequenceToSequence``.
-        embedding_size: of tokens on both sides.
-        hidden_size: of the decoder. encoder_size: of each of the encoder's directions; None: the same.
+        hidden_size: of the decoder; and where these are None, of embeddings of tokens on both sides
+            (``embedding_size``) and of each of the encoder's directions (``encoder_size``).
         layers: of the encoder.
         score: how a state h looks at a vector s of the source: ``general``, h^T W s; ``dot``, h^T s, for which an
             encoder of half the size is needed; ``bahdanau``, v^T tanh(W h + U s).
@@ -63,7 +63,7 @@ class AttentionLSTM(SequenceToSequence):
         self,
         vocabulary_size: int,
         target_vocabulary_size: int,
-        embedding_size: int = 256,
+        embedding_size: int | None = None,
         hidden_size: int = 256,
         encoder_size: int | None = None,
         layers: int = 1,
@@ -73,6 +73,7 @@ class AttentionLSTM(SequenceToSequence):
         initial_range: float = 0.1,
     ) -> None:
         super().__init__(vocabulary_size, target_vocabulary_size)
+        embedding_size = hidden_size if embedding_size is None else embedding_size
         encoder_size = hidden_size if encoder_size is None else encoder_size
         check_widths(embedding_size=embedding_size, hidden_size=hidden_size, encoder_size=encoder_size, layers=layers)
         read = 2 * encoder_size
