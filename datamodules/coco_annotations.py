@@ -43,7 +43,11 @@ def read_annotations(path: Path, others: Rows | None = None) -> AnnotationFile:
     Args:
         others: categories of another file, which this one need not list.
     """
-    content = parsed(path)
+    return checked(path, parsed(path), others)
+
+
+def checked(path: Path, content: dict[str, Rows], others: Rows | None = None) -> AnnotationFile:
+    """The same of what has been read. path: what sentences name."""
     file = AnnotationFile(path, content["images"], content["annotations"], content["categories"])
     ids_as_numbers(file)
     refuse(path, unfit_categories(file.categories))

@@ -56,6 +56,13 @@ def listed_in(path: Path, folder: Path, with_masks: bool, others: Rows | None = 
     there = [joined(inner, name) for inner, names in folders_below(folder, Listing()) for name in names]
     found = dict(zip(ids_of(file.images), located(file.images, there, folder.name), strict=True))
     names = {number: name for number, name in found.items() if name is not None}
+    unused = {name for name in there if is_image(name)}.difference(names.values())
+    return listed(file, folder, names, sorted(unused), with_masks)
+
+
+def listed(file: AnnotationFile, folder: Path, names: dict[int, str], unused: list[str], with_masks: bool) -> Listed:
+    """What is held against the image files: ``names``, of those that are there, by the images' ids."""
+    path = file.path
     refuse(path, shared_files(names))
     images = by_id([it for it in file.images if it["id"] in names])
     for it in images:
@@ -65,8 +72,7 @@ def listed_in(path: Path, folder: Path, with_masks: bool, others: Rows | None = 
     if with_masks:
         sizes = sizes_of(images)
         refuse(path, unfit_masks([it for it in file.annotations if it["image_id"] in sizes], sizes))
-    unused = {name for name in there if is_image(name)}.difference(names.values())
-    return Listed(file, folder, images, names, sorted(unused))
+    return Listed(file, folder, images, names, unused)
 
 
 def located(images: Rows, there: Sequence[str], folder: str) -> Iterator[str | None]:

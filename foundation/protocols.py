@@ -580,9 +580,13 @@ class Says:
         ``lightning_module``."""
         return weights
 
-    def adopted(self, weights: dict[str, Tensor], file: str) -> dict[str, Tensor]:
-        """Weights from elsewhere (``init_from``) under its names, as its own would be. file: the name of theirs."""
+    def adopted(self, weights: dict[str, Tensor], file: str, class_names: Sequence[str] | None) -> dict[str, Tensor]:
+        """Weights from elsewhere (``init_from``) under its names, as its own would be. file: the name of theirs;
+        class_names: of the classes that they tell apart, where they say them."""
         return weights
+
+    begun: str | None = None
+    """What it has made of the weights that it ``adopted``, in words for the line that tells of them."""
 
     def refuses_to_begin(self, taken: set[str]) -> str | None:
         """Why training cannot begin with these of its weights from elsewhere, the others at their start."""

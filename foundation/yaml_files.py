@@ -29,7 +29,7 @@ class WithoutAliases(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("it holds an alias (*), which no file of a run has")
+            raise yaml.YAMLError("it holds an alias (*), which is not read here")
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:

@@ -15,7 +15,7 @@ and stands among the ``inputs`` of the record. A checkpoint that a run goes on f
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
@@ -91,11 +91,12 @@ class InitialWeights(Callback):
         self.source, self.inputs = source_of(asked), inputs
         self.state: dict[str, Tensor] = {}
         self.origin: Origin = {}
+        self.class_names: list[str] | None = None
         if self.source is None:
             refuse(module, set())
         elif self.source.url is None or self.source.path.exists():
-            self.state, self.origin = read(self.source)
-            refuse(module, matched(self.source, self.state, self.origin, module).taken.keys())
+            self.state, self.origin, self.class_names = read(self.source)
+            refuse(module, self._matched(module).taken.keys())
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit" or self.source is None or self.state or trainer.ckpt_path is not None:
@@ -106,7 +107,7 @@ class InitialWeights(Callback):
                 f"init_from: {url} could not be downloaded ({reason}). Fetch it by hand and put it into {path.parent}, "
                 "or set init_from.weights to where it lies."
             )
-        self.state, self.origin = read(self.source)
+        self.state, self.origin, self.class_names = read(self.source)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.source is not None and trainer.ckpt_path is None:
@@ -118,14 +119,19 @@ class InitialWeights(Callback):
     def begin(self, module: LightningModule) -> str:
         """Put the weights in place; returns what is to be told."""
         assert self.source is not None
-        match = matched(self.source, self.state, self.origin, module)
+        match = self._matched(module)
         refuse(module, match.taken.keys())
         module.load_state_dict(match.taken, strict=False)
         whole = self.source.parts == {WHOLE: WHOLE}
         found = {"taken": len(match.taken), "of": len(module.state_dict()), "other_shape": match.other_shape,
                  "not_there": match.not_there, "unused": match.unused}  # fmt: skip
-        self.inputs["init_from"] = self.origin | ({} if whole else {"parts": dict(self.source.parts)}) | found
+        begun = {"classes": it} if (it := said(module, "begun")) else {}
+        self.inputs["init_from"] = self.origin | ({} if whole else {"parts": dict(self.source.parts)}) | found | begun
         return told_in_a_line(self.inputs["init_from"])
+
+    def _matched(self, module: LightningModule) -> Match:
+        assert self.source is not None
+        return matched(self.source, self.state, self.origin, module, self.class_names)
 
 
 def refuse(module: LightningModule, taken: Iterable[str]) -> None:
@@ -215,35 +221,43 @@ def published(name: str) -> Any:
     return choices[weights]
 
 
-def read(source: Source) -> tuple[dict[str, Tensor], Origin]:
-    """Weights by their names there, and what a record says of where they come from."""
+def read(source: Source) -> tuple[dict[str, Tensor], Origin, list[str] | None]:
+    """Weights by their names there, what a record says of where they come from, and the names of their classes."""
     try:
         if source.run is not None:
             origin, content = origin_of_checkpoint(source.run, source.checkpoint)
-            return finite(content["state_dict"], origin["run"]), origin | weights_of(content)
+            names = names_in(content)
+            return finite(content["state_dict"], origin["run"]), origin | weights_of(content), names
         if source.url is not None:
             check_hash(source.url, source.path)
-        state = state_in(source.path)
+        state, names = state_in(source.path)
     except UserError as mistake:
         raise UserError(f"init_from: {mistake}") from None
-    return state, {"file": source.path.name, "weights_sha256": fingerprint(state)}
+    return state, {"file": source.path.name, "weights_sha256": fingerprint(state)}, names
 
 
-def state_in(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file by their names. Nothing in it is executed."""
+def names_in(content: Any) -> list[str] | None:
+    """Of the classes, where a checkpoint says them."""
+    names = content.get("class_names") if isinstance(content, Mapping) else None
+    return names if isinstance(names, list) and all(isinstance(it, str) for it in names) else None
+
+
+def state_in(path: Path) -> tuple[dict[str, Tensor], list[str] | None]:
+    """The tensors of a file by their names, and the names of its classes. Nothing in it is executed."""
     if path.suffix == ".safetensors":
         if find_spec("safetensors") is None:
             raise UserError(f"{path} needs a package that is not installed: pip install safetensors")
         from safetensors.torch import load_file  # pyright: ignore[reportMissingImports]
 
-        return finite(load_file(path), path)
+        return finite(load_file(path), path), None
     content = load_plain(path)
+    names = names_in(content)
     if isinstance(content, Mapping):
         content = next((content[it] for it in NESTED if isinstance(content.get(it), Mapping)), content)
     state = {name: it for name, it in content.items() if isinstance(it, Tensor)} if isinstance(content, Mapping) else {}
     if not state:
         raise UserError(f"{path} holds no weights by their names: give a state_dict or a checkpoint.")
-    return finite(state, path)
+    return finite(state, path), names
 
 
 def finite(state: dict[str, Tensor], source: Any) -> dict[str, Tensor]:
@@ -255,8 +269,11 @@ def finite(state: dict[str, Tensor], source: Any) -> dict[str, Tensor]:
 # --- what of a module begins there -------------------------------------------------------------------------------
 
 
-def matched(source: Source, state: Mapping[str, Tensor], origin: Origin, module: LightningModule) -> Match:
-    """Raises a UserError where a part does not exist, or nothing of one begins there."""
+def matched(
+    source: Source, state: Mapping[str, Tensor], origin: Origin, module: LightningModule,
+    class_names: Sequence[str] | None = None,
+) -> Match:  # fmt: skip
+    """Raises a UserError where a part does not exist, or nothing of one begins there. class_names: of the weights."""
     own = {name: it for name, it in module.state_dict().items() if isinstance(it, Tensor)}
     state = said(module, "from_elsewhere")(dict(state), config_of(source))
     if source.parts == {WHOLE: WHOLE}:
@@ -268,7 +285,7 @@ def matched(source: Source, state: Mapping[str, Tensor], origin: Origin, module:
             if not below(word, names):
                 raise UserError(f"init_from.parts: {no_such_part(word, names, owner)}")
         named = {here[rest]: state[there[rest]] for rest in here if rest in there}
-        given = said(module, "adopted")(named, origin.get("file", ""))
+        given = said(module, "adopted")(named, origin.get("file", ""), class_names)
         fitting = {name: it for name, it in given.items() if it.shape == own[name].shape}
         if not fitting:
             raise UserError(nothing_begins(source, part, other, own, state, module, origin))
@@ -341,7 +358,8 @@ def told_in_a_line(found: Origin) -> str:
     left = {"of another shape": shapes, "not there": found["not_there"], "there and unused": found["unused"]}
     told = [f"{len(names)} {why} ({in_short(names)})" for why, names in left.items() if names]
     begun = f"init_from: {found['taken']} of {found['of']} weights begin with those of {name_of(found)}"
-    return "; ".join([begun, *told]) + "."
+    classes = [found["classes"]] if "classes" in found else []
+    return "; ".join([begun, *classes, *told]) + "."
 
 
 def in_short(names: list[str]) -> str:

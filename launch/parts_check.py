@@ -27,7 +27,7 @@ def check_run(
         *unfit_shapes(module, datamodule),
         *unfit_points(module, datamodule),
         *unfit_tokens(module, datamodule),
-        *unfit_classes(module, datamodule),
+        *unfit_classes(config, module, datamodule),
         *unfit_averages(config, module, callbacks),
         *unfit_data(config, datamodule, callbacks),
         *unlabelled(config, module, datamodule, callbacks),
@@ -134,15 +134,25 @@ def unfit_tokens(module: Any, datamodule: Any) -> Iterator[str]:
             )
 
 
-def unfit_classes(module: Any, datamodule: Any) -> Iterator[str]:
+def unfit_classes(config: Mapping[str, Any], module: Any, datamodule: Any) -> Iterator[str]:
     told, given = said(module, "num_classes"), said(datamodule, "num_classes")
     if told and given and told != given:
         names = [str(it) for it in said(datamodule, "class_names") or ()]
         named = f" ({', '.join(names[:NAMED])}{', ...' if len(names) > NAMED else ''})" if names else ""
+        keys = list(keys_of("num_classes", config.get("lightning_module"), "lightning_module"))
+        cure = f"set {' and '.join(f'{key}={given}' for key in keys)}" if keys else "choose another network"
         yield (
-            f"The module tells {told} classes apart, and datamodule {datamodule.name} has {given}{named}: set the "
-            f"network's num_classes to {given} or choose another datamodule."
+            f"The module tells {told} classes apart, and datamodule {datamodule.name} has {given}{named}: {cure}, or "
+            "choose another datamodule."
         )
+
+
+def keys_of(name: str, node: Any, above: str) -> Iterator[str]:
+    """Where in a config keys of that name stand."""
+    for key, below in node.items() if isinstance(node, Mapping) else ():
+        if key == name:
+            yield f"{above}.{key}"
+        yield from keys_of(name, below, f"{above}.{key}")
 
 
 def unfit_callbacks(config: Mapping[str, Any], module: Any, callbacks: Sequence[Any]) -> Iterator[str]:

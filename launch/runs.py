@@ -91,8 +91,11 @@ def build(config: dict[str, Any], trains: bool = True, resumes: bool = False) ->
         keep_freed_memory()
     inputs = inputs_of(config)
     seed_everything(config["seed"], workers=True, verbose=False)
-    module = instantiate(config["lightning_module"])
     datamodule = instantiate(config["datamodule"])
+    if leaves_classes_open(config["lightning_module"]):
+        count = said(datamodule, "num_classes") or None
+        config = config | {"lightning_module": with_classes(config["lightning_module"], count)}
+    module = instantiate(config["lightning_module"])
     callbacks = [instantiate(node) for node in config["callbacks"].values()]
     loggers = [instantiate(node) for node in (config["logger"] or {}).values()]
     begins: list[Callback] = []
@@ -168,6 +171,23 @@ def place_of(error: InstantiationException, node: dict[str, Any]) -> str:
     return f"{target} ({key[1]} of {node['_target_']})" if key and target else node["_target_"]
 
 
+def leaves_classes_open(node: Any) -> bool:
+    """Whether a module's node has a ``num_classes`` of null, which is for the data to say."""
+    if not isinstance(node, Mapping):
+        return False
+    return any(below is None if key == "num_classes" else leaves_classes_open(below) for key, below in node.items())
+
+
+def with_classes(node: Any, count: int | None) -> Any:
+    """The node with each such ``num_classes`` filled."""
+    if not isinstance(node, Mapping):
+        return node
+    return {
+        key: count if key == "num_classes" and below is None else with_classes(below, count)
+        for key, below in node.items()
+    }
+
+
 def for_training_only(callback: dict[str, Any]) -> bool:
     """Whether a callback's node is of one that makes a run and measures nothing, which its class says."""
     return said(get_object(name_of_today(callback["_target_"])), "for_training_only")
@@ -207,8 +227,12 @@ def built_as_trained(config: Mapping[str, Any], folder: str | Path, checkpoint: 
 
     The global random state stays as it is, so that a run that asks goes the same way without its input.
     """
+    node = config["lightning_module"]
+    if leaves_classes_open(node):
+        names = read_checkpoint(checkpoint_path(folder, checkpoint)).get("class_names")
+        node = with_classes(node, len(names) if isinstance(names, list) else None)
     with seeded_for_a_while(config["seed"]):
-        module = instantiate(config["lightning_module"])
+        module = instantiate(node)
     return module.eval(), load_checkpoint(module, folder, checkpoint)
 
 

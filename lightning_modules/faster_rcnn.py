@@ -10,13 +10,14 @@ networks are in ``networks/faster_rcnn.py``; this file holds what they are train
 What is reached and each departure from the paper: docs/methods/faster_rcnn.md.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from torch.optim import Optimizer
+from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 from foundation.errors import UserError
 from foundation.metrics import Directions, in_stage
@@ -24,7 +25,7 @@ from foundation.protocols import AnnotatesObjects, DetectsObjects
 from foundation.randomness import keyed_generator
 from lightning_modules.across_ranks import mean_without_gradient
 from lightning_modules.networks.detection_backbones import FrozenBatchNorm
-from lightning_modules.networks.faster_rcnn import DetectionNetwork, SampledRegions, of_categories
+from lightning_modules.networks.faster_rcnn import DetectionNetwork, SampledRegions, is_of_every_class, rows_by_name
 from lightning_modules.networks.region_proposals import SampledAnchors
 from lightning_modules.optimized import Batch, Optimized, OptimizerFactory
 
@@ -67,6 +68,21 @@ def box_loss(
     return smooth_l1(deltas - box_coordinates(boxes, anchors, weights), beta).sum()
 
 
+def names_of_rows(last: Mapping[str, Tensor]) -> list[str] | None:
+    """The classes of a detector that does not say them: COCO's, where it has torchvision's 91 rows of them."""
+    scores = next((it for name, it in last.items() if "cls_score" in name), None)
+    coco: list[str] = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+    return coco[1:] if scores is not None and len(scores) == len(coco) else None
+
+
+def classes_in_words(taken: Sequence[str], of: Sequence[str], most: int = 10) -> str:
+    """Which classes begin with rows from elsewhere, and which at random."""
+    kinds = {"by their names": list(taken), "at random": [it for it in of if it not in taken]}
+    told = [f"{len(names)} {how} ({', '.join(names[:most])}{', ...' if len(names) > most else ''})"
+            for how, names in kinds.items() if names]  # fmt: skip
+    return f"of {len(of)} classes {' and '.join(told)}"
+
+
 class FasterRCNN(Optimized):
     """Minimises the RPN's and the heads' losses at once (section 3.2, approximate joint training).
 
@@ -100,6 +116,7 @@ class FasterRCNN(Optimized):
         self.num_classes = network.num_classes
         self.class_names: list[str] | None = None  # of the data that it was trained on, labels from 1 on
         self.category_ids = list(range(1, self.num_classes + 1))  # what the data call them
+        self.begun: str | None = None
 
     # --- training ----------------------------------------------------------------------------------------------
 
@@ -148,15 +165,30 @@ class FasterRCNN(Optimized):
             self.network.memory_format = torch.channels_last
             self.network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
-    def adopted(self, weights: dict[str, Tensor], file: str) -> dict[str, Tensor]:
+    def adopted(
+        self, weights: dict[str, Tensor], file: str, class_names: Sequence[str] | None = None
+    ) -> dict[str, Tensor]:
         backbone = self.network.backbone
         if file in TRAINED_WITHOUT_EPSILON and backbone.norm == "frozen" and backbone.frozen_eps:
             raise UserError(
                 f"{file} was trained without an epsilon in its norms, which are frozen here: set "
                 "lightning_module.network.backbone.frozen_eps=0."
             )
-        own = self.state_dict()
-        return {name: of_categories(name, it, own[name], self.category_ids) for name, it in weights.items()}
+        own, last = self.state_dict(), {name: it for name, it in weights.items() if is_of_every_class(name)}
+        if not last or self.class_names is None:
+            return weights
+        there = class_names or names_of_rows(last)
+        if there is None:
+            same = all(it.shape == own[name].shape for name, it in last.items())
+            self.begun = (
+                "its last layers by the places of their classes, whose names are not known there" if same else None
+            )
+            return weights
+        found, taken = {}, []
+        for name, it in last.items():
+            found[name], taken = rows_by_name(name, it, own[name], there, self.class_names)
+        self.begun = classes_in_words(taken, self.class_names)
+        return weights | found
 
     def refuses_to_begin(self, taken: set[str]) -> str | None:
         body = self.network.backbone.body.named_modules(prefix="network.backbone.body")

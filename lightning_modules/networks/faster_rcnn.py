@@ -57,7 +57,7 @@ class RegionHeads(RoIHeads):
 
     Args:
         channels: of the feature maps.
-        num_classes: without the background.
+        num_classes: without the background. None stands for the data's, which ``launch.runs`` puts in its place.
         head: ``linear`` (two layers), ``convolutions`` (four and a linear layer), ``vgg16`` (Fast R-CNN's, with its
             pooling).
         width: of the linear layers.
@@ -72,7 +72,7 @@ class RegionHeads(RoIHeads):
     def __init__(
         self,
         channels: int,
-        num_classes: int,
+        num_classes: int | None,
         head: Literal["linear", "convolutions", "vgg16"] = "linear",
         width: int = 1024,
         norm: Norm | None = None,
@@ -83,6 +83,8 @@ class RegionHeads(RoIHeads):
         max_detections: int = 100,
         masks: bool = False,
     ) -> None:
+        if num_classes is None:
+            raise UserError("network.heads.num_classes is null, and the data name no classes: give their number.")
         super().__init__(
             RegionPool(7) if head == "vgg16" else RegionAlign(7, canonical_size),
             with_own_linears(box_head(head, channels, width, norm)),
@@ -228,14 +230,31 @@ class DetectionNetwork(nn.Module):
         return names.get((self.backbone.name, type(self.roi_heads.box_head), with_masks))
 
 
-def of_categories(name: str, weights: Tensor, own: Tensor, category_ids: Sequence[int]) -> Tensor:
-    """Weights of a detector from elsewhere as ``own`` has them, both by the same name.
+def is_of_every_class(name: str) -> bool:
+    """Whether a weight has rows for the background and every class."""
+    return "roi_heads." in name and LAST.search(name) is not None
 
-    torchvision's detectors have an output for every number up to the last category id; ours has those that exist.
+
+def rows_by_name(
+    name: str, weights: Tensor, own: Tensor, there: Sequence[str], here: Sequence[str]
+) -> tuple[Tensor, list[str]]:
+    """A weight with rows for every class, begun with those rows from elsewhere that are of the same classes; the others
+    stay as they are. Also the classes that they were taken for.
+
+    weights, own: [outputs (K + 1), ...]; there, here: the K names, the background's left out. A detector of other
+    numbers than its names say is left alone.
     """
     outputs = 4 if "bbox_pred" in name else 1
-    of_every_class = "roi_heads." in name and LAST.search(name) is not None and len(weights) % outputs == 0
-    if weights.shape == own.shape or not of_every_class:
-        return weights
-    classes = weights.unflatten(0, (-1, outputs))
-    return classes[[0, *category_ids]].flatten(0, 1) if len(classes) > max(category_ids) else weights
+    if len(weights) != outputs * (len(there) + 1) or weights.shape[1:] != own.shape[1:]:
+        return weights, []
+    places = {alike(it): place for place, it in reversed([*enumerate(there, start=1)])}
+    pairs = [(place, places[alike(it)]) for place, it in enumerate(here, start=1) if alike(it) in places]
+    mine, theirs = zip((0, 0), *pairs, strict=True)
+    rows = own.clone().unflatten(0, (-1, outputs))
+    rows[list(mine)] = weights.unflatten(0, (-1, outputs))[list(theirs)].to(rows)
+    return rows.flatten(0, 1), [here[place - 1] for place, _ in pairs]
+
+
+def alike(name: str) -> str:
+    """A class's name without what people write in several ways: case, blanks, hyphens."""
+    return re.sub(r"[\W_]+", "", name).casefold()

@@ -23,7 +23,7 @@ from foundation.security import check_targets
 from launch.command_line import CONF, check_command_line, compose_job
 from launch.config_check import TrainConfig, check_config
 from launch.parts_check import metrics_of_run
-from launch.runs import build, instantiate, load_run
+from launch.runs import build, instantiate, load_run, with_classes
 from tests.contract.missing import experiment_of_sweep
 
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
@@ -86,7 +86,7 @@ class TestExperiment:
 
     def test_is_built_at_its_real_size(self, experiment):
         with torch.device("meta"):
-            module = instantiate(composed(experiment)["lightning_module"])
+            module = instantiate(with_classes(composed(experiment)["lightning_module"], 3))
         assert sum(parameter.numel() for parameter in module.parameters()) > 0
         assert all(parameter.is_meta for parameter in module.parameters())
 

@@ -22,7 +22,7 @@ from launch.command_line import compose_job
 from launch.config_check import TrainConfig, check_config
 from launch.initial_weights import PUBLISHED, InitialWeights, own_name, source_of
 from launch.resume import prepare, take_up
-from launch.runs import Run, build, instantiate, load_run
+from launch.runs import Run, build, instantiate, load_run, with_classes
 from lightning_modules.networks.bert_released import from_released, released_config, to_released
 from tests.finished_runs import finished_run
 from tests.lightning_modules.test_bert import TINY as TINY_BERT
@@ -419,6 +419,17 @@ def test_an_experiment_on_coco_begins_with_its_backbone_s_published_weights():
     assert source_of(compose_job("train", ["experiment=faster_rcnn_coco_overfit"])["init_from"]) is None
 
 
+def test_a_folder_of_one_s_own_can_begin_with_all_of_torchvision_s_small_detector_but_its_classes():
+    config = compose_job("train", ["experiment=faster_rcnn_folder_tuned"])
+    assert source_of(config["init_from"]).path.name.startswith("fasterrcnn_mobilenet_v3_large_320_fpn")  # pyright: ignore
+    with torch.device("meta"):
+        own = build_module({"lightning_module": with_classes(config["lightning_module"], 90)}).state_dict()
+        theirs = get_model("fasterrcnn_mobilenet_v3_large_320_fpn", weights=None, weights_backbone=None).state_dict()
+    counts = ("num_batches_tracked",)  # that a frozen norm does not keep
+    shapes = {f"network.{name}": it.shape for name, it in theirs.items() if not name.endswith(counts)}
+    assert {name: it.shape for name, it in own.items()} == shapes
+
+
 def names_in_torchvision(config: dict[str, Any]) -> set[str]:
     with torch.device("meta"):
         return set(get_model(config["lightning_module"]["network"]["backbone"].get("name", "vgg16")).state_dict())
@@ -437,19 +448,42 @@ def test_frozen_norms_that_begin_nowhere_are_refused(classifier_file, tmp_path):
     assert InitialWeights({"weights": str(classifier_file), "parts": {"network.backbone.body": "."}}, module, {})
 
 
-def test_a_detector_with_an_output_for_each_number_gives_those_of_the_categories(tmp_path):
+def detector(classes: int, names: list[str] | None = None) -> Any:
     words = ["experiment=faster_rcnn_shapes", "lightning_module.network.heads.width=8"]
-    seven, three = (
-        build_module(compose_job("train", [*words, f"lightning_module.network.heads.num_classes={it}"]))
-        for it in (7, 3)
-    )
-    torch.save(seven.network.state_dict(), tmp_path / "seven.pt")
-    three.category_ids = [2, 3, 7]
-    start = InitialWeights({"weights": str(tmp_path / "seven.pt"), "parts": {"network": "."}}, three, inputs := {})
-    start.begin(three)
-    scores = "network.roi_heads.box_predictor.cls_score.weight"
-    assert torch.equal(three.state_dict()[scores], seven.state_dict()[scores][[0, 2, 3, 7]])
-    assert inputs["init_from"]["taken"] == inputs["init_from"]["of"]
+    module = build_module(compose_job("train", [*words, f"lightning_module.network.heads.num_classes={classes}"]))
+    module.class_names = names
+    return module
+
+
+SCORES = "network.roi_heads.box_predictor.cls_score.weight"
+
+
+def test_a_detector_of_coco_s_numbers_gives_the_rows_of_classes_by_their_names(tmp_path):
+    """Whatever numbers the data have for them: ids [0, 1, 2] began as background, person and bicycle before."""
+    coco, three = detector(90), detector(3, ["person", "helmet", "traffic-light"])
+    three.category_ids = [0, 1, 2]
+    torch.save(coco.network.state_dict(), tmp_path / "coco.pt")
+    start = InitialWeights({"weights": str(tmp_path / "coco.pt"), "parts": {"network": "."}}, three, inputs := {})
+    before = three.state_dict()[SCORES].clone()
+    line = start.begin(three)
+    given = coco.state_dict()[SCORES]
+    assert torch.equal(three.state_dict()[SCORES], torch.stack([given[0], given[1], before[2], given[10]]))
+    told = "of 3 classes 2 by their names (person, traffic-light) and 1 at random (helmet)"
+    assert line == f"init_from: {len(three.state_dict())} of {len(three.state_dict())} weights begin with those of coco.pt; {told}."
+    assert inputs["init_from"]["classes"] == told
+
+
+def test_a_checkpoint_gives_rows_by_the_names_it_holds_and_nameless_ones_by_their_places(tmp_path):
+    two, three = detector(2, ["nut", "bolt"]), detector(3, ["bolt", "washer", "nut"])
+    torch.save({"state_dict": two.state_dict(), "class_names": two.class_names}, tmp_path / "two.ckpt")
+    before = three.state_dict()[SCORES].clone()
+    line = InitialWeights(str(tmp_path / "two.ckpt"), three, {}).begin(three)
+    given = two.state_dict()[SCORES]
+    assert torch.equal(three.state_dict()[SCORES], torch.stack([given[0], given[2], before[2], given[1]]))
+    assert "; of 3 classes 2 by their names (bolt, nut) and 1 at random (washer)." in line
+    torch.save(detector(3).state_dict(), tmp_path / "nameless.pt")
+    line = InitialWeights(str(tmp_path / "nameless.pt"), three, {}).begin(three)
+    assert "its last layers by the places of their classes, whose names are not known there" in line
 
 
 def test_torchvision_s_first_ones_were_trained_without_an_epsilon(tmp_path):

@@ -29,7 +29,7 @@ MISFITS = {
     "datamodule=mnist": r"built for images of .*\(1, 8, 8\), but datamodule mnist gives \(1, 28, 28\)",
     "optimized_metric=test/cluster_acuracy": "which nothing in this run logs: name another or set optimized_metric=null; did you mean 'test/cluster_accuracy'",
     "optimized_metric=val/cluster_accuracy": "datamodule.val_size=0 leaves no validation: set datamodule.val_size above 0",
-    "experiment=resnet_digits lightning_module.network.num_classes=9": "The module tells 9 classes apart, and datamodule digits has 10: set the network's num_classes to 10",
+    "experiment=resnet_digits lightning_module.network.num_classes=9": "The module tells 9 classes apart, and datamodule digits has 10: set lightning_module.network.num_classes=10, or",
     "paper.metric=test/accurracy": "paper.metric is test/accurracy, which nothing in this run logs",
     "callbacks=[default,best_checkpoint,cluster_accuracy]": "callbacks.best_checkpoint.monitor is val/nothing, but",
     "callbacks=[default,early_stopping,cluster_accuracy] optimized_metric=val/cluster_accuracy": "callbacks.early_stopping.monitor is val/cluster_accuracy, but datamodule.val_size=0 leaves no validation",

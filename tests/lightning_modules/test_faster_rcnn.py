@@ -45,6 +45,8 @@ TINY = {
     "faster_rcnn_coco_v2": THIN,
     "faster_rcnn_coco_mobilenet": THIN,
     "faster_rcnn_coco_overfit": THIN,
+    "faster_rcnn_folder": THIN,
+    "faster_rcnn_folder_tuned": THIN,
     "mask_rcnn_coco": THIN,
     "faster_rcnn_coco_vgg16": [*LIGHT, "init_from=null"],
     "faster_rcnn_shapes": [*SMALL, "datamodule.size=32", "datamodule.digit_sizes=[10,20]", "datamodule.train_size=8",

@@ -14,7 +14,7 @@ from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 from foundation.errors import UserError
 from lightning_modules.faster_rcnn import FasterRCNN
 from lightning_modules.networks.detection_backbones import FrozenBatchNorm, Pyramid
-from lightning_modules.networks.faster_rcnn import DetectionNetwork, RegionHeads, of_categories
+from lightning_modules.networks.faster_rcnn import DetectionNetwork, RegionHeads, is_of_every_class, rows_by_name
 from lightning_modules.networks.region_pooling import RegionAlign
 from lightning_modules.networks.region_proposals import RegionProposals, Sampler
 
@@ -290,17 +290,22 @@ class TestNorm:
             Pyramid("resnet18", 8, "batch", trainable_layers=6)
 
 
-def test_of_categories_takes_the_outputs_that_exist():
-    """Of a network with an output for each number up to the last category, as torchvision's, into one without gaps."""
+def test_rows_of_classes_are_found_by_their_names():
+    """Boxes have four outputs a class; the background keeps its row, and what is not there stays as it was."""
     given, own = small(num_classes=7).state_dict(), small().state_dict()
-    taken = {name: of_categories(name, it, own[name], [2, 3, 7]) for name, it in given.items()}
-    assert {name: it.shape for name, it in taken.items()} == {name: it.shape for name, it in own.items()}
+    there, here = ["N/A", "Traffic Light", "cat", "dog", "cat", "N/A", "bus"], ["bus", "zebra", "traffic_light"]
     scores, boxes = (f"roi_heads.box_predictor.{it}.weight" for it in ("cls_score", "bbox_pred"))
-    assert torch.equal(taken[scores], given[scores][[0, 2, 3, 7]])
-    assert torch.equal(taken[boxes].view(4, 4, 8), given[boxes].view(8, 4, 8)[[0, 2, 3, 7]])
-    assert taken["rpn.head.bbox_pred.weight"] is given["rpn.head.bbox_pred.weight"]
-    few = small(num_classes=2).state_dict()
-    assert of_categories(scores, few[scores], own[scores], [1, 2, 3]) is few[scores]  # left to be told as another shape
+    taken, names = rows_by_name(scores, given[scores], own[scores], there, here)
+    assert names == ["bus", "traffic_light"]
+    assert torch.equal(taken, torch.stack([given[scores][0], given[scores][7], own[scores][2], given[scores][2]]))
+    taken = rows_by_name(boxes, given[boxes], own[boxes], there, here)[0].view(4, 4, 8)
+    theirs, mine = given[boxes].view(8, 4, 8), own[boxes].view(4, 4, 8)
+    assert torch.equal(taken, torch.stack([theirs[0], theirs[7], mine[2], theirs[2]]))
+    assert rows_by_name(scores, given[scores], own[scores], there, ["cat"] * 3)[0][3].equal(given[scores][3])  # the first
+    assert rows_by_name(scores, given[scores], own[scores], there[:3], here) == (given[scores], [])  # other numbers
+    assert [it for it in given if is_of_every_class(it)] == [
+        f"roi_heads.box_predictor.{it}" for it in ("cls_score.weight", "cls_score.bias", "bbox_pred.weight", "bbox_pred.bias")
+    ]
 
 
 def test_a_frozen_norm_has_the_epsilon_that_is_asked_for():
