@@ -10,7 +10,7 @@ an input (``Classifies``), and one heir for each kind of input; who calls a modu
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import FunctionType
@@ -465,6 +465,20 @@ class HoldsTokens(HoldsTables, Protocol):
     tokenizer: Any
     """``decode`` gives the pieces of ids, of which there are len() (a module may have room for more), and ``sep`` is
     the id of what ends a text."""
+
+
+@runtime_checkable
+class FiltersEndings(Protocol):
+    """Asked of a DataModule."""
+
+    history: list[dict[str, float]]
+    """A row for each round that has exchanged endings, of the same numbers each."""
+    shown: int
+
+    def outcome(self, first: bool = False) -> Iterator[dict[str, Any]]:
+        """Each text with the endings that are shown, or were at first, in HellaSwag's layout, with ``origins`` and the
+        ``rounds`` since which each is there."""
+        ...
 
 
 @runtime_checkable

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import starmap
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from datamodules.text.rows import Rows
 from datamodules.text.tokens import TokenTable, WordPieceDataModule
 from datamodules.text.wordpiece import WordPiece
 from foundation.errors import UserError
+from foundation.randomness import keyed_generator
 
 
 class ChoiceTable(Table):
@@ -34,6 +36,7 @@ class ChoiceTable(Table):
     def __getitem__(self, positions: Tensor) -> dict[str, Tensor]:
         batch = super().__getitem__(positions)
         pairs = self.pairs[self.rows(batch["index"])]
+        pairs.setdefault("segment_ids", torch.zeros_like(pairs["input_ids"]))
         shape = (len(positions), self.choices)
         return batch | {key: pairs[key].view(*shape, *pairs[key].shape[1:])
                         for key in ("input_ids", "segment_ids", "lengths")}  # fmt: skip
@@ -65,6 +68,8 @@ class MultipleChoiceDataModule(WordPieceDataModule):
         group: of what examples share; no two splits of a file have the same. None: rows are split one by one.
         test_size: None: a tenth of the rows, or a few more.
         vocabulary, lowercase: see ``TextFilesDataModule``.
+        only_endings: leave the contexts out, as who asks what the endings alone give away.
+        shuffled_words: put the words of each ending (and context) into an order that is drawn: what words give away.
         name, test_name: what a record calls the data, and what it is tested on.
         splits: see ``SplitDataModule``; ``val_size`` rows or a few more, so that groups stay whole.
     """
@@ -82,6 +87,8 @@ class MultipleChoiceDataModule(WordPieceDataModule):
         test_file: str | None = None,
         test_size: int | None = None,
         lowercase: bool = True,
+        only_endings: bool = False,
+        shuffled_words: bool = False,
         name: str = "multiple_choice",
         test_name: str = "test",
         max_length: int = 128,
@@ -95,6 +102,7 @@ class MultipleChoiceDataModule(WordPieceDataModule):
         self.file, self.test_file, self.test_size = file, test_file, test_size
         self.context, self.start, self.endings, self.label, self.group = context, start, endings, label, group
         self.name, self.test_name = name, test_name
+        self.only_endings, self.shuffled_words = only_endings, shuffled_words
         self.tokenizer = WordPiece.of_file(vocabulary, lowercase)
 
     @cached_property
@@ -135,7 +143,10 @@ class MultipleChoiceDataModule(WordPieceDataModule):
             groups.append(number if self.group is None else str(rows.cell(row, self.group, "datamodule.group")))
         if not labels:
             raise UserError(f"datamodule.{key}={file} has no rows.")
-        return ChoiceTable(self.table(contexts, endings), torch.tensor(labels)), groups
+        if self.shuffled_words:
+            contexts, endings = (list(starmap(shuffled, enumerate(it))) for it in (contexts, endings))
+        pairs = self.table(endings) if self.only_endings else self.table(contexts, endings)
+        return ChoiceTable(pairs, torch.tensor(labels)), groups
 
     def _endings(self, rows: Rows, row: Mapping[str, Any]) -> list[str]:
         if not isinstance(self.endings, str):
@@ -153,4 +164,13 @@ class MultipleChoiceDataModule(WordPieceDataModule):
 
     def describe(self) -> dict[str, Any]:
         """Also by what examples are kept together."""
-        return super().describe() | {"choices": self.num_classes, "group": self.group}
+        ablated = {"only_endings": self.only_endings, "shuffled_words": self.shuffled_words}
+        named = {key: it for key, it in ablated.items() if it}
+        return super().describe() | {"choices": self.num_classes, "group": self.group} | named
+
+
+def shuffled(number: int, text: str) -> str:
+    """The words of a file's text of that number in an order that its number decides."""
+    words = text.split()
+    order = torch.randperm(len(words), generator=keyed_generator(number, "shuffled words")).tolist()
+    return " ".join(words[it] for it in order)
