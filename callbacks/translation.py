@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from callbacks.instruments.outputs import OutputsMeasurement
-from foundation.errors import UserError, did_you_mean
+from foundation.errors import UserError, did_you_mean, in_one_line
 
 
 class Translation(OutputsMeasurement):
@@ -28,6 +28,10 @@ class Translation(OutputsMeasurement):
             raise UserError(
                 f"callbacks.translation.tokenize is {tokenize!r}: {did_you_mean(str(tokenize), BLEU.TOKENIZERS)}"
             )
+        try:
+            BLEU(tokenize=tokenize)
+        except (RuntimeError, ImportError, OSError) as error:  # of packages and files that some need
+            raise UserError(f"callbacks.translation.tokenize={tokenize} cannot be used: {in_one_line(error)}") from None
         self.tokenize, self.lowercase = tokenize, lowercase
         self.signatures: dict[str, str] = {}
 

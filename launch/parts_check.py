@@ -128,9 +128,10 @@ def unfit_tokens(module: Any, datamodule: Any) -> Iterator[str]:
     for key, (what, name) in units.items():
         most, given = said(module, key), said(datamodule, key)
         if most and given and given > most:
+            smaller = f", or choose a smaller datamodule.{key}" if key == "max_length" else ""
             yield (
                 f"{type(module).__name__} reads {what} {most}, and datamodule {datamodule.name}'s {name} has {given} "
-                f"tokens: set the network's {key} to {given} or more, or choose a smaller datamodule.{key}."
+                f"tokens: set the network's {key} to {given} or more{smaller}."
             )
 
 

@@ -115,10 +115,15 @@ class PairsDataModule(SplitDataModule):
         max_length: int = 80,
         test_size: int | None = None,
         train_size: int | None = None,
-        batch_size: None = None,  # the base's, which a config would have to give otherwise
+        batch_size: int | None = None,  # the base's, which a config would have to give otherwise
         **splits: Any,
     ) -> None:
-        super().__init__(batch_size=batch_size, **splits)
+        if batch_size is not None:
+            raise UserError(
+                f"datamodule.batch_size={batch_size}: batches of {self.name} have as many tokens, and not examples: "
+                "set datamodule.batch_tokens."
+            )
+        super().__init__(batch_size=None, **splits)
         for key, size in {"batch_tokens": batch_tokens, "max_length": max_length}.items():
             if size < 1:
                 raise UserError(f"datamodule.{key} is {size}: give a number of tokens, 1 or more.")

@@ -91,7 +91,13 @@ class ParallelTextDataModule(PairsDataModule):
     def _vocabulary(self, texts: Sequence[str]) -> Vocabulary:
         if self.kind == "bpe":
             return Subwords.cached(texts, self.pieces, self.lowercase, self.cache_dir)
-        return Words.of_texts(texts, self.kind, self.lowercase, self.min_count)
+        words = Words.of_texts(texts, self.kind, self.lowercase, self.min_count)
+        if not words.words:
+            raise UserError(
+                f"datamodule.min_count={self.min_count} leaves no word of {self.name} that is known: give a "
+                "smaller one."
+            )
+        return words
 
     # --- files -----------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 import csv
 import math
+from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any
 
@@ -104,6 +105,11 @@ def test_the_nearest_reference_counts_of_several_the_shortest():
     ("make", "sentence"),
     [
         (lambda: Translation("", tokenize="13b"), "callbacks.translation.tokenize is '13b': did you mean '13a'?"),
+        pytest.param(
+            lambda: Translation("", tokenize="ko-mecab"),
+            "callbacks.translation.tokenize=ko-mecab cannot be used: ",
+            marks=pytest.mark.skipif(find_spec("mecab_ko") is not None, reason="it can be used"),
+        ),
         (lambda: Translation("", shown=0), "callbacks.translation.shown is 0"),
         (lambda: ErrorRate("", units="phones"), "callbacks.error_rate.units is 'phones'"),
     ],

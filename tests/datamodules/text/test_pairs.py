@@ -84,6 +84,7 @@ def test_a_run_s_vocabularies_come_with_it():
     [
         ({"rule": "copies"}, "datamodule.rule is 'copies': did you mean 'copy'?"),
         ({"batch_tokens": 0}, "datamodule.batch_tokens is 0: give a number of tokens, 1 or more."),
+        ({"batch_size": 8}, "datamodule.batch_size=8: batches of letters have as many tokens, and not examples: set"),
         ({"test_size": 390}, "leave nothing to train on"),
     ],
 )

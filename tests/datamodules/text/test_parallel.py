@@ -114,4 +114,5 @@ def test_files_that_are_no_pairs_are_told_by_their_lines(tmp_path, capsys):
     capsys.readouterr()
     assert sum(map(len, ready(tmp_path, train=[de, gap]).tables.values())) == 7
     assert "1 pairs with an empty text are left out of training." in capsys.readouterr().err
+    assert told([de, en], min_count=99).startswith("datamodule.min_count=99 leaves no word of parallel_text")
     assert told([de, en], vocabulary="bp") == "datamodule.vocabulary is 'bp': did you mean 'bpe'?"
