@@ -47,7 +47,8 @@ def predict(config: dict[str, Any]) -> Path:
         raise UserError(f"min_score is {config['min_score']}: give a score from 0 to 1.")
     if config["output"] not in OUTPUTS:
         raise UserError(f"output={config['output']}: {did_you_mean(config['output'], OUTPUTS)}")
-    if config["input"] != "-" and not Path(config["input"]).expanduser().exists():
+    place = Path(config["input"]).expanduser()
+    if config["input"] != "-" and not place.exists() and not place.with_name(f"{place.name}.gz").exists():
         raise UserError(
             f"input={config['input']}: there is no such file or folder. Give an image, a folder of images, a file of "
             "texts, or - for texts from standard input."

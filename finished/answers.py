@@ -15,7 +15,7 @@ from datamodules.text.questions import Question, QuestionsDataModule, WindowTabl
 from datamodules.text.token_labels import DOCUMENT, TokenLabelsDataModule
 from datamodules.text.tokens import TokenTable
 from finished.predictions import STANDARD_INPUT, Predictions
-from finished.texts import batches, begun, content_of, decoded_lines, finite, looked_at
+from finished.texts import batches, begun, content_of, decoded_lines, file_of, finite, looked_at
 from foundation.errors import UserError
 from foundation.evaluation import evaluating
 from launch.runs import Finished
@@ -36,8 +36,8 @@ class Questions:
 
 
 def read_questions(source: str, finished: Finished) -> Questions:
-    path = Path(source).expanduser()
-    if source == STANDARD_INPUT or not path.is_file():
+    path = None if source == STANDARD_INPUT else file_of(source)
+    if path is None:
         raise UserError(
             f"input={source}: this run answers questions. Give a file of them in SQuAD's format (.json), each beside "
             "its text; answers may be missing."
@@ -97,7 +97,7 @@ def read_words(source: str, finished: Finished) -> Sentences:
     """A word a line, what follows it left out, and a blank line between sentences, as CoNLL's files are."""
     data = finished.datamodule
     column = data.word_column if isinstance(data, TokenLabelsDataModule) else 0
-    if source != STANDARD_INPUT and not Path(source).expanduser().is_file():
+    if source != STANDARD_INPUT and file_of(source) is None:
         raise UserError(
             f"input={source}: this run tags words. Give a file of them, one a line, a blank line between sentences."
         )

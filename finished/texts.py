@@ -1,7 +1,9 @@
 """A person's own texts and pairs of them: the lines of a file or of standard input, or a table's columns; and what a
 run's module is given for them."""
 
+import gzip
 import sys
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,11 +77,10 @@ def begun(text: str) -> str:
 
 def read_texts(source: str, finished: Finished) -> Texts:
     """None is left out silently. Of a run that reads no pairs a line with a tab in it is one text."""
-    path, pairs = Path(source).expanduser(), said(finished.module, "reads_pairs")
-    if source != STANDARD_INPUT and not path.is_file():
+    pairs = said(finished.module, "reads_pairs")
+    if source != STANDARD_INPUT and file_of(source) is None:
         raise UserError(f"input={source}: this run reads texts. Give a file of them, one a line.")
-    name = path.name.removesuffix(".gz")
-    if source != STANDARD_INPUT and name.endswith(TABLES):
+    if source != STANDARD_INPUT and source.removesuffix(".gz").lower().endswith(TABLES):
         found = of_table(source, finished, pairs)
     else:
         found = of_lines(source, content_of(source), pairs)
@@ -88,10 +89,21 @@ def read_texts(source: str, finished: Finished) -> Texts:
     return found
 
 
+def file_of(source: str) -> Path | None:
+    """The file that is named, or the same packed; None where there is neither."""
+    path = Path(source).expanduser()
+    return next((it for it in (path, path.with_name(f"{path.name}.gz")) if it.is_file()), None)
+
+
 def content_of(source: str) -> bytes:
-    """Of a file, or of standard input until its end; a person who would have to type it is told so."""
+    """Of a file, packed or not, or of standard input until its end; a person who would have to type it is told so."""
     if source != STANDARD_INPUT:
-        return Path(source).expanduser().read_bytes()
+        path = file_of(source) or Path(source)
+        try:
+            content = path.read_bytes()
+            return gzip.decompress(content) if path.name.endswith(".gz") else content
+        except (OSError, EOFError, zlib.error) as error:
+            raise UserError(f"input={source} cannot be read ({error}): fetch or make it again.") from None
     if sys.stdin is None or sys.stdin.closed:
         raise UserError(f"input=- reads standard input, which is closed: pipe texts into the command, {HOW}.")
     if sys.stdin.isatty():

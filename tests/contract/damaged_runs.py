@@ -21,17 +21,37 @@ FILES = (
     "record.json", "metrics.csv", "config.yaml", ".hydra/config.yaml", ".hydra/overrides.yaml", ".hydra/hydra.yaml",
     "checkpoints/last.ckpt",
 )  # fmt: skip
-COMMANDS: dict[str, Callable[[Path, Path], list[str]]] = {
+Command = Callable[[Path, Path], list[str]]
+OF_ALL: dict[str, Command] = {
     "resume": lambda run, out: ["train.py", f"resume={run}", "trainer.max_steps=3"],
     "evaluate": lambda run, out: ["evaluate.py", f"run={run}", "trainer=cpu"],
-    "sample": lambda run, out: ["sample.py", f"run={run}", "count=2"],
     "report": lambda run, out: ["-m", "finished.report", str(run), "--out", f"{out}/report.html"],
-    "curves": lambda run, out: ["-m", "finished.curves", "--out", f"{out}/curve.png", "train/loss_g", str(run)],
     "export": lambda run, out: ["-m", "finished.onnx", "--out", f"{out}/model.onnx", str(run)],
-    "input": lambda run, out: [
-        "train.py", "experiment=infogan_digits", *tiny("infogan_digits"), f"init_from={run}", f"hydra.run.dir={out}/run",
-    ],
-}  # fmt: skip
+}
+COMMANDS: dict[str, dict[str, Command]] = {
+    "infogan_digits": OF_ALL
+    | {
+        "sample": lambda run, out: ["sample.py", f"run={run}", "count=2"],
+        "curves": lambda run, out: ["-m", "finished.curves", "--out", f"{out}/curve.png", "train/loss_g", str(run)],
+        "input": lambda run, out: beginning_with("infogan_digits", run, out),
+    },
+    "bert_tiny_text": OF_ALL
+    | {
+        "predict": lambda run, out: ["predict.py", f"run={run}", f"input={text(out)}", "accelerator=cpu"],
+        "hub": lambda run, out: ["-m", "finished.hub", "--out", f"{out}/hub", str(run)],
+        "input": lambda run, out: beginning_with("bert_tiny_text", run, out),
+    },
+}
+"""By experiment: of a run of each, what is done with it."""
+
+
+def beginning_with(experiment: str, run: Path, out: Path) -> list[str]:
+    return ["train.py", f"experiment={experiment}", *tiny(experiment), f"init_from={run}", f"hydra.run.dir={out}/run"]
+
+
+def text(folder: Path) -> Path:
+    (folder / "text.txt").write_text("on [MASK] anna the farmer feeds two cows .\n")
+    return folder / "text.txt"
 
 
 def damage(path: Path, draw: Random) -> str:
@@ -98,10 +118,10 @@ def places_in(node: Any, path: str) -> Iterator[tuple[Any, Any, str]]:
         yield from places_in(below, f"{path}.{key}")
 
 
-def made(folder: Path) -> Path:
+def made(folder: Path, experiment: str) -> Path:
     """A finished run of two steps."""
-    run = folder / "made"
-    words = ["train.py", "experiment=infogan_digits", *tiny("infogan_digits"), f"hydra.run.dir={run}"]
+    run = folder / f"made_{experiment}"
+    words = ["train.py", f"experiment={experiment}", *tiny(experiment), f"hydra.run.dir={run}"]
     status, told = run_in_fork(words, folder)
     assert status == 0, told
     return run
@@ -113,18 +133,19 @@ def unanswered(count: int, seed: int) -> Iterator[tuple[str, int, str]]:
     draw, sentences, unharmed = Random(seed), 0, 0
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        whole = made(folder)
+        whole = {experiment: made(folder, experiment) for experiment in COMMANDS}
         for number in range(count):
             run, out = folder / str(number) / "run", folder / str(number) / "out"
-            shutil.copytree(whole, run)
+            experiment = draw.choice(sorted(COMMANDS))
+            shutil.copytree(whole[experiment], run)
             out.mkdir()
-            command = draw.choice(sorted(COMMANDS))
+            command = draw.choice(sorted(COMMANDS[experiment]))
             what = damage(run / draw.choice(FILES), draw)
-            status, told = run_in_fork(COMMANDS[command](run, out), out)
+            status, told = run_in_fork(COMMANDS[experiment][command](run, out), out)
             unharmed += status == 0
             sentences += (sentence := status == 2 and any(it.startswith("error: ") for it in told.splitlines()))
             if "Traceback" in told or not (sentence or status == 0):
-                yield f"{command}, {what}", status, told
+                yield f"{experiment}: {command}, {what}", status, told
             shutil.rmtree(folder / str(number))
     print(f"{count} damages: {sentences} answered in sentences, {unharmed} did no harm")
 

@@ -1,6 +1,7 @@
 """predict.py on BERT's runs of texts: what it says is what the module says of the same tokens."""
 
 import csv
+import gzip
 import io
 import json
 import sys
@@ -111,6 +112,16 @@ def test_pairs_come_as_lines_with_a_tab_and_as_columns_by_either_name(pairs, tmp
     }
     for name, content in files.items():
         assert table(predicted(pairs, written(tmp_path / name, content))) == rows, name
+
+
+def test_a_file_may_be_packed_which_need_not_be_said(films, pairs, data_dir, tmp_path):
+    (tmp_path / "lines.txt.gz").write_bytes(gzip.compress("\n".join(SINGLES).encode()))
+    assert [row["text"] for row in table(predicted(films, tmp_path / "lines.txt"))] == SINGLES
+    dev = data_dir / "text" / "glue" / "RTE" / "dev.tsv"  # lies there as dev.tsv.gz
+    assert len(table(predicted(pairs, dev))) == 20
+    (tmp_path / "cut.txt.gz").write_bytes(gzip.compress(b"a fine film")[:-4])
+    with pytest.raises(UserError, match="input=.*cut.txt.gz cannot be read .*: fetch or make it again"):
+        predicted(films, tmp_path / "cut.txt.gz")
 
 
 def test_masks_are_filled_and_next_sentences_told(tales, tmp_path):
