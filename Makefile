@@ -72,7 +72,7 @@ record: run-named setup  ## keep a finished run as a result: make record RUN=out
 sample: run-named setup  ## pictures from a finished run: make sample RUN=outputs/infogan_digits/... ARGS="count=100"
 	@$(WITH_WORDS) sample.py run="$$RUN" @ARGS
 
-predict: run-named input-named setup  ## what a classifier or detector says of images: make predict RUN=outputs/... INPUT=photos
+predict: run-named input-named setup  ## what a run says of images or texts: make predict RUN=outputs/... INPUT=photos
 	@$(WITH_WORDS) predict.py run="$$RUN" input="$$INPUT" @ARGS
 
 export: run-named setup  ## a finished classifier or generator as ONNX: make export RUN=outputs/resnet_digits/...
