@@ -35,6 +35,7 @@ from foundation.whole_files import whole
 from launch.command_line import check_writable
 from launch.runs import load_on_device
 
+LONGEST = 100
 AT_ONCE = 512
 """Endings that are scored by themselves together."""
 
@@ -43,10 +44,10 @@ class Writer:
     """A run's module with its vocabulary.
 
     Args:
-        longest, shortest: tokens of an ending.
+        longest, shortest: tokens of an ending; None: 100, or half of what the module reads.
     """
 
-    def __init__(self, run: Path, checkpoint: str, accelerator: str, *, longest: int, shortest: int) -> None:
+    def __init__(self, run: Path, checkpoint: str, accelerator: str, *, longest: int | None, shortest: int) -> None:
         self.finished = load_on_device(run, checkpoint, accelerator)
         self.module: Any = self.finished.module
         if not serves(self.module, ContinuesText):
@@ -57,6 +58,8 @@ class Writer:
         data = self.finished.datamodule
         assert isinstance(data, WordPieceDataModule)
         self.data, self.tokenizer = data, data.tokenizer
+        if longest is None:
+            longest = LONGEST if self.module.max_length is None else min(LONGEST, self.module.max_length // 2)
         self.longest, self.shortest = longest, shortest
         self.room = math.inf if self.module.max_length is None else self.module.max_length - longest - 1
         if self.room < 1:

@@ -19,7 +19,15 @@ from callbacks.cluster_accuracy import ClusterAccuracyMetric
 from datamodules.batches import GlobalBatches
 from launch.command_line import compose_job
 from launch.runs import build
-from tests.lightning_modules import test_bert, test_draw, test_infogan, test_oracle_robustness, test_resnet, test_wrm
+from tests.lightning_modules import (
+    test_adversarial_filtering,
+    test_bert,
+    test_draw,
+    test_infogan,
+    test_oracle_robustness,
+    test_resnet,
+    test_wrm,
+)
 
 STEPS = 20
 EXPERIMENTS = {
@@ -50,6 +58,12 @@ EXPERIMENTS = {
         "lightning_module.network.dropout=0",
         "lightning_module.network.attention_dropout=0",
         "datamodule.test_size=100",
+    ],
+    # Five rounds of two epochs, whose exchanges all ranks make alike.
+    "filtering_synthetic": [
+        *test_adversarial_filtering.TINY["filtering_synthetic"],
+        "callbacks=[default,classification]",
+        "lightning_module.epochs_a_round=2",
     ],
 }
 

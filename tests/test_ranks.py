@@ -13,6 +13,9 @@ import torch
 from tests.forks import run_in_fork
 from tests.lightning_modules import test_draw
 
+TRAINED = ["infogan_digits", "resnet_digits", "draw_digits", "wrm_digits", "oracle_digits", "bert_tiny_text",
+           "filtering_synthetic"]  # fmt: skip
+
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
@@ -144,9 +147,7 @@ def test_the_ranks_shares_are_the_same_samples(ranks):
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
-@pytest.mark.parametrize(
-    "experiment", ["infogan_digits", "resnet_digits", "draw_digits", "wrm_digits", "oracle_digits", "bert_tiny_text"]
-)
+@pytest.mark.parametrize("experiment", TRAINED)
 def test_twenty_steps_lead_to_the_same_weights(ranks, experiment, world_size):
     folder, found = ranks
     assert found[experiment][world_size]["dtype"] == found[experiment][1]["dtype"] == "torch.float64"
@@ -154,9 +155,7 @@ def test_twenty_steps_lead_to_the_same_weights(ranks, experiment, world_size):
     assert float((alone - together).abs().max()) < 1e-8
 
 
-@pytest.mark.parametrize(
-    "experiment", ["infogan_digits", "resnet_digits", "draw_digits", "wrm_digits", "oracle_digits", "bert_tiny_text"]
-)
+@pytest.mark.parametrize("experiment", TRAINED)
 def test_micro_batches_on_two_ranks_lead_to_the_same_weights(ranks, experiment):
     """Each rank's share in three parts against the whole batch on one rank."""
     folder, _ = ranks

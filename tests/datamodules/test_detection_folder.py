@@ -41,10 +41,14 @@ def save(pixels: np.ndarray, path: Path) -> None:
 def scenes_of(counts: dict[str, int]) -> dict[str, list[tuple[str, Scene]]]:
     """By split: the images' names without endings, and the scenes."""
     starts = dict(zip(counts, (sum([*counts.values()][:place]) for place in range(len(counts))), strict=True))
-    return {split: [(f"{split}_{it}", scene(starts[split] + it)) for it in range(count)] for split, count in counts.items()}
+    return {
+        split: [(f"{split}_{it}", scene(starts[split] + it)) for it in range(count)] for split, count in counts.items()
+    }
 
 
-def coco_of(scenes: list[tuple[str, Scene]], first_id: int = 1, folder: str = "", of_all: bool = True) -> dict[str, Any]:
+def coco_of(
+    scenes: list[tuple[str, Scene]], first_id: int = 1, folder: str = "", of_all: bool = True
+) -> dict[str, Any]:
     """As Roboflow writes it: category 0 is the name of all, and no object's; images are numbered from 0."""
     content: dict[str, Any] = {"images": [], "annotations": []}
     content["categories"] = [{"id": 0, "name": "parts", "supercategory": "none"}] * of_all + [
@@ -82,7 +86,12 @@ def write_yolo(folder: Path, counts: dict[str, int] = COUNTS, polygons: bool = F
             height, width = pixels.shape[:2]
             lines = []
             for kind, (left, top, right, bottom) in objects:
-                x, y, w, h = (left + right) / 2 / width, (top + bottom) / 2 / height, (right - left) / width, (bottom - top) / height
+                x, y, w, h = (
+                    (left + right) / 2 / width,
+                    (top + bottom) / 2 / height,
+                    (right - left) / width,
+                    (bottom - top) / height,
+                )
                 corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
                 shares = [it for a, b in corners for it in (a / width, b / height)] if polygons else [x, y, w, h]
                 lines.append(" ".join([str(NAMES.index(kind)), *(f"{it:.6f}" for it in shares)]))
@@ -143,7 +152,9 @@ def assert_boxes_lie_on_their_colours(datamodule: DetectionFolderDataModule, spl
             colour = torch.tensor(COLORS[datamodule.class_names[label - 1]])
             like = ((it.image.float() - colour[:, None, None]).abs().amax(0) < 50).int()
             assert int(like[top:bottom, left:right].sum()) == (bottom - top) * (right - left)
-            assert int(like[max(top - 1, 0) : bottom + 1, max(left - 1, 0) : right + 1].sum()) == (bottom - top) * (right - left)
+            assert int(like[max(top - 1, 0) : bottom + 1, max(left - 1, 0) : right + 1].sum()) == (bottom - top) * (
+                right - left
+            )
             seen += 1
     return seen
 
@@ -186,7 +197,11 @@ def test_a_category_0_that_has_objects_is_a_class(tmp_path):
 @pytest.mark.parametrize(
     ("places", "images", "file_name"),
     [
-        ({"train": "annotations/instances_train2017.json", "val": "annotations/instances_val2017.json"}, "{split}2017", ""),
+        (
+            {"train": "annotations/instances_train2017.json", "val": "annotations/instances_val2017.json"},
+            "{split}2017",
+            "",
+        ),
         ({"train": "annotations/train.json", "val": "annotations/val.json"}, "images/{split}", ""),
         ({"train": "train.json", "val": "valid.json"}, "images", "images/"),
         ({"train": "a/labels_train.json", "val": "a/labels_val.json"}, "a/data/{split}", "/home/me/data/{split}/"),
@@ -238,12 +253,16 @@ def test_yolo(tmp_path, polygons, capsys):
     assert sizes(datamodule) == {"train": 6, "val": 3, "test": 2}
     assert datamodule.class_names == NAMES
     assert assert_boxes_lie_on_their_colours(datamodule, "train") == boxes_in("train")
-    assert capsys.readouterr().err.startswith("detection_folder: YOLO's layout: train 6 images, val 3 images, test 2 images")
+    assert capsys.readouterr().err.startswith(
+        "detection_folder: YOLO's layout: train 6 images, val 3 images, test 2 images"
+    )
     if polygons:
         it = datamodule.tables["train"].example(0)
         left, top, right, bottom = (round(value) for value in it.boxes[0].tolist())
         assert it.masks is not None
-        assert int(it.masks[0].sum()) == int(it.masks[0, top:bottom, left:right].sum()) == (bottom - top) * (right - left)
+        assert (
+            int(it.masks[0].sum()) == int(it.masks[0, top:bottom, left:right].sum()) == (bottom - top) * (right - left)
+        )
 
 
 def test_yolo_by_a_list_of_classes_and_folders_alone(tmp_path):
@@ -295,7 +314,10 @@ def test_voc_s_own_layout_by_the_papers_splits(tmp_path, capsys):
     assert sizes(datamodule) == {"train": 12, "val": 0, "test": 3}
     assert datamodule.class_names == sorted(NAMES)
     assert assert_boxes_lie_on_their_colours(datamodule, "train") > 10
-    assert "image sets trainval of VOCdevkit/VOC2007, test of VOCdevkit/VOC2007, trainval of VOCdevkit/VOC2012." in capsys.readouterr().err
+    assert (
+        "image sets trainval of VOCdevkit/VOC2007, test of VOCdevkit/VOC2007, trainval of VOCdevkit/VOC2012."
+        in capsys.readouterr().err
+    )
     chosen = ready(tmp_path / "export/VOCdevkit/VOC2007", splits={"train": "train", "val": "val", "test": "test"})
     assert sizes(chosen) == {"train": 4, "val": 3, "test": 3}
     assert sizes(ready(tmp_path / "export/VOCdevkit/VOC2012", val_size=0)) == {"train": 3, "val": 0, "test": 2}
@@ -333,9 +355,15 @@ def test_what_is_difficult_is_neither_trained_on_nor_counted(tmp_path):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda it: '<?xml version="1.0"?><!DOCTYPE a [<!ENTITY x "y">]>' + it, "has a DOCTYPE or an ENTITY, which no annotation needs: remove it"),
+        (
+            lambda it: '<?xml version="1.0"?><!DOCTYPE a [<!ENTITY x "y">]>' + it,
+            "has a DOCTYPE or an ENTITY, which no annotation needs: remove it",
+        ),
         (lambda it: it[:-30], "is no whole XML file"),
-        (lambda it: it.replace("<xmin>5</xmin>", "<xmin>left</xmin>"), "object 1, \"bolt\", has the bndbox .*: give xmin"),
+        (
+            lambda it: it.replace("<xmin>5</xmin>", "<xmin>left</xmin>"),
+            'object 1, "bolt", has the bndbox .*: give xmin',
+        ),
         (lambda it: it.replace("<xmax>20</xmax>", "<xmax>2</xmax>"), "xmax or ymax is below its xmin or ymin"),
         (lambda it: it.replace("<name>bolt</name>", ""), "object 1 has no name"),
     ],
@@ -379,7 +407,9 @@ def test_a_wrong_key_is_named(tmp_path, settings, sentence):
 
 def test_a_folder_without_annotations_says_what_was_looked_for(tmp_path):
     save(scene(0)[0], tmp_path / "export" / "a.jpg")
-    with pytest.raises(UserError, match="holds 1 images and no annotations in the layout of coco, yolo, voc: looked for"):
+    with pytest.raises(
+        UserError, match="holds 1 images and no annotations in the layout of coco, yolo, voc: looked for"
+    ):
         ready(tmp_path / "export")
     with pytest.raises(UserError, match="is no folder and no archive: set datamodule.folder"):
         ready(tmp_path / "nowhere")

@@ -9,6 +9,8 @@ import torch
 
 from datamodules.text.pools import read_pool
 from datamodules.text.tokens import WordPieceDataModule
+from finished.choices import acc_and_acc_norm
+from finished.choices import main as choices
 from finished.endings import main
 from foundation.errors import UserError
 from launch.runs import load_run
@@ -89,3 +91,27 @@ def test_a_run_that_writes_nothing_is_refused(tmp_path):
     run = finished_run(tmp_path / "run", "experiment=bert_tiny_text", *BERT["bert_tiny_text"])
     with pytest.raises(UserError, match="is a run of BertPretraining, which writes no endings"):
         main([str(run), "--out", str(tmp_path / "pool.jsonl")])
+
+
+# --- choosing without having learnt to -------------------------------------------------------------------------------
+
+
+def test_acc_and_acc_norm_are_two_figures():
+    """Of the first text the short ending is likelier as a whole, the long one by its letters."""
+    nats, letters = [[10.0, 12.0], [3.0, 9.0]], [[5, 10], [4, 4]]
+    assert acc_and_acc_norm(nats, letters, [0, 0]) == {"acc": 1.0, "acc_norm": 0.5}
+    assert acc_and_acc_norm(nats, letters, [1, 1]) == {"acc": 0.0, "acc_norm": 0.5}
+
+
+def test_a_run_chooses_by_its_nats(run, tmp_path):
+    endings = ["feeds one cow .", "sews a long coat in the shop .", "goes ."]
+    rows = [{"ctx": "on monday anna", "endings": endings, "label": it} for it in (0, 1, 2)]
+    file = tmp_path / "choices.jsonl"
+    file.write_text("".join(json.dumps(it) + "\n" for it in rows))
+    words = [str(run), "--file", str(file), "--context", "ctx", "--accelerator", "cpu"]
+    found = choices([*words, "--out", str(tmp_path / "told.json")])
+    assert found["acc"] == found["acc_norm"] == pytest.approx(1 / 3)  # each ending is the right one of one text
+    assert json.loads((tmp_path / "told.json").read_text())["texts"] == 3
+    file.write_text(json.dumps(rows[0] | {"label": -1}) + "\n")
+    with pytest.raises(UserError, match="line 1: label is '-1', which says no right ending: hidden labels are not"):
+        choices(words)

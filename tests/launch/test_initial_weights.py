@@ -469,7 +469,10 @@ def test_a_detector_of_coco_s_numbers_gives_the_rows_of_classes_by_their_names(t
     given = coco.state_dict()[SCORES]
     assert torch.equal(three.state_dict()[SCORES], torch.stack([given[0], given[1], before[2], given[10]]))
     told = "of 3 classes 2 by their names (person, traffic-light) and 1 at random (helmet)"
-    assert line == f"init_from: {len(three.state_dict())} of {len(three.state_dict())} weights begin with those of coco.pt; {told}."
+    assert (
+        line
+        == f"init_from: {len(three.state_dict())} of {len(three.state_dict())} weights begin with those of coco.pt; {told}."
+    )
     assert inputs["init_from"]["classes"] == told
 
 

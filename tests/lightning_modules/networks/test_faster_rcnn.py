@@ -301,10 +301,13 @@ def test_rows_of_classes_are_found_by_their_names():
     taken = rows_by_name(boxes, given[boxes], own[boxes], there, here)[0].view(4, 4, 8)
     theirs, mine = given[boxes].view(8, 4, 8), own[boxes].view(4, 4, 8)
     assert torch.equal(taken, torch.stack([theirs[0], theirs[7], mine[2], theirs[2]]))
-    assert rows_by_name(scores, given[scores], own[scores], there, ["cat"] * 3)[0][3].equal(given[scores][3])  # the first
+    assert rows_by_name(scores, given[scores], own[scores], there, ["cat"] * 3)[0][3].equal(
+        given[scores][3]
+    )  # the first
     assert rows_by_name(scores, given[scores], own[scores], there[:3], here) == (given[scores], [])  # other numbers
     assert [it for it in given if is_of_every_class(it)] == [
-        f"roi_heads.box_predictor.{it}" for it in ("cls_score.weight", "cls_score.bias", "bbox_pred.weight", "bbox_pred.bias")
+        f"roi_heads.box_predictor.{it}"
+        for it in ("cls_score.weight", "cls_score.bias", "bbox_pred.weight", "bbox_pred.bias")
     ]
 
 
