@@ -12,6 +12,7 @@ from finished.translations import translate
 from finished.words import classify_texts, embed_texts, estimate_numbers, fill_masks
 from foundation.errors import UserError
 from foundation.protocols import (
+    Classifies,
     ClassifiesImages,
     ClassifiesText,
     DetectsObjects,
@@ -62,6 +63,11 @@ def predictor_of(module: Any, run: str, output: str = "predictions") -> Predicto
         raise UserError(f"{what} makes no vectors of texts: leave out output=embeddings, or name a BERT's run.")
     if serves(module, EmbedsText):
         raise UserError(f"{what} says nothing of a text as it was trained: output=embeddings gives its vectors.")
+    if serves(module, Classifies):
+        raise UserError(
+            f"{what} tells classes of what is neither an image nor a text or a pair, such as endings of a text or "
+            "points: evaluate.py measures it on its own data."
+        )
     raise UserError(
         f"{what} does not tell what is in an image or a text: give a classifier's or a detector's run, such as one of "
         "experiment=resnet_digits or faster_rcnn_shapes, or a BERT's."

@@ -7,6 +7,7 @@ import json
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ import pytest
 import torch
 
 import predict
+from finished.predictors import predictor_of
 from foundation.errors import UserError
+from foundation.protocols import Classifies
 from launch.command_line import compose_job, readable
 from launch.runs import load_run
 from tests.datamodules.text.test_labelled import sentences, write_tiny
@@ -231,3 +234,11 @@ def test_a_model_that_reads_from_the_left_has_vectors_alone(tmp_path):
     with pytest.raises(UserError, match="says nothing of a text as it was trained: output=embeddings gives"):
         predicted(run, source)
     assert np.load(predicted(run, source, "output=embeddings") / "embeddings.npy").shape == (1, 16)
+
+
+def test_one_that_chooses_among_endings_is_measured_alone():
+    module = SimpleNamespace(capabilities=lambda: {Classifies})
+    with pytest.raises(
+        UserError, match="tells classes of what is neither an image nor a text or a pair, such as endings"
+    ):
+        predictor_of(module, "run")
