@@ -5,15 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
 from torch import Tensor
 
 from callbacks.instruments.pictures import log_picture, shortened, write_figure
+from datamodules.coco_masks import decode_masks, encode_mask
 from foundation.errors import UserError
 from foundation.protocols import AnnotatesObjects, DetectsObjects
 from foundation.published import stage_name
@@ -22,24 +25,29 @@ from foundation.published import stage_name
 COLORS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 DARK = ("#009E73", "#0072B2", "#D55E00")  # under white letters
 LEGIBLE = 640  # pixels of an image's longer side, roughly, from which captions are small beside objects
+OPACITY = 0.45  # of masks
 MOST_BOXES = 20  # of one image; more hide what they frame
 
 
 @dataclass(frozen=True)
 class Framed:
-    """A box to draw: left, top, width, height in the image's pixels. A crowd's outline is dashed."""
+    """A box to draw: left, top, width, height in the image's pixels. A crowd's outline is dashed.
+
+    mask: uint8 or bool [H, W], which pixels are the object's; None draws the box alone.
+    """
 
     box: Sequence[float]
     category: int
     caption: str
     crowd: bool = False
+    mask: np.ndarray | None = None
 
 
 class DetectionGrid(Callback):
     """Writes ``val_detections-<iteration>.png`` and ``test_detections.png``, and shows both in the logger.
 
     A row shows images with their annotated objects on the left and the detections on the right, a class in the same
-    colour on both sides. They are the first ones that the first rank sees.
+    colour on both sides, and masks where the module makes them. They are the first ones that the first rank sees.
 
     Args:
         folder: where the pictures go.
@@ -112,8 +120,9 @@ def save_detections(
     figure = Figure(figsize=(4.4 * columns, 3.9 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     for place, (image, pixels, found) in enumerate(seen):
+        masks_of = sizes[image] if "masks" in found else None
         sides = {
-            "annotated": annotated(truth["annotations"], image, names),
+            "annotated": annotated(truth["annotations"], image, names, masks_of),
             f"detected, score from {min_score:g}": likeliest(found, names, min_score),
         }
         for side, (title, frames) in enumerate(sides.items(), start=1):
@@ -134,11 +143,22 @@ def save_framed(pixels: Tensor, frames: Sequence[Framed], categories: Sequence[i
     write_figure(figure, path, dpi="figure")
 
 
-def annotated(annotations: Sequence[Mapping[str, Any]], image: int, names: Mapping[int, str]) -> list[Framed]:
-    """The small ones on top."""
+def annotated(
+    annotations: Sequence[Mapping[str, Any]],
+    image: int,
+    names: Mapping[int, str],
+    masks_of: tuple[int, int] | None = None,
+) -> list[Framed]:
+    """The small ones on top. masks_of: the image's height and width; None leaves masks out."""
     objects = [it for it in annotations if it["image_id"] == image]
     return [
-        Framed(it["bbox"], it["category_id"], shortened(names[it["category_id"]], 16) + crowd, bool(crowd))
+        Framed(
+            it["bbox"],
+            it["category_id"],
+            shortened(names[it["category_id"]], 16) + crowd,
+            bool(crowd),
+            None if masks_of is None or not it.get("segmentation") else mask_of(it["segmentation"], masks_of),
+        )
         for it in sorted(objects, key=lambda it: -it["bbox"][2] * it["bbox"][3])
         for crowd in [" (crowd)" if it.get("iscrowd", 0) else ""]
     ]
@@ -146,12 +166,29 @@ def annotated(annotations: Sequence[Mapping[str, Any]], image: int, names: Mappi
 
 def likeliest(found: Mapping[str, Any], names: Mapping[int, str], min_score: float) -> list[Framed]:
     """The best on top."""
-    rows = zip(found["scores"].tolist(), found["labels"].tolist(), found["boxes"].tolist(), strict=True)
+    masks = found.get("masks")
+    columns = [found["scores"].tolist(), found["labels"].tolist(), found["boxes"].tolist()]
+    rows = zip(*columns, range(len(columns[0])), strict=True)
     best = sorted((it for it in rows if it[0] >= min_score and it[1] in names), key=lambda it: -it[0])[:MOST_BOXES]
     return [
-        Framed((left, top, right - left, bottom - top), label, f"{shortened(names[label], 16)} {score:.2f}")
-        for score, label, (left, top, right, bottom) in reversed(best)
+        Framed(
+            (left, top, right - left, bottom - top),
+            label,
+            f"{shortened(names[label], 16)} {score:.2f}",
+            mask=None if masks is None else as_pixels(masks[place]),
+        )
+        for score, label, (left, top, right, bottom), place in reversed(best)
     ]
+
+
+def as_pixels(mask: Any) -> np.ndarray:
+    """A detector's mask, bool [H, W] or encoded as COCO's tools do, as uint8 [H, W]."""
+    return mask.cpu().numpy().astype(np.uint8) if isinstance(mask, Tensor) else mask_of(mask, tuple(mask["size"]))
+
+
+def mask_of(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
+    """COCO's segmentation as uint8 [H, W]."""
+    return decode_masks([encode_mask(segmentation, *size)], *size)[0].numpy()
 
 
 def draw(axes: Any, pixels: Tensor, size: tuple[int, int], frames: Sequence[Framed], places: Mapping[int, int]) -> None:
@@ -162,6 +199,10 @@ def draw(axes: Any, pixels: Tensor, size: tuple[int, int], frames: Sequence[Fram
     for it in frames:
         color = COLORS[places[it.category] % len(COLORS)]
         left, top, box_width, box_height = it.box
+        if it.mask is not None:
+            tint = np.zeros((*it.mask.shape, 4))
+            tint[it.mask > 0] = (*to_rgb(color), OPACITY)
+            axes.imshow(tint, extent=(0, width, height, 0), interpolation="nearest")
         outline = Rectangle((left, top), box_width, box_height, fill=False, edgecolor=color, linewidth=1.6,
                             linestyle="--" if it.crowd else "-")  # fmt: skip
         outline.set_path_effects([Stroke(linewidth=2.8, foreground="black"), Normal()])  # seen on any ground

@@ -24,14 +24,17 @@ from callbacks.instruments.coco_evaluation import (
     gather_on_first,
     merge,
 )
+from callbacks.instruments.detection_confusion import confusion_of
 from callbacks.instruments.measurement import Measurement
-from callbacks.instruments.pictures import log_table
+from callbacks.instruments.pictures import draw_counts, log_picture, log_table, shortened
+from callbacks.instruments.tables import write_table
 from foundation.errors import UserError
 from foundation.metrics import Directions, in_stage
 from foundation.protocols import AnnotatesObjects, DetectsObjects
 from foundation.whole_files import whole, write_whole
 
 PREFIXES = {"boxes": "", "masks": "mask_"}
+BACKGROUND = "(background)"
 SUFFIXES = {"boxes": "", "masks": "_masks"}
 
 
@@ -120,21 +123,30 @@ class MeanAveragePrecision(Measurement):
     """Logs COCO's twelve figures, ``<stage>/map`` to ``<stage>/mar_large``, and writes what the test found.
 
     ``average_precision.csv`` has a row a class, ``detections.json`` the detections as COCO's evaluation server takes
-    them; with masks there are ``average_precision_masks.csv`` and ``detections_masks.json`` beside them. Every image
-    of the split must be measured; with limited batches (``trainer.limit_test_batches``) the figures are those of the
-    images that were.
+    them, ``confusion.csv`` and its picture what is taken for what (``instruments.detection_confusion``); with masks
+    there are ``average_precision_masks.csv`` and ``detections_masks.json`` beside them. Every image of the split must
+    be measured; with limited batches (``trainer.limit_test_batches``) the figures are those of the images that were.
 
     Args:
         folder: where the table and the detections go.
         masks: measure masks beside boxes, as ``<stage>/mask_map`` and so on.
         write_detections: some 100 bytes each.
+        confusion_min_score: detections of a lower score are left out of what is taken for what.
     """
 
     metric: MeanAveragePrecisionMetric
     requires = DetectsObjects
     requires_data = AnnotatesObjects
 
-    def __init__(self, folder: str, masks: bool = False, write_detections: bool = True) -> None:
+    def __init__(
+        self, folder: str, masks: bool = False, write_detections: bool = True, confusion_min_score: float = 0.5
+    ) -> None:
+        if not 0 <= confusion_min_score <= 1:
+            raise UserError(
+                f"callbacks.mean_average_precision.confusion_min_score is {confusion_min_score}: give a score from 0 "
+                "to 1."
+            )
+        self.confusion_min_score = confusion_min_score
         self.folder, self.masks, self.write_detections = Path(folder), masks, write_detections
         self.kinds = ["boxes", "masks"] if masks else ["boxes"]
 
@@ -143,7 +155,10 @@ class MeanAveragePrecision(Measurement):
         return in_stage(stage, dict.fromkeys(names, "max")) if stage != "train" else {}
 
     def tables(self, module: Any) -> set[str]:
-        return {f"test/average_precision{SUFFIXES[kind]}_table" for kind in self.kinds}
+        return {f"test/average_precision{SUFFIXES[kind]}_table" for kind in self.kinds} | {"test/confusion_table"}
+
+    def pictures(self, module: Any) -> set[str]:
+        return {"test/confusion"}
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start(trainer, "val", trainer.limit_val_batches)
@@ -171,3 +186,21 @@ class MeanAveragePrecision(Measurement):
             log_table(trainer, f"test/average_precision{SUFFIXES[kind]}_table", path)
             if self.write_detections:
                 write_whole(self.folder / f"detections{SUFFIXES[kind]}.json", json.dumps(evaluation.results))
+        if self.metric.evaluations:
+            found = self.metric.evaluations["boxes"].found  # also where there are masks
+            self._write_confusion(trainer, confusion_of(found, self.metric.ground_truth, self.confusion_min_score))
+
+    def _write_confusion(self, trainer: Trainer, counts: Tensor) -> None:
+        categories = sorted(self.metric.ground_truth["categories"], key=lambda it: it["id"])
+        names = [it["name"] for it in categories]
+        rows: list[list[Any]] = [["class", *(f"detected_{name}" for name in names), "missed"]]
+        rows += [[name, *line] for name, line in zip([*names, BACKGROUND], counts.tolist(), strict=True)]
+        write_table(self.folder / "confusion.csv", rows)
+        picture = self.folder / "confusion.png"
+        short = [shortened(it, 16) for it in names]
+        draw_counts(
+            counts, picture, rows=[*short, BACKGROUND], columns=[*short, "missed"], title="What is taken for what",
+            of_rows="object", of_columns=f"detected, score from {self.confusion_min_score:g}",
+        )  # fmt: skip
+        log_picture(trainer, "test/confusion", picture)
+        log_table(trainer, "test/confusion_table", self.folder / "confusion.csv")

@@ -24,6 +24,8 @@ def unfit_segmentation(segmentation: Any, height: int, width: int) -> tuple[str,
     """Of which kind the mistake is, and what it is in words; empty where there is none."""
     if not segmentation:
         return "none", "has no segmentation: set datamodule.masks=false for boxes alone"
+    if type(segmentation) is list and {*map(type, segmentation)} == {dict}:
+        return next((it for part in segmentation if (it := unfit_runs(part, height, width))[1]), ("", ""))
     if type(segmentation) is list:
         return unfit_polygons(segmentation, height, width)
     if type(segmentation) is dict:
@@ -95,11 +97,16 @@ def runs_in(text: str) -> list[int] | None:
 
 def encode_mask(segmentation: Any, height: int, width: int) -> bytes:
     """A segmentation without mistakes as a compressed text."""
-    if type(segmentation) is list:
+    several = isinstance(segmentation, list)
+    if several and type(segmentation[0]) is dict:
+        texts = [encode_mask(it, height, width) for it in segmentation]
+        return rle.merge([{"size": [height, width], "counts": it} for it in texts])["counts"]
+    if several:
         parts: Any = rle.frPyObjects(segmentation, height, width)
         return rle.merge(parts)["counts"]
-    if type(segmentation["counts"]) is str:
-        return segmentation["counts"].encode()
+    counts: Any = segmentation["counts"]
+    if type(counts) in (bytes, str):
+        return counts if type(counts) is bytes else counts.encode()
     encoded: Any = rle.frPyObjects(segmentation, height, width)
     return encoded["counts"]
 

@@ -211,7 +211,11 @@ def check_asked(splits: Mapping[str, str | Sequence[str]] | None) -> Asked:
             )
     if "train" not in splits:
         raise UserError("datamodule.splits has no train: name what is trained on, too.")
-    return {it: [splits[it]] if isinstance(splits[it], str) else list(splits[it]) for it in SPLITS if it in splits}
+    return {it: as_list(splits[it]) for it in SPLITS if it in splits}
+
+
+def as_list(value: str | Sequence[str]) -> list[str]:
+    return [value] if isinstance(value, str) else list(value)
 
 
 def numbered(names: Iterable[str]) -> Iterator[tuple[int, str]]:

@@ -24,12 +24,14 @@ import torch
 from torch import Tensor, nn
 
 from finished.card import card_of, for_others
+from finished.onnx_detectors import write_detector
 from foundation.checkpoints import read_checkpoint, weights_in
 from foundation.errors import UserError, told_as_sentences
 from foundation.places import inside
 from foundation.protocols import (
     ClassifiesImages,
     ClassifiesText,
+    DetectsObjects,
     EmbedsText,
     EstimatesNumbers,
     FillsMasks,
@@ -95,7 +97,8 @@ def export(
         path /= NAME
     check_writable("--out", path.parent)
     finished = load_on_device(run, checkpoint, "cpu")
-    exportable = exportable_of(finished.module, run, output)
+    detects = serves(finished.module, DetectsObjects) and output == OUTPUTS[0]
+    exportable = None if detects else exportable_of(finished.module, run, output)
     of_run = {
         "experiment": finished.config["name"],
         "checkpoint": finished.checkpoint.name,
@@ -104,8 +107,11 @@ def export(
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as unfinished:
-        write(exportable, of_run | exportable.metadata, unfinished)
-        difference = largest_difference(exportable, unfinished)
+        if exportable is None:
+            difference = write_detector(finished.module, of_run, unfinished)
+        else:
+            write(exportable, of_run | exportable.metadata, unfinished)
+            difference = largest_difference(exportable, unfinished)
         if not difference <= LARGEST_DIFFERENCE:
             raise UserError(
                 f"onnxruntime differs from the module by {difference:.1e}, more than {LARGEST_DIFFERENCE:.0e}, so no "
@@ -143,8 +149,8 @@ def exportable_of(module: Any, run: Path, output: str = "predictions") -> Export
             "--output embeddings for its vectors."
         )
     raise UserError(
-        f"{run} is a run of {type(module).__name__}, which neither classifies images or texts nor makes images of "
-        "latents, so it cannot be exported."
+        f"{run} is a run of {type(module).__name__}, which neither classifies images or texts nor detects objects "
+        "nor makes images of latents, so it cannot be exported."
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from PIL import Image
@@ -19,7 +20,7 @@ from datamodules.coco import CocoDataModule
 from datamodules.decoding import whole_image
 from evaluate import evaluate
 from finished.images import Images, as_coco
-from finished.onnx import exportable_of
+from finished.onnx import export
 from foundation.errors import UserError
 from foundation.protocols import ClassifiesImages, ClassifiesText
 from launch.command_line import check_command_line, compose_job, readable
@@ -402,7 +403,7 @@ def test_files_that_a_detector_cannot_read_are_all_named(detector, photos, tmp_p
         predicted(detector, copied)
 
 
-def test_a_detector_is_measured_again_and_refused_where_images_or_onnx_are_asked_for(detector, tmp_path):
+def test_a_detector_is_measured_again_and_refused_where_images_are_asked_for(detector, tmp_path):
     copied = changed(detector, tmp_path / "run")
     folder = copied / "evaluations" / "again"
     measured = evaluate(compose_job("evaluate", [f"run={copied}", "trainer=cpu"], str(folder)), folder)
@@ -411,5 +412,24 @@ def test_a_detector_is_measured_again_and_refused_where_images_or_onnx_are_asked
     assert (folder / "images" / "test_detections.png").exists()
     with pytest.raises(UserError, match="is a run of FasterRCNN, which makes no images"):
         sample(compose_job("sample", [f"run={detector}", "accelerator=cpu"]))
-    with pytest.raises(UserError, match="is a run of FasterRCNN, which neither classifies images or texts nor makes"):
-        exportable_of(load_run(detector)[0], detector)
+
+
+def test_a_detector_s_onnx_file_finds_what_the_run_finds_in_images_of_other_sizes(detector, tmp_path):
+    path, difference = export(detector, out=tmp_path / "detector.onnx")
+    assert difference <= 1e-4
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    module: Any = load_run(detector)[0]
+    told = session.get_modelmeta().custom_metadata_map
+    assert json.loads(told["labels"]) == module.category_ids
+    assert json.loads(told["classes"]) == module.class_names
+    module.network.roi_heads.score_thresh = 0.0
+    for size in ((40, 90), (111, 64)):
+        image = torch.rand(3, *size)
+        (expected,) = module.detect_objects([image])
+        assert len(expected["scores"])
+        given = {"image": image.numpy(), "min_score": np.array(0, np.float32)}
+        boxes, scores, labels = session.run(["boxes", "scores", "labels"], given)
+        np.testing.assert_allclose(scores, expected["scores"], atol=1e-5)
+        np.testing.assert_allclose(boxes, expected["boxes"], atol=1e-2)
+        assert labels.tolist() == expected["labels"].tolist()
+        assert len(session.run(["boxes"], given | {"min_score": np.array(0.99, np.float32)})[0]) < len(boxes)

@@ -29,7 +29,7 @@ class RegionAlign(MultiScaleRoIAlign):
     def forward(self, x: Mapping[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """x: maps [B, C, H, W] by name, fine to coarse; boxes: of each image [N, 4] -> [all N, C, side, side]."""
         maps = [x[name] for name in self.featmap_names if name in x]
-        if maps[0].device.type != "cpu":
+        if maps[0].device.type != "cpu" or torch.onnx.is_in_onnx_export():  # an exported file has torchvision's
             return super().forward(dict(x), boxes, image_shapes)
         channels, side = maps[0].shape[1], self.output_size[0]
         rows = torch.cat([it.permute(0, 2, 3, 1).reshape(-1, channels) for it in maps])

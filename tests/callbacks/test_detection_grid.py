@@ -6,7 +6,8 @@ import torch
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from callbacks.detection_grid import COLORS, MOST_BOXES, DetectionGrid, annotated, likeliest, save_detections
+from callbacks.detection_grid import COLORS, MOST_BOXES, OPACITY, DetectionGrid, annotated, likeliest, save_detections
+from callbacks.instruments.coco_evaluation import encode
 from foundation.errors import UserError
 from foundation.protocols import declared_metrics
 from tests.callbacks.detections_on_ranks import Parrot, Scenes, scenes, trainer_with
@@ -56,6 +57,29 @@ def test_boxes_are_drawn_where_they_are_on_both_sides(tmp_path):
         # The lower right corner of the box, by the side of the image.
         assert (drawn[:, 0].max() - top) / (bottom - top) == pytest.approx(160 / 200, abs=0.02)
         assert (drawn[:, 1].max() - left) / (right - left) == pytest.approx(80 / 200, abs=0.02)
+
+
+def test_masks_are_drawn_where_they_are_on_both_sides(tmp_path):
+    """As polygons, run lengths or booleans; the detected one as COCO's tools encode it, too."""
+    truth = {
+        "images": [{"id": 7, "height": 40, "width": 40}],
+        "categories": [{"id": 3, "name": "car"}],
+        "annotations": [{"image_id": 7, "category_id": 3, "bbox": [0, 0, 40, 40], "segmentation": [[0, 20, 40, 20, 40, 40, 0, 40]]}],
+    }
+    mask = torch.zeros(1, 40, 40, dtype=torch.bool)
+    mask[:, 20:] = True
+    found = {"boxes": torch.tensor([[0.0, 0, 40, 40]]), "scores": torch.tensor([0.9]), "labels": torch.tensor([3])}
+    for masks in (mask, encode(mask)):
+        save_detections([(7, torch.zeros(3, 40, 40), found | {"masks": masks})], truth, 0.5, tmp_path / "grid.png")
+        picture = np.asarray(Image.open(tmp_path / "grid.png").convert("RGB")) / 255
+        tint = np.array(to_rgb(COLORS[0])) * OPACITY  # on black
+        for half in np.array_split(picture, 2, axis=1):
+            column = half[:, int(0.7 * half.shape[1])]  # beside title and caption
+            black, tinted = (np.flatnonzero(np.abs(column - it).max(axis=1) < 0.02) for it in (0, tint))
+            tinted = tinted[tinted > np.median(black)]  # the outline fades into the ground
+            assert len(black) > 100
+            assert len(tinted) / len(black) == pytest.approx(1, abs=0.1)
+            assert tinted.min() > np.percentile(black, 95)
 
 
 def test_pictures_of_the_first_images_at_validation_and_test(tmp_path):

@@ -266,7 +266,11 @@ def test_with_limited_batches_the_images_that_were_seen_are_measured(tmp_path):
     }
     expected = measure(truth | part, {it: detections[it] for it in seen})
     assert float(trainer.callback_metrics["test/map"]) == pytest.approx(expected["map"], abs=1e-6)
-    assert [it.name for it in tmp_path.iterdir()] == ["average_precision.csv"]
+    assert sorted(it.name for it in tmp_path.iterdir()) == ["average_precision.csv", "confusion.csv", "confusion.png"]
+    rows = [line.split(",") for line in (tmp_path / "confusion.csv").read_text().splitlines()]
+    assert [rows[0][0], rows[0][-1], rows[-1][0]] == ["class", "missed", "(background)"]
+    objects = sum(not it.get("iscrowd", 0) for it in part["annotations"])
+    assert sum(int(it) for row in rows[1:-1] for it in row[1:]) == objects  # each is found, mistaken or missed
 
 
 def test_figures_of_training_images_are_called_no_test(tmp_path):

@@ -65,8 +65,16 @@ def test_a_polygon_s_mask():
     assert decode_masks([], HEIGHT, WIDTH).shape == (0, HEIGHT, WIDTH)
 
 
+def test_several_run_lengths_are_one_mask():
+    runs = {"size": [HEIGHT, WIDTH], "counts": [0, 2, HEIGHT * WIDTH - 2]}
+    parts = [decode_masks([encode_mask(it, HEIGHT, WIDTH)], HEIGHT, WIDTH)[0].numpy() for it in (TEXT, runs, [TEXT, runs])]
+    assert np.array_equal(np.maximum(parts[0], parts[1]), parts[2])
+    assert int(parts[2].sum()) > int(parts[0].sum())
+    assert unfit_segmentation([TEXT, runs | {"size": [8, 8]}], HEIGHT, WIDTH)[0] == "size"
+
+
 @pytest.mark.parametrize(
-    "segmentation", [[SQUARE], [SQUARE, [0.5, 1, 2, 3.5, 4, 5]], [[-3, -3, 14, 0, 5, 11]], RUNS, TEXT]
+    "segmentation", [[SQUARE], [SQUARE, [0.5, 1, 2, 3.5, 4, 5]], [[-3, -3, 14, 0, 5, 11]], RUNS, TEXT, [RUNS, TEXT]]
 )
 def test_what_is_read(segmentation):
     assert unfit_segmentation(segmentation, HEIGHT, WIDTH) == ("", "")

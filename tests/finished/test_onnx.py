@@ -152,7 +152,7 @@ def test_mistakes_get_their_sentence(classifier, tmp_path, monkeypatch):
         onnx_export.export(classifier, out=Path("README.md/it.onnx"))
     monkeypatch.setattr(ResNet, "capabilities", lambda self: set())
     with pytest.raises(
-        UserError, match="is a run of ResNet, which neither classifies images or texts nor makes images of latents"
+        UserError, match="is a run of ResNet, which neither classifies images or texts nor detects objects nor makes"
     ):
         onnx_export.export(classifier, out=tmp_path / "it.onnx")
     monkeypatch.setattr(onnx_export, "find_spec", lambda name: None)
