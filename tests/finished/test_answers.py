@@ -12,6 +12,8 @@ from foundation.errors import UserError
 from launch.runs import load_run
 from tests.datamodules.text import test_questions, test_token_labels
 from tests.finished.test_words import predicted, table, trained, typed, written
+from tests.finished_runs import finished_run
+from tests.lightning_modules.test_bert_fine_tuning import TINY
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +28,10 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its files are gone when it is asked."""
     folder = tmp_path_factory.mktemp("names")
     test_token_labels.write_tiny(folder / "data")
-    run = trained(folder / "run", "bert_conll2003", f"paths.data_dir={folder}/data", "trainer.max_steps=60")
+    run = finished_run(
+        folder / "run", "experiment=bert_conll2003", *TINY["bert_conll2003"], f"paths.data_dir={folder}/data",
+        "trainer.max_steps=60", "lightning_module.optimizer.lr=0.03",
+    )  # fmt: skip
     for path in (folder / "data" / "text" / "conll2003").iterdir():
         path.unlink()
     return run
