@@ -284,8 +284,9 @@ class AdversarialFiltering(Classifier):
     def from_elsewhere(self, weights: dict[str, Tensor], config: Mapping[str, Any] | None) -> dict[str, Tensor]:
         return from_released(weights) if is_released(weights) else weights
 
-    def adopted(self, weights: dict[str, Tensor], file: str) -> dict[str, Tensor]:
-        self.taken |= set(weights)
+    def adopted(self, weights: dict[str, Tensor], file: str, class_names: Sequence[str] | None) -> dict[str, Tensor]:
+        own = self.state_dict()
+        self.taken |= {name for name, it in weights.items() if it.shape == own[name].shape}
         return weights
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

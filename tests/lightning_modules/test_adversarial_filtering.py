@@ -1,16 +1,19 @@
 """What is exchanged by hand; rounds on a planted artefact; a round that is killed in its middle; two ranks."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from callbacks.filtering import example
 from datamodules.text.multiple_choice import MultipleChoiceDataModule
 from foundation.errors import UserError
 from foundation.randomness import keyed_uniforms
 from launch.command_line import compose_job
+from launch.initial_weights import InitialWeights
 from launch.runs import build
 from lightning_modules.adversarial_filtering import (
     AdversarialFiltering,
@@ -182,16 +185,19 @@ def test_killed_in_the_middle_of_a_round_it_goes_on_bit_for_bit(whole, tmp_path)
 # --- what a round begins with ----------------------------------------------------------------------------------------
 
 
-def test_a_round_begins_with_other_weights_but_for_those_from_elsewhere():
+def test_a_round_begins_with_other_weights_but_for_those_from_elsewhere(tmp_path):
     torch.manual_seed(0)
     module = AdversarialFiltering(NETWORKS["bert"], choices=3, epochs_a_round=1, optimizer=torch.optim.Adam)
     torch.manual_seed(1)
     bert = Bert(50, 1, 8, 2)
-    names = module.from_elsewhere(to_released({f"network.{key}": it for key, it in bert.state_dict().items()}), None)
-    assert {f"network.{key}" for key in names} <= module.state_dict().keys()
-    module.pretrained = dict(names)
+    released = {"run": None, "weights": str(tmp_path / "model.safetensors")}
+    save_file(to_released({f"network.{key}": it for key, it in bert.state_dict().items()}), released["weights"])
+    line = InitialWeights(released, module, {}).begin(module)
+    assert "weights begin with those of" in line
+    module._trainer = SimpleNamespace(optimizers=[], global_step=0)  # type: ignore
+    module.on_train_start()
     before = {key: it.clone() for key, it in module.network.state_dict().items()}
-    module._trainer = type("Alone", (), {"optimizers": []})()  # type: ignore
+    assert module.pretrained.keys() == {key for key in before if key.startswith("network.")}
     module.begin_anew(1)
     now = module.network.state_dict()
     assert torch.equal(now["network.embeddings.word.weight"], bert.state_dict()["embeddings.word.weight"])
