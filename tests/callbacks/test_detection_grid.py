@@ -64,7 +64,9 @@ def test_masks_are_drawn_where_they_are_on_both_sides(tmp_path):
     truth = {
         "images": [{"id": 7, "height": 40, "width": 40}],
         "categories": [{"id": 3, "name": "car"}],
-        "annotations": [{"image_id": 7, "category_id": 3, "bbox": [0, 0, 40, 40], "segmentation": [[0, 20, 40, 20, 40, 40, 0, 40]]}],
+        "annotations": [
+            {"image_id": 7, "category_id": 3, "bbox": [0, 0, 40, 40], "segmentation": [[0, 20, 40, 20, 40, 40, 0, 40]]}
+        ],
     }
     mask = torch.zeros(1, 40, 40, dtype=torch.bool)
     mask[:, 20:] = True

@@ -67,7 +67,9 @@ def test_a_polygon_s_mask():
 
 def test_several_run_lengths_are_one_mask():
     runs = {"size": [HEIGHT, WIDTH], "counts": [0, 2, HEIGHT * WIDTH - 2]}
-    parts = [decode_masks([encode_mask(it, HEIGHT, WIDTH)], HEIGHT, WIDTH)[0].numpy() for it in (TEXT, runs, [TEXT, runs])]
+    parts = [
+        decode_masks([encode_mask(it, HEIGHT, WIDTH)], HEIGHT, WIDTH)[0].numpy() for it in (TEXT, runs, [TEXT, runs])
+    ]
     assert np.array_equal(np.maximum(parts[0], parts[1]), parts[2])
     assert int(parts[2].sum()) > int(parts[0].sum())
     assert unfit_segmentation([TEXT, runs | {"size": [8, 8]}], HEIGHT, WIDTH)[0] == "size"

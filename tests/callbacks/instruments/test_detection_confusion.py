@@ -23,7 +23,9 @@ def annotation(image: int, category: int, box: list[float], crowd: int = 0) -> d
     return {"image_id": image, "category_id": category, "bbox": box, "area": box[2] * box[3], "iscrowd": crowd}
 
 
-def counts(images: dict[int, list[tuple[float, ...]]], annotations: list[dict], min_score: float = 0.5) -> list[list[int]]:
+def counts(
+    images: dict[int, list[tuple[float, ...]]], annotations: list[dict], min_score: float = 0.5
+) -> list[list[int]]:
     truth = {"images": [{"id": it} for it in (1, 2)], "categories": CATEGORIES, "annotations": annotations}
     return confusion_of(packed(images), truth, min_score).tolist()
 
