@@ -90,7 +90,8 @@ class Exportable:
 def export(
     run: Path, checkpoint: str = "last", out: Path | None = None, output: str = "predictions"
 ) -> tuple[Path, float]:
-    """Write the file and compare it with the module; returns it and the largest absolute difference."""
+    """Write the file, compare it with the module, and write a card beside it; returns the file and the largest
+    absolute difference."""
     check_packages()
     path = out or inside(run / NAME, run)
     if path.is_dir():
@@ -117,6 +118,7 @@ def export(
                 f"onnxruntime differs from the module by {difference:.1e}, more than {LARGEST_DIFFERENCE:.0e}, so no "
                 "file is kept: try other versions of torch, onnxscript or onnxruntime."
             )
+    write_whole(path.with_suffix(".md"), card_of(for_others(read_record(run)), use_of(path, difference)))
     return path, difference
 
 
@@ -332,9 +334,8 @@ def main(arguments: list[str] | None = None) -> None:
     run = folder_of(given.run)
     with trusting(names):
         path, difference = export(run, given.checkpoint, given.out, given.output)
-    card = path.with_suffix(".md")
-    write_whole(card, card_of(for_others(read_record(run)), use_of(path, difference)))
-    print(f"{path}: differs from the module by {difference:.1e} at most; {card.name} beside it says what it is")
+    card = path.with_suffix(".md").name
+    print(f"{path}: differs from the module by {difference:.1e} at most; {card} beside it says what it is")
 
 
 if __name__ == "__main__":
