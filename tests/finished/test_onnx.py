@@ -124,7 +124,8 @@ def test_the_file_says_what_it_is_and_nothing_of_the_machine(classifier, exporte
 def test_the_file_goes_into_a_folder_that_is_there(classifier, exported, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_export, "write", lambda exportable, metadata, path: shutil.copy(exported[0], path))
     path, _ = onnx_export.export(classifier, out=tmp_path)
-    assert [path] == [tmp_path / "model.onnx"] == list(tmp_path.iterdir())
+    assert path == tmp_path / "model.onnx"
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "model.md", path]
 
 
 @pytest.mark.parametrize("wrong", [1.001, torch.nan])
