@@ -56,6 +56,7 @@ def batches_in_memory(run: Run) -> list[dict[str, Any]]:
     assert isinstance(datamodule, DetectionDataModule)
     datamodule.setup("fit")
     table, size = datamodule.tables["train"], datamodule.batch_size
+    assert size is not None
     device, none = run.trainer.strategy.root_device, torch.zeros(size, dtype=torch.bool)
     parts = torch.arange(len(table)).split(size)[:BATCHES]
     batches = [unpack(table[it, none], torch.float32) for it in parts if len(it) == size]  # pyright: ignore

@@ -60,18 +60,20 @@ class StreamBatches(GlobalBatches):
     def labelled_order(self) -> Tensor:
         """This epoch's labelled examples, [steps * batch_size] int64."""
         assert self.seed is not None
+        assert self.batch_size is not None
         wanted, size = len(self) * self.batch_size, len(self.labelled)
         generator = keyed_generator(self.seed, "labelled order", self.epoch)
         orders = torch.rand(-(-wanted // size), size, generator=generator).argsort(dim=1)
         return self.labelled[orders.flatten()[:wanted]]
 
     def __iter__(self) -> Iterator[Tensor]:
-        start = self.consumed()
+        start, each = self.consumed(), self.batch_size
+        assert each is not None
         streams = [self.order(), self.order("order for the generator")]
         if len(self.labelled):
             streams.insert(0, self.labelled_order())
         for step in range(start, len(self)):
-            batches = [order[step * self.batch_size : (step + 1) * self.batch_size] for order in streams]
+            batches = [order[step * each : (step + 1) * each] for order in streams]
             yield torch.cat([batch.tensor_split(self.world_size)[self.rank] for batch in batches])
 
 
