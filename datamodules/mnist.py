@@ -26,24 +26,24 @@ class MNISTDataModule(ImageDataModule):
     Args:
         data_dir: the folder of all data sets.
         name: ``mnist``, ``fashion_mnist`` (Xiao et al. 2017, ten kinds of clothes, in ``FashionMNIST/raw``) or
-            ``kmnist`` (Clanuwat et al. 2018, ten characters of cursive Japanese, in ``KMNIST/raw``).
+            ``kmnist`` (Clanuwat et al. 2018, ten characters of cursive Japanese, in ``KMNIST/raw``); None: MNIST.
     """
 
     name = "mnist"
     image_shape = (1, 28, 28)
     num_classes = 10
 
-    def __init__(self, data_dir: str, name: str = "mnist", **splits: Any) -> None:
+    def __init__(self, data_dir: str, name: str | None = None, **splits: Any) -> None:
         super().__init__(**splits)
-        if name not in SETS:
+        if name is not None and name not in SETS:
             raise UserError(f"datamodule.name is {name!r}, which is no set of these; {did_you_mean(name, SETS)}")
-        self.data_dir, self.name = Path(data_dir), name
-        if name != "mnist":
-            self.class_names = list(SETS[name].classes)
+        self.data_dir, self.files = Path(data_dir), name or "mnist"
+        if name not in (None, "mnist"):
+            self.name, self.class_names = self.files, list(SETS[self.files].classes)
 
     def prepare_data(self) -> None:
-        for file in checksums(self.name):
-            archive(file, self.name).fetch(self.data_dir)
+        for file in checksums(self.files):
+            archive(file, self.files).fetch(self.data_dir)
 
     def load(self) -> dict[str, ImageTable]:
         return {"train": self._split("train"), "test": self._split("t10k")}
@@ -53,7 +53,7 @@ class MNISTDataModule(ImageDataModule):
         return ImageTable(images, self._read(f"{prefix}-labels-idx1-ubyte.gz").long())
 
     def _read(self, file: str) -> Tensor:
-        return read_idx(archive(file, self.name).checked(self.data_dir))
+        return read_idx(archive(file, self.files).checked(self.data_dir))
 
 
 def checksums(name: str) -> dict[str, str]:

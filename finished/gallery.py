@@ -33,6 +33,7 @@ from finished.results import (
 from finished.tables import ROOT, methods_of, shown
 from foundation.errors import told_as_sentences
 
+STYLE = Path(__file__).with_name("report.css")
 PAGE = Path("docs") / "gallery.html"
 PICTURE = re.compile(r"!\[([^\]]*)\]\((?:\.\./|docs/)pictures/([\w.-]+)\)")
 PAPER = re.compile(r"\*([^*]+)\*,\s+(\d{4}),\s+\[(arXiv:[\d.]+)\]\((https://arxiv\.org/abs/[\d.]+)\)", re.DOTALL)
@@ -91,7 +92,6 @@ def pictures_of(root: Path, page: str, front: str, experiments: list[str]) -> li
 
 
 def page_of(found: list[Method]) -> Html:
-    css = "".join((Path(__file__).parent / name).read_text() for name in ("report.css", "gallery.css"))
     reached = sum(bool(it.records) for it in found)
     return html(
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -102,7 +102,7 @@ def page_of(found: list[Method]) -> Html:
         "paper's figure stands beside it only where data, split and metric are the paper's. {} of {} methods have a "
         "record.</p>\n"
         '<div class="methods">\n{}</div>\n</main>\n</body>\n</html>\n',
-        Html(css), reached, len(found), [card(it) for it in found],
+        Html(STYLE.read_text()), reached, len(found), [card(it) for it in found],
     )  # fmt: skip
 
 

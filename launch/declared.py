@@ -11,7 +11,7 @@ from foundation.protocols import declared_metrics, said
 from foundation.published import key_for
 from foundation.security import FUNCTIONS, nodes_in
 from launch.parts_check import metrics_of_run
-from launch.runs import instantiate
+from launch.runs import instantiate, with_classes
 
 
 @dataclass
@@ -30,11 +30,15 @@ class Parts:
             device: ``meta`` builds a module of any size without its weights.
         """
         with torch.device(device):
-            module = instantiate(config["lightning_module"])
+            # How many classes there are, where the data say it, changes nothing of what is logged.
+            module = instantiate(with_classes(config["lightning_module"], 1))
         callbacks = [instantiate(node) for node in config["callbacks"].values() if not lacks_a_run(node)]
         told = config["datamodule"]
         on_training_data = told.get("test_split") == "train"
-        datamodule = SimpleNamespace(val_size=told.get("val_size", 1), tests_on_training_data=on_training_data)
+        val_size = told.get("val_size")  # null, as left out: some, as many as the data say
+        datamodule = SimpleNamespace(
+            val_size=1 if val_size is None else val_size, tests_on_training_data=on_training_data
+        )
         return cls(module, datamodule, callbacks)
 
     def metrics(self) -> dict[str, Direction]:

@@ -160,7 +160,8 @@ class AdversarialFiltering(Classifier):
         shape = batch["lengths"].shape
         names = ("input_ids", "segment_ids", "lengths", "features")
         ends = {key: batch[key].flatten(0, 1) for key in names if key in batch}
-        return at_least_single(network(ends)).view(*shape, -1)
+        logits = at_least_single(network(ends)).flatten(1)
+        return logits.view(*shape, logits.shape[1])  # a rank may have no text
 
     def logits(self, batch: Batch) -> Tensor:
         """Of the network in training."""
