@@ -268,23 +268,19 @@ class CapturingStrategy(SingleDeviceStrategy):
     def optimizer_state(self, optimizer: Optimizer | LightningOptimizer) -> dict[str, Any]:
         """As without capture, so that a run goes on with or without it."""
         state: dict[str, Any] = super().optimizer_state(optimizer)  # pyright: ignore[reportArgumentType]
-        groups = [{key: number_of(it) if key == "lr" else it for key, it in group.items()} for group in
+        groups = [{key: float(it) if key == "lr" else it for key, it in group.items()} for group in
                   state["param_groups"]]  # fmt: skip
         return {**state, "param_groups": [group | asked_by(optimizer, "capturable", group) for group in groups]}
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         for schedule in checkpoint.get("lr_schedulers", []):
             if "_last_lr" in schedule:  # torch's own
-                schedule["_last_lr"] = [number_of(it) for it in schedule["_last_lr"]]
+                schedule["_last_lr"] = [float(it) for it in schedule["_last_lr"]]
         super().save_checkpoint(checkpoint, filepath, storage_options)
 
     def teardown(self) -> None:
         self.graph, self.outputs, self.staging, self.places = None, {}, None, {}
         super().teardown()
-
-
-def number_of(rate: Any) -> float:
-    return float(rate)
 
 
 def asked_by(optimizer: Any, key: str, group: Mapping[str, Any]) -> dict[str, Any]:
