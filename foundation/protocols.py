@@ -482,6 +482,17 @@ class FiltersEndings(Protocol):
 
 
 @runtime_checkable
+class OffersEndings(Protocol):
+    """Asked of a DataModule. A batch holds, beside ``label`` [B], ``letters`` [B, C] int64: of each ending as it stands
+    in the data, spaces among them, without what all begin with."""
+
+    only_endings: bool
+    """Contexts are left out."""
+    shuffled_words: bool
+    """Words stand in a drawn order."""
+
+
+@runtime_checkable
 class HoldsQuestions(Protocol):
     """Asked of a DataModule."""
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import starmap
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,18 +17,22 @@ from datamodules.text.wordpiece import WordPiece
 from foundation.errors import UserError
 from foundation.randomness import keyed_generator
 
+HIDDEN = ("-1", "", "None")
+"""Labels of those who keep the right endings to themselves."""
+
 
 class ChoiceTable(Table):
-    """Examples of C pairs each. A batch has ``input_ids`` and ``segment_ids`` [B, C, L], ``lengths`` [B, C] and
-    ``label`` [B], all int64.
+    """Examples of C pairs each. A batch has ``input_ids`` and ``segment_ids`` [B, C, L], ``lengths`` and ``letters``
+    [B, C] and ``label`` [B], all int64.
 
     Args:
         pairs: example i has the rows i C to i C + C - 1.
         labels: int64 [N].
+        letters: int64 [N, C], see ``OffersEndings``.
     """
 
-    def __init__(self, pairs: TokenTable, labels: Tensor) -> None:
-        super().__init__({"label": labels})
+    def __init__(self, pairs: TokenTable, labels: Tensor, letters: Tensor) -> None:
+        super().__init__({"label": labels, "letters": letters})
         self.pairs, self.choices = pairs, len(pairs) // max(len(labels), 1)
 
     def rows(self, positions: Tensor) -> Tensor:
@@ -42,10 +47,12 @@ class ChoiceTable(Table):
                         for key in ("input_ids", "segment_ids", "lengths")}  # fmt: skip
 
     def take(self, positions: Tensor) -> "ChoiceTable":
-        return ChoiceTable(self.pairs.take(self.rows(positions)), self.columns["label"][positions])
+        columns = (self.columns[name][positions] for name in ("label", "letters"))
+        return ChoiceTable(self.pairs.take(self.rows(positions)), *columns)
 
     def to(self, device: torch.device) -> "ChoiceTable":
-        return ChoiceTable(self.pairs.to(device), self.columns["label"].to(device))
+        columns = (self.columns[name].to(device) for name in ("label", "letters"))
+        return ChoiceTable(self.pairs.to(device), *columns)
 
     def contents(self) -> Iterator[Tensor]:
         yield from self.pairs.contents()
@@ -70,9 +77,11 @@ class MultipleChoiceDataModule(WordPieceDataModule):
         vocabulary, lowercase: see ``TextFilesDataModule``.
         only_endings: leave the contexts out, as who asks what the endings alone give away.
         shuffled_words: put the words of each ending (and context) into an order that is drawn: what words give away.
-        name, test_name: what a record calls the data, and what it is tested on.
+        name, test_name: what a record calls the data, and what it is tested on; None: as the files are called.
         splits: see ``SplitDataModule``; ``val_size`` rows or a few more, so that groups stay whole.
     """
+
+    name = "multiple_choice"
 
     def __init__(
         self,
@@ -89,8 +98,8 @@ class MultipleChoiceDataModule(WordPieceDataModule):
         lowercase: bool = True,
         only_endings: bool = False,
         shuffled_words: bool = False,
-        name: str = "multiple_choice",
-        test_name: str = "test",
+        name: str | None = None,
+        test_name: str | None = None,
         max_length: int = 128,
         **splits: Any,
     ) -> None:
@@ -101,7 +110,8 @@ class MultipleChoiceDataModule(WordPieceDataModule):
             raise UserError(f"datamodule.test_size is {test_size}: give a number of rows, 1 or more, or null.")
         self.file, self.test_file, self.test_size = file, test_file, test_size
         self.context, self.start, self.endings, self.label, self.group = context, start, endings, label, group
-        self.name, self.test_name = name, test_name
+        self.name = name or stem_of(file)
+        self.test_name = test_name or set_aside(test_file, test_size, group)
         self.only_endings, self.shuffled_words = only_endings, shuffled_words
         self.tokenizer = WordPiece.of_file(vocabulary, lowercase)
 
@@ -132,6 +142,7 @@ class MultipleChoiceDataModule(WordPieceDataModule):
     def _table(self, key: str, file: str) -> tuple[ChoiceTable, list[Any]]:
         """The examples of a file, and the group of each."""
         rows, contexts, endings, labels, groups = Rows(file, f"datamodule.{key}"), [], [], [], []
+        letters: list[list[int]] = []
         for number, row in enumerate(rows):
             found = self._endings(rows, row)
             if len(found) != self.num_classes:
@@ -139,6 +150,7 @@ class MultipleChoiceDataModule(WordPieceDataModule):
             start = "" if self.start is None else f"{rows.text(row, self.start, 'datamodule.start')} "
             contexts += [rows.text(row, self.context, "datamodule.context")] * len(found)
             endings += [start + it for it in found]
+            letters.append([len(it) for it in found])
             labels.append(self._label(rows, row))
             groups.append(number if self.group is None else str(rows.cell(row, self.group, "datamodule.group")))
         if not labels:
@@ -146,7 +158,7 @@ class MultipleChoiceDataModule(WordPieceDataModule):
         if self.shuffled_words:
             contexts, endings = (list(starmap(shuffled, enumerate(it))) for it in (contexts, endings))
         pairs = self.table(endings) if self.only_endings else self.table(contexts, endings)
-        return ChoiceTable(pairs, torch.tensor(labels)), groups
+        return ChoiceTable(pairs, torch.tensor(labels), torch.tensor(letters)), groups
 
     def _endings(self, rows: Rows, row: Mapping[str, Any]) -> list[str]:
         if not isinstance(self.endings, str):
@@ -158,6 +170,11 @@ class MultipleChoiceDataModule(WordPieceDataModule):
 
     def _label(self, rows: Rows, row: dict[str, Any]) -> int:
         found = str(rows.cell(row, self.label, "datamodule.label"))
+        if found in HIDDEN:
+            raise rows.refused(
+                f"{self.label} is {found!r}, as of files whose right endings are hidden: these are neither learnt from "
+                "nor scored; give a file that has them"
+            )
         if not found.isdecimal() or int(found) >= self.num_classes:
             raise rows.refused(f"{self.label} is {found!r}: give a number from 0 to {self.num_classes - 1}")
         return int(found)
@@ -167,6 +184,19 @@ class MultipleChoiceDataModule(WordPieceDataModule):
         ablated = {"only_endings": self.only_endings, "shuffled_words": self.shuffled_words}
         named = {key: it for key, it in ablated.items() if it}
         return super().describe() | {"choices": self.num_classes, "group": self.group} | named
+
+
+def stem_of(file: str) -> str:
+    """A file's name without its folder and endings."""
+    return Path(Path(file).name.removesuffix(".gz")).stem
+
+
+def set_aside(test_file: str | None, test_size: int | None, group: str | None) -> str:
+    """What a test is of, in words."""
+    if test_file is not None:
+        return stem_of(test_file)
+    share = "a tenth" if test_size is None else f"{test_size} rows"
+    return share if group is None else f"{share}, by {group}"
 
 
 def shuffled(number: int, text: str) -> str:

@@ -85,7 +85,7 @@ def test_hellaswag_is_split_by_activity(data_dir):
     labels = [it % 4 for it in range(60)]
     assert sorted(sum((it.columns["label"].tolist() for it in datamodule.tables.values()), [])) == sorted(labels)
     assert datamodule.describe()["group"] == "activity_label"
-    assert datamodule.tested_on() == {"name": "hellaswag_val", "split": "a tenth of val, by activity"}
+    assert datamodule.tested_on() == {"name": "hellaswag_val", "split": "a tenth, by activity_label"}
 
 
 def test_a_batch_has_every_ending_behind_its_context(data_dir):
@@ -104,7 +104,10 @@ def test_a_batch_has_every_ending_behind_its_context(data_dir):
             length = int(batch["lengths"][row, choice])
             assert batch["input_ids"][row, choice, :length].tolist() == [2, *a, 3, *b, 3]
             assert batch["segment_ids"][row, choice].sum() == len(b) + 1
+    assert batch["letters"][0].tolist() == [len(it) for it in example(63)["endings"]]  # without what all begin with
+    assert datamodule.tested_on() == {"name": "swag", "split": "val"}
     moved = datamodule.tables["test"].take(torch.tensor([3])).to(torch.device("cpu"))
+    assert torch.equal(moved[torch.tensor([0])]["letters"], batch["letters"][:1])
     assert torch.equal(moved[torch.tensor([0])]["label"], batch["label"][:1])
 
 
@@ -118,10 +121,12 @@ BAD: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"endings": ["a"]}, {}, r"mine.jsonl, line 2: endings is \['a'\], which is no list of two texts or more"),
     ({"endings": ["a", "b"]}, {}, r"mine.jsonl, line 2: it has 2 endings, and the first row 4"),
     ({"label": 4}, {}, r"mine.jsonl, line 2: label is '4': give a number from 0 to 3"),
-    ({"label": -1}, {}, r"mine.jsonl, line 2: label is '-1'"),
+    ({"label": -1}, {}, r"mine.jsonl, line 2: label is '-1', as of files whose right endings are hidden: these are"),
+    ({"label": ""}, {}, r"mine.jsonl, line 2: label is '', as of files whose right endings are hidden"),
+    ({"label": None}, {}, r"mine.jsonl, line 2: label is 'None', as of files whose right endings are hidden"),
     ({}, {"label": "gold"}, r"has no column 'gold' in line 1: set datamodule.label to one of"),
     ({}, {"context": "context"}, r"has no column 'context' in line 1: set datamodule.context"),
-    ({}, {"test_size": 9}, r"datamodule.test_size=9 leaves no activity_label of hellaswag_val to train on"),
+    ({}, {"test_size": 9}, r"datamodule.test_size=9 leaves no activity_label of mine to train on"),
 ]
 
 
