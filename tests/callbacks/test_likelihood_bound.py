@@ -17,7 +17,7 @@ def parts(size=7, steps=3):
 
 def test_means_are_over_examples_whatever_the_batches():
     reconstruction, kl = parts()
-    whole, cut = LikelihoodBoundMetric(3), LikelihoodBoundMetric(3)
+    whole, cut = LikelihoodBoundMetric(3, 5), LikelihoodBoundMetric(3, 5)
     whole.update(reconstruction, kl, -reconstruction)
     for positions in torch.arange(7).split(3):  # the last batch has one example
         cut.update(reconstruction[positions], kl[positions], -reconstruction[positions])
@@ -26,7 +26,7 @@ def test_means_are_over_examples_whatever_the_batches():
         "nll_bound_nats": float((reconstruction.double() + kl.double().sum(1)).mean()),
         "reconstruction_nats": float(reconstruction.double().mean()),
         "kl_nats": float(kl.double().sum(1).mean()),
-        "nll_importance_nats": float(reconstruction.double().mean()),
+        "nll_importance_5_nats": float(reconstruction.double().mean()),
     }
     assert whole.compute() == pytest.approx(expected, rel=1e-14)
     assert cut.compute() == pytest.approx(expected, rel=1e-14)
@@ -38,6 +38,11 @@ def test_the_number_of_samples_is_checked(tmp_path):
         LikelihoodBound(str(tmp_path), importance_samples=0)
     assert LikelihoodBound(str(tmp_path)).metrics(None, "test") == {
         "test/nll_bound_nats": "min", "test/reconstruction_nats": "min", "test/kl_nats": None}  # fmt: skip
+    named = LikelihoodBound(str(tmp_path), importance_samples=50)
+    assert named.metrics(None, "test").keys() - LikelihoodBound(str(tmp_path)).metrics(None, "test").keys() == {
+        "test/nll_importance_50_nats"}  # fmt: skip
+    assert "val/nll_importance_50_nats" not in named.metrics(None, "val")
+    assert LikelihoodBoundMetric(3).compute().keys() == {"nll_bound_nats", "reconstruction_nats", "kl_nats"}
 
 
 def test_a_run_s_figures_are_those_of_its_examples(tmp_path):
@@ -57,7 +62,7 @@ def test_a_run_s_figures_are_those_of_its_examples(tmp_path):
     logged = {key: float(value) for key, value in run.trainer.callback_metrics.items()}
     assert logged["test/nll_bound_nats"] == pytest.approx(bound, rel=1e-6)
     tighter = -run.module.importance_weighted_log_likelihood(images, index, 2).mean()  # type: ignore
-    assert logged["test/nll_importance_nats"] == pytest.approx(float(tighter), rel=1e-6)
+    assert logged["test/nll_importance_2_nats"] == pytest.approx(float(tighter), rel=1e-6)
     with open(tmp_path / "kl_steps.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["step"] for row in rows] == ["1", "2", "3"]

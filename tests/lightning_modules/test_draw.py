@@ -100,6 +100,44 @@ def test_importance_weights_are_averaged_as_probabilities():
     assert importance_weighted_bound(torch.full((3, 1), -2000.0)).tolist() == [-2000.0]
 
 
+def test_a_linear_gaussian_model_has_its_known_likelihood():
+    """z ~ N(0, 1), x = 2 z + N(0, 0.5^2), so that x ~ N(0, 4.25) and z given x ~ N(2 x / 4.25, 0.25 / 4.25)."""
+    x, samples = torch.tensor([-1.5, 0.0, 3.0], dtype=torch.float64), 4096
+    known = Normal(0.0, 4.25**0.5).log_prob(x)
+    noise = torch.randn(samples, 3, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def log_weights(mean: torch.Tensor, log_deviation: float) -> torch.Tensor:
+        """Of samples of a posterior: log p(x, z) - log q(z | x), [samples, 3]."""
+        z, zero = mean.unsqueeze(1) + math.exp(log_deviation) * noise, torch.zeros(())
+        likelihood = gaussian_log_density(x.view(1, 3, 1), 2 * z, torch.tensor(math.log(0.5)))
+        posterior = gaussian_log_density(z, mean.unsqueeze(1), torch.tensor(log_deviation))
+        return likelihood + gaussian_log_density(z, zero, zero) - posterior
+
+    # With the posterior itself every weight is p(x), however many there are.
+    exact = log_weights(2 * x / 4.25, 0.5 * math.log(0.25 / 4.25))
+    for count in (1, 7):
+        torch.testing.assert_close(importance_weighted_bound(exact[:count]), known)
+    # With another one the mean of single samples lies below by the divergence, and many samples come up to it.
+    rough, wide = log_weights(2 * x / 4.25 + 0.2, math.log(0.4)), Normal(2 * x / 4.25 + 0.2, 0.4)
+    gap = kl_divergence(wide, Normal(2 * x / 4.25, (0.25 / 4.25) ** 0.5))
+    torch.testing.assert_close(rough.mean(0), known - gap, rtol=0, atol=0.1)
+    rising = [importance_weighted_bound(rough.view(count, -1, 3)).mean(0) for count in (1, 8, 64)]
+    assert bool((rising[0] < rising[1] - 0.1).all())
+    assert bool((rising[1] < rising[2]).all())
+    torch.testing.assert_close(importance_weighted_bound(rough), known, rtol=0, atol=0.05)
+
+
+def test_one_sample_s_weight_is_the_bound_of_that_sample():
+    """With K = 1: log p(x | z) + log p(z) - log q(z | x) of the noise that its key draws."""
+    module, images, index = draw().double(), binary().double(), torch.arange(6)
+    noise = module.keyed_noise("importance", index, 0)
+    done = module.read_and_draw(images, noise)
+    z = done.means + done.log_deviations.exp() * noise
+    prior, posterior = Normal(torch.zeros(()).double(), 1.0), Normal(done.means, done.log_deviations.exp())
+    expected = (prior.log_prob(z) - posterior.log_prob(z)).sum((0, 2)) - reconstruction_loss(done.logits(), images)
+    torch.testing.assert_close(module.importance_weighted_log_likelihood(images, index, 1), expected)
+
+
 def test_one_importance_sample_is_the_bound_on_average_and_many_lie_above():
     module, images = draw().double(), binary(1).double().expand(1000, -1, -1, -1)
     with torch.no_grad():
