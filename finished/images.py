@@ -173,7 +173,7 @@ def as_pixels(read: Any, invert: bool) -> Tensor:
 
 
 def objects_in(module: Any, pixels: Tensor) -> dict[str, Any]:
-    """What ``DetectsObjects`` gives for an image, on the CPU, the best first; masks run-length encoded."""
+    """What ``DetectsObjectsInImages`` gives for an image, on the CPU, the best first; masks run-length encoded."""
     with evaluating(module):
         (found,) = module.detect_objects([pixels.to(module.device, module.dtype)])
     order = found["scores"].argsort(descending=True, stable=True)

@@ -31,7 +31,7 @@ from foundation.places import inside
 from foundation.protocols import (
     ClassifiesImages,
     ClassifiesText,
-    DetectsObjects,
+    DetectsObjectsInImages,
     EmbedsText,
     EstimatesNumbers,
     FillsMasks,
@@ -98,7 +98,7 @@ def export(
         path /= NAME
     check_writable("--out", path.parent)
     finished = load_on_device(run, checkpoint, "cpu")
-    detects = serves(finished.module, DetectsObjects) and output == OUTPUTS[0]
+    detects = serves(finished.module, DetectsObjectsInImages) and output == OUTPUTS[0]
     exportable = None if detects else exportable_of(finished.module, run, output)
     of_run = {
         "experiment": finished.config["name"],

@@ -16,6 +16,7 @@ from foundation.protocols import (
     ClassifiesImages,
     ClassifiesText,
     DetectsObjects,
+    DetectsObjectsInImages,
     EmbedsText,
     EstimatesNumbers,
     FillsMasks,
@@ -40,7 +41,7 @@ class Predictor:
 PREDICTORS: dict[str, dict[type, Predictor]] = {
     "predictions": {
         ClassifiesImages: Predictor("image", find_images, classify),
-        DetectsObjects: Predictor("image", find_images, detect),
+        DetectsObjectsInImages: Predictor("image", find_images, detect),
         ClassifiesText: Predictor("text", read_texts, classify_texts),
         EstimatesNumbers: Predictor("text", read_texts, estimate_numbers),
         FillsMasks: Predictor("text", read_texts, fill_masks),
@@ -67,6 +68,11 @@ def predictor_of(module: Any, run: str, output: str = "predictions") -> Predicto
         raise UserError(
             f"{what} tells classes of what is neither an image nor a text or a pair, such as endings of a text or "
             "points: evaluate.py measures it on its own data."
+        )
+    if serves(module, DetectsObjects):
+        raise UserError(
+            f"{what} looks for objects in regions that its data give, and images of your own come without: name a run "
+            "of a detector with an RPN. evaluate.py measures it on its own data."
         )
     raise UserError(
         f"{what} does not tell what is in an image or a text: give a classifier's or a detector's run, such as one of "

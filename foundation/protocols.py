@@ -393,7 +393,13 @@ class DrawsStepwise(Protocol):
 
 @runtime_checkable
 class DetectsObjects(Protocol):
-    """Its evaluation steps return ``image_id``, [B] int64 of the data set, and ``detections``, for each as below."""
+    """Its evaluation steps return ``image_id``, [B] int64 of the data set, and ``detections``, for each image a dict of
+
+    - boxes: [N, 4] float, left, top, right, bottom in pixels of the image as it is on disk,
+    - scores: [N] float32 or finer, since scores that are rounded to ties have no order,
+    - labels: [N] int64, category ids of the data set, which may have gaps (COCO's 80 lie in 1..90),
+    - masks, where the module makes them: [N, H, W] bool, or N run-length encodings as COCO's tools make them.
+    """
 
     num_classes: int
     category_ids: list[int]
@@ -401,14 +407,28 @@ class DetectsObjects(Protocol):
     class_names: list[str] | None
     """In the same order, where they are known."""
 
-    def detect_objects(self, images: Sequence[Tensor]) -> list[dict[str, Any]]:
-        """Images, each [C, H, W] in [0, 1] -> the detections in each, a dict of
 
-        - boxes: [N, 4] float, left, top, right, bottom in pixels of the image as it is on disk,
-        - scores: [N] float32 or finer, since scores that are rounded to ties have no order,
-        - labels: [N] int64, category ids of the data set, which may have gaps (COCO's 80 lie in 1..90),
-        - masks, where the module makes them: [N, H, W] bool, or N run-length encodings as COCO's tools make them.
-        """
+@runtime_checkable
+class DetectsObjectsInImages(DetectsObjects, Protocol):
+    def detect_objects(self, images: Sequence[Tensor]) -> list[dict[str, Any]]:
+        """Images, each [C, H, W] in [0, 1] -> the detections in each."""
+        ...
+
+
+@runtime_checkable
+class ProposesRegions(Protocol):
+    """Its evaluation steps return ``image_id``, [B] int64 of the data set, and ``proposals``, for each image a dict of
+
+    - boxes: [N, 4] float, where objects may be, the likeliest first: left, top, right, bottom in pixels of the image as
+      it is on disk,
+    - scores: [N] float32 or finer.
+    """
+
+
+@runtime_checkable
+class ProposesRegionsInImages(ProposesRegions, Protocol):
+    def propose_regions(self, images: Sequence[Tensor]) -> list[dict[str, Any]]:
+        """Images, each [C, H, W] in [0, 1] -> the proposals in each."""
         ...
 
 
@@ -583,6 +603,8 @@ class Says:
 
     reads_pairs: bool = False
     """Its functions of texts take ``segment_ids`` [B, L] int64, too: 0 in the first text of a pair, 1 in the second."""
+    needs_proposals: bool = False
+    """The regions that it looks at come with the images, from ``datamodule.proposals``."""
     needs_streams: bool = False
     """It learns from few labels and many images: from the three streams that ``datamodule.num_labels`` makes."""
     needs_find_unused_parameters: bool = False
@@ -634,6 +656,8 @@ class Says:
     """What is tested on, as papers call it."""
     tests_on_training_data: bool = False
     """What a test measures is then called ``train_set/...`` (``foundation.published``)."""
+    proposals: Any = None
+    """Boxes of every image that it gives beside them (``datamodules.proposals``)."""
     pixels: Any = None
     """How anybody's image file becomes an image that it gives (``datamodules.decoding.Pixels``)."""
     bits: int | None = None

@@ -32,6 +32,7 @@ def check_run(
         *unfit_data(config, datamodule, callbacks),
         *unlabelled(config, module, datamodule, callbacks),
         *unfit_streams(module, datamodule),
+        *unfit_proposals(module, datamodule),
         *unfit_trainer(config, module, trainer),
     ]
     if not unfit:  # what callbacks say of a module rests on what they require of it
@@ -207,6 +208,15 @@ def unlabelled(config: Mapping[str, Any], module: Any, datamodule: Any, callback
     for name, callback in zip(config["callbacks"], callbacks, strict=True):
         if said(callback, "needs_labels"):
             yield f"callbacks.{name} needs {data}: remove it with ~callbacks.{name}"
+
+
+def unfit_proposals(module: Any, datamodule: Any) -> Iterator[str]:
+    """A module that proposes nothing itself, beside data that give no proposals either."""
+    if said(module, "needs_proposals") and said(datamodule, "proposals") is None:
+        yield (
+            f"{type(module).__name__} has no RPN as configured and looks at regions that come with the images: set "
+            "datamodule.proposals.run to a run that has saved some, or datamodule.proposals.file to their file."
+        )
 
 
 def unfit_streams(module: Any, datamodule: Any) -> Iterator[str]:

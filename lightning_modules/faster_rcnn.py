@@ -7,6 +7,7 @@
 A region proposal network looks at every place of a feature map for anchors, boxes of a few sizes and shapes, that hold
 an object, and corrects them; what it proposes is classified and corrected once more from the same features. The
 networks are in ``networks/faster_rcnn.py``; this file holds what they are trained for (eq. 1 and 2) and the recipe.
+Without its RPN the network is Fast R-CNN, which looks at regions that the data give; with one that crops them, R-CNN.
 What is reached and each departure from the paper: docs/methods/faster_rcnn.md.
 """
 
@@ -21,11 +22,23 @@ from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 from foundation.errors import UserError
 from foundation.metrics import Directions, in_stage
-from foundation.protocols import AnnotatesObjects, DetectsObjects
+from foundation.protocols import (
+    AnnotatesObjects,
+    DetectsObjects,
+    DetectsObjectsInImages,
+    ProposesRegions,
+    ProposesRegionsInImages,
+)
 from foundation.randomness import keyed_generator
 from lightning_modules.across_ranks import mean_without_gradient
 from lightning_modules.networks.detection_backbones import FrozenBatchNorm
-from lightning_modules.networks.faster_rcnn import DetectionNetwork, SampledRegions, is_of_every_class, rows_by_name
+from lightning_modules.networks.faster_rcnn import (
+    DetectionNetwork,
+    Proposals,
+    SampledRegions,
+    is_of_every_class,
+    rows_by_name,
+)
 from lightning_modules.networks.region_proposals import SampledAnchors
 from lightning_modules.optimized import Batch, Optimized, OptimizerFactory
 
@@ -84,7 +97,8 @@ def classes_in_words(taken: Sequence[str], of: Sequence[str], most: int = 10) ->
 
 
 class FasterRCNN(Optimized):
-    """Minimises the RPN's and the heads' losses at once (section 3.2, approximate joint training).
+    """Minimises the losses of those parts of the network that are trained: the RPN's and the heads' at once (section
+    3.2, approximate joint training), or one of them (the steps of alternating training).
 
     Args:
         network: images [3, H, W] in [0, 1], of any sizes -> detections, or what the losses are made of.
@@ -121,25 +135,29 @@ class FasterRCNN(Optimized):
     # --- training ----------------------------------------------------------------------------------------------
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        anchors, regions = self.network(batch["image"], batch["target"], self.generators(batch["index"]))
+        drawn_by = self.generators(batch["index"])
+        anchors, regions = self.network(batch["image"], batch["target"], drawn_by, batch.get("proposals"))
         parts = self.losses(anchors, regions)
         loss = torch.stack([*parts.values()]).sum()
         self.log_training(self.trainer.global_step + 1, {"loss": loss, **parts})
         return loss
 
-    def losses(self, anchors: SampledAnchors, regions: SampledRegions) -> dict[str, Tensor]:
+    def losses(self, anchors: SampledAnchors | None, regions: SampledRegions | None) -> dict[str, Tensor]:
         """Eq. 1 for the anchors, its like for the regions; each a mean over what was drawn from the global batch."""
-        drawn, read = self.mean_over_ranks(len(anchors.labels)), self.mean_over_ranks(len(regions.labels))
-        of_regions = (regions.deltas, regions.objects, regions.proposals, self.beta, REGION_WEIGHTS)
-        parts = {
-            "loss_objectness": objectness_loss(anchors.logits, anchors.labels) / drawn,
-            "loss_rpn_box_reg": box_loss(anchors.deltas, anchors.objects, anchors.anchors, self.beta) / drawn,
-            "loss_classifier": class_loss(regions.logits, regions.labels) / read,
-            "loss_box_reg": box_loss(*of_regions) / read,
-        }
-        if regions.mask_logits is not None and regions.masks is not None:
-            mask_loss = binary_cross_entropy_with_logits(regions.mask_logits, regions.masks, reduction="sum")
-            parts["loss_mask"] = mask_loss / self.mean_over_ranks(regions.masks.numel())
+        parts: dict[str, Tensor] = {}
+        if anchors is not None:
+            drawn = self.mean_over_ranks(len(anchors.labels))
+            parts["loss_objectness"] = objectness_loss(anchors.logits, anchors.labels) / drawn
+            boxes = box_loss(anchors.deltas, anchors.objects, anchors.anchors, self.beta)
+            parts["loss_rpn_box_reg"] = boxes / drawn
+        if regions is not None:
+            read = self.mean_over_ranks(len(regions.labels))
+            of_regions = (regions.deltas, regions.objects, regions.proposals, self.beta, REGION_WEIGHTS)
+            parts["loss_classifier"] = class_loss(regions.logits, regions.labels) / read
+            parts["loss_box_reg"] = box_loss(*of_regions) / read
+            if regions.mask_logits is not None and regions.masks is not None:
+                mask_loss = binary_cross_entropy_with_logits(regions.mask_logits, regions.masks, reduction="sum")
+                parts["loss_mask"] = mask_loss / self.mean_over_ranks(regions.masks.numel())
         return parts
 
     def mean_over_ranks(self, count: int) -> Tensor:
@@ -195,13 +213,25 @@ class FasterRCNN(Optimized):
         frozen = {
             f"{name}.{it}" for name, part in body if isinstance(part, FrozenBatchNorm) for it in part.state_dict()
         }
-        if frozen <= taken:
-            return None
-        return (
-            f"lightning_module.network.backbone.norm is frozen, which keeps what weights have learned, and of "
-            f"{len(frozen)} such weights {len(frozen - taken)} begin with none: set init_from to weights for "
-            "network.backbone.body, or the norm to batch or group."
-        )
+        if missing := frozen - taken:
+            return (
+                f"lightning_module.network.backbone.norm is frozen, which keeps what weights have learned, and of "
+                f"{len(frozen)} such weights {len(missing)} begin with none: set init_from to weights for "
+                "network.backbone.body, or the norm to batch or group."
+            )
+        fixed = {name for name in self.state_dict() if self.is_fixed(name)}
+        if missing := fixed - taken:
+            return (
+                f"lightning_module.network.fixed keeps {' and '.join(self.network.fixed)} as they begin, and of "
+                f"{len(fixed)} such weights {len(missing)} begin with none: set init_from to a run that has trained "
+                "them."
+            )
+        return None
+
+    def is_fixed(self, weight: str) -> bool:
+        """Whether a weight of that name belongs to a part that keeps what it has learned."""
+        parts = tuple(f"network.{'roi_heads' if it == 'heads' else it}." for it in self.network.fixed)
+        return weight.startswith(parts) and not weight.endswith("num_batches_tracked")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint |= {"class_names": self.class_names, "category_ids": self.category_ids}
@@ -211,28 +241,48 @@ class FasterRCNN(Optimized):
 
     # --- what callbacks ask ------------------------------------------------------------------------------------
 
+    @property
+    def needs_proposals(self) -> bool:
+        """The data give the regions that are looked at."""
+        return self.network.rpn is None
+
     def capabilities(self) -> set[type]:
-        return {DetectsObjects}
+        detects = self.network.roi_heads is not None
+        if self.needs_proposals:
+            return {ProposesRegions, DetectsObjects}
+        return {ProposesRegionsInImages} | ({DetectsObjectsInImages} if detects else set())
 
     def metrics(self, stage: str) -> Directions:
-        names = ["loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg"]
-        names += ["loss_mask"] if self.network.roi_heads.has_mask() else []
+        names = ["loss_objectness", "loss_rpn_box_reg"] if self.network.learns("rpn") else []
+        if (heads := self.network.roi_heads) is not None and self.network.learns("heads"):
+            names += ["loss_classifier", "loss_box_reg", *(["loss_mask"] if heads.has_mask() else [])]
         return {**super().metrics(stage), **(in_stage(stage, dict.fromkeys(names, "min")) if stage == "train" else {})}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Batch:
-        found = self.detect_objects(batch["image"])
-        return {"index": batch["index"], "image_id": batch["image_id"], "detections": found}
+        detections, proposals = self.look(batch["image"], batch.get("proposals"))
+        told = {"index": batch["index"], "image_id": batch["image_id"], "proposals": proposals}
+        return told if self.network.roi_heads is None else told | {"detections": detections}
 
     test_step = validation_step
 
-    @torch.no_grad()
     def detect_objects(self, images: Sequence[Tensor]) -> list[dict[str, Any]]:
+        return self.look(images)[0]
+
+    def propose_regions(self, images: Sequence[Tensor]) -> list[dict[str, Any]]:
+        return self.look(images)[1]
+
+    @torch.no_grad()
+    def look(
+        self, images: Sequence[Tensor], proposals: Proposals | None = None
+    ) -> tuple[list[dict[str, Any]], Proposals]:
+        """As of the network, with labels as the data call them."""
         if not len(images):  # a rank without a share of the batch
-            return []
+            return [], []
         ids = torch.tensor([0, *self.category_ids], device=images[0].device)
-        found: Any = self.network(images)
+        found: Any
+        found, proposals = self.network.look(images, proposals)
         for detections in found:
             detections["labels"] = ids[detections["labels"]]
             if "masks" in detections:
                 detections["masks"] = detections["masks"][:, 0] > 0.5
-        return found
+        return found, proposals

@@ -13,11 +13,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_inference, project_masks_on_boxes
-from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 
-from foundation.errors import UserError
+from foundation.errors import UserError, did_you_mean
 from lightning_modules.networks.detection_backbones import (
     VGG16,
     Norm,
@@ -37,6 +38,8 @@ from lightning_modules.networks.region_proposals import (
 LAST = re.compile(r"cls_score|bbox_pred|mask_fcn_logits")  # layers with outputs for every class
 Backbone = Pyramid | VGG16
 Detections = list[dict[str, Tensor]]
+Proposals = list[dict[str, Tensor]]  # of each image boxes [N, 4] in its own pixels, the best first, and scores [N]
+PARTS = ("backbone", "rpn", "heads")
 
 
 @dataclass
@@ -173,6 +176,10 @@ class DetectionNetwork(nn.Module):
     """Images -> detections; with targets what the losses are made of.
 
     Args:
+        rpn: None: proposals come from elsewhere (Fast R-CNN).
+        heads: None: regions are proposed, and nothing is detected.
+        fixed: parts that keep their weights, of backbone, rpn and heads; norms in them go by what they have learned.
+            Nothing is sampled for the losses of a part that is fixed.
         min_size, max_size: an image's short side becomes min_size, unless the long one would exceed max_size.
         mean, std: of the channels, for pixels in [0, 1].
     """
@@ -180,9 +187,10 @@ class DetectionNetwork(nn.Module):
     def __init__(
         self,
         backbone: Backbone,
-        rpn: RegionProposals,
-        heads: RegionHeads,
+        rpn: RegionProposals | None,
+        heads: RegionHeads | None,
         *,
+        fixed: Sequence[str] = (),
         min_size: int = 800,
         max_size: int = 1333,
         mean: Sequence[float] = (0.485, 0.456, 0.406),
@@ -191,35 +199,91 @@ class DetectionNetwork(nn.Module):
         super().__init__()
         self.transform = GeneralizedRCNNTransform(min_size, max_size, list(mean), list(std))
         self.backbone, self.rpn, self.roi_heads = backbone, rpn, heads
-        self.num_classes, self.memory_format = heads.num_classes, torch.contiguous_format
-        maps, sizes = backbone.maps, len(rpn.anchor_generator.sizes)
-        if maps != sizes:
-            raise UserError(f"network.rpn.anchor_sizes has {sizes} lists for {maps} feature maps: give one for each.")
+        self.num_classes = 0 if heads is None else heads.num_classes
+        self.memory_format, self.fixed = torch.contiguous_format, tuple(fixed)
+        if rpn is not None and (sizes := len(rpn.anchor_generator.sizes)) != backbone.maps:
+            raise UserError(
+                f"network.rpn.anchor_sizes has {sizes} lists for {backbone.maps} feature maps: give one for each."
+            )
+        for name in self.fixed:
+            if name not in PARTS:
+                raise UserError(f"network.fixed names {name!r}; {did_you_mean(name, PARTS)}")
+            if (part := self.part(name)) is None:
+                raise UserError(f"network.fixed names {name}, and network.{name} is null: leave one of them out.")
+            part.requires_grad_(False)
+        if not self.learns("rpn") and not self.learns("heads"):
+            raise UserError("network.rpn and network.heads are both null or fixed: leave one of them to be trained.")
+
+    def part(self, name: str) -> nn.Module | None:
+        return self.roi_heads if name == "heads" else getattr(self, name)
+
+    def learns(self, name: str) -> bool:
+        """Whether that part is there and trained."""
+        return self.part(name) is not None and name not in self.fixed
+
+    def train(self, mode: bool = True) -> "DetectionNetwork":
+        super().train(mode)
+        for name in self.fixed:
+            if (part := self.part(name)) is not None:
+                part.eval()
+        return self
 
     def forward(
         self,
         images: Sequence[Tensor],
         targets: Targets | None = None,
         generators: Sequence[torch.Generator] | None = None,
-    ) -> Detections | tuple[SampledAnchors, SampledRegions]:
-        """images: [3, H, W] each, in [0, 1]. generators: one an image, for what is drawn in training.
+        proposals: Proposals | None = None,
+    ) -> Detections | tuple[SampledAnchors | None, SampledRegions | None]:
+        """images: [3, H, W] each, in [0, 1]. generators: one an image, for what is drawn in training. proposals: what
+        the heads are trained on instead of the RPN's own; without an RPN also what they look at afterwards.
 
         Detections are in the images' own pixels: boxes [N, 4], scores [N], labels [N] from 1 on, and masks
         [N, 1, H, W] in [0, 1].
         """
-        self.rpn.fg_bg_sampler.generators = self.roi_heads.fg_bg_sampler.generators = generators  # pyright: ignore
+        if targets is None:
+            return self.look(images, proposals)[0]
+        for part in (self.rpn, self.roi_heads):
+            if part is not None:
+                part.fg_bg_sampler.generators = generators  # pyright: ignore
         resized, targets = self.transform(list(images), targets)
-        features = self.backbone(resized.tensors.contiguous(memory_format=self.memory_format))
-        proposals, anchors = self.rpn(resized, features, targets)
-        detections, regions = self.roi_heads(features, proposals, resized.image_sizes, targets)
-        if targets is not None:
-            return anchors, regions
-        sizes = [(it.shape[-2], it.shape[-1]) for it in images]
-        return self.transform.postprocess(detections, resized.image_sizes, sizes)
+        features = self.features(resized)
+        boxes, anchors, regions = in_pixels_of(resized, images, proposals), None, None
+        if self.rpn is not None and (boxes is None or self.learns("rpn")):
+            own, _, anchors = self.rpn(resized, features, targets if self.learns("rpn") else None)
+            boxes = own if boxes is None else boxes
+        if self.roi_heads is not None and self.learns("heads"):
+            assert boxes is not None
+            _, regions = self.roi_heads(features, boxes, resized.image_sizes, targets)
+        return anchors, regions
+
+    def look(self, images: Sequence[Tensor], proposals: Proposals | None = None) -> tuple[Detections, Proposals]:
+        """Detections, none without heads, and what they were looked for in, both in the images' own pixels: the RPN's
+        proposals, or those that are given to a network without one."""
+        resized, _ = self.transform(list(images))
+        features = self.features(resized)
+        if self.rpn is not None:
+            boxes, scores, _ = self.rpn(resized, features)
+            sizes = zip(boxes, resized.image_sizes, map(size_of, images), strict=True)
+            own = [resize_boxes(it, [*now], [*before]) for it, now, before in sizes]
+            proposals = [{"boxes": b, "scores": s} for b, s in zip(own, scores, strict=True)]
+        else:
+            boxes = in_pixels_of(resized, images, proposals)
+        assert boxes is not None
+        assert proposals is not None
+        if self.roi_heads is None:
+            return [], proposals
+        detections, _ = self.roi_heads(features, boxes, resized.image_sizes)
+        return self.transform.postprocess(detections, resized.image_sizes, [*map(size_of, images)]), proposals
+
+    def features(self, resized: ImageList) -> dict[str, Tensor]:
+        return self.backbone(resized.tensors.contiguous(memory_format=self.memory_format))
 
     @property
     def published(self) -> str | None:
         """What torchvision calls the same network, if it has it."""
+        if self.rpn is None or self.roi_heads is None:
+            return None
         with_masks = self.roi_heads.has_mask()
         names = {
             ("resnet50", TwoMLPHead, False): "fasterrcnn_resnet50_fpn",
@@ -228,6 +292,18 @@ class DetectionNetwork(nn.Module):
             ("mobilenet_v3_large", TwoMLPHead, False): "fasterrcnn_mobilenet_v3_large_320_fpn",
         }
         return names.get((self.backbone.name, type(self.roi_heads.box_head), with_masks))
+
+
+def size_of(image: Tensor) -> tuple[int, int]:
+    return image.shape[-2], image.shape[-1]
+
+
+def in_pixels_of(resized: ImageList, images: Sequence[Tensor], proposals: Proposals | None) -> list[Tensor] | None:
+    """Boxes in images' own pixels as they lie in the resized ones."""
+    if proposals is None:
+        return None
+    sizes = zip(proposals, map(size_of, images), resized.image_sizes, strict=True)
+    return [resize_boxes(it["boxes"], [*before], [*now]) for it, before, now in sizes]
 
 
 def is_of_every_class(name: str) -> bool:

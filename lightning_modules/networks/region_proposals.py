@@ -122,8 +122,9 @@ class RegionProposals(RegionProposalNetwork):
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, images: ImageList, features: Mapping[str, Tensor], targets: Targets | None = None
-    ) -> tuple[list[Tensor], SampledAnchors | None]:
-        """Of each image the proposals [N, 4], the likeliest first; with targets what the losses need, too."""
+    ) -> tuple[list[Tensor], list[Tensor], SampledAnchors | None]:
+        """Of each image the proposals [N, 4], the likeliest first, and how likely each is, [N] in [0, 1]; with targets
+        what the losses need, too."""
         maps = list(features.values())
         logits, deltas = self.head(maps)
         anchors = self.anchor_generator(images, maps)
@@ -131,13 +132,13 @@ class RegionProposals(RegionProposalNetwork):
         logits, deltas = concat_box_prediction_layers(logits, deltas)
         # Proposals are constants to the heads' losses: the approximate joint training of section 3.2.
         boxes = self.box_coder.decode(deltas.detach(), anchors).view(len(anchors), -1, 4)
-        proposals, _ = self.filter_proposals(boxes, logits, images.image_sizes, in_level)
+        proposals, scores = self.filter_proposals(boxes, logits, images.image_sizes, in_level)
         if targets is None:
-            return proposals, None
+            return proposals, scores, None
         labels, objects = self.label(anchors, targets, images.image_sizes)
         positive, negative = (torch.where(torch.cat(it))[0] for it in self.fg_bg_sampler(labels))
         drawn = torch.cat([positive, negative])
-        return proposals, SampledAnchors(
+        return proposals, scores, SampledAnchors(
             logits.flatten()[drawn], torch.cat(labels)[drawn],
             deltas[positive], torch.cat(anchors)[positive], torch.cat(objects)[positive],
         )  # fmt: skip

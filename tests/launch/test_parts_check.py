@@ -17,6 +17,7 @@ from launch.parts_check import (
     unfit_inputs,
     unfit_metrics,
     unfit_optimizers,
+    unfit_proposals,
     unfit_shapes,
     unfit_tokens,
     unfit_trainer,
@@ -168,6 +169,16 @@ def test_images_of_any_size_for_a_module_of_one():
     photographs = SimpleNamespace(name="photographs", image_shape=None)
     (problem,) = unfit_shapes(SimpleNamespace(image_shape=(3, 32, 32)), photographs)
     assert problem.endswith("those of datamodule photographs have sizes of their own: choose another datamodule.")
+
+
+def test_a_detector_without_an_rpn_beside_data_without_proposals():
+    fast, data = SimpleNamespace(needs_proposals=True), SimpleNamespace(proposals=None)
+    (problem,) = unfit_proposals(fast, data)
+    assert problem.startswith("SimpleNamespace has no RPN as configured")
+    assert "set datamodule.proposals.run to a run that has saved some" in problem
+    assert [*unfit_proposals(fast, SimpleNamespace(name="digits"))] == [problem]
+    assert not [*unfit_proposals(fast, SimpleNamespace(proposals=object()))]
+    assert not [*unfit_proposals(SimpleNamespace(), data)]
 
 
 @pytest.mark.parametrize(

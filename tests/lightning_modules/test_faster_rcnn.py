@@ -14,6 +14,7 @@ from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.roi_heads import fastrcnn_loss
 
 from foundation.errors import UserError
+from foundation.protocols import DetectsObjects, DetectsObjectsInImages, ProposesRegions, ProposesRegionsInImages
 from launch.command_line import compose_job
 from launch.runs import build, instantiate
 from lightning_modules.faster_rcnn import (
@@ -143,6 +144,16 @@ def small(**options: Any) -> FasterRCNN:
     return module
 
 
+def with_parts(*fixed: str, rpn: bool = True, heads: bool = True, **network: Any) -> FasterRCNN:
+    """``small`` with or without its parts."""
+    module = small()
+    whole = module.network
+    parts: Any = whole.backbone, whole.rpn if rpn else None, whole.roi_heads if heads else None
+    module.network = DetectionNetwork(*parts, fixed=fixed, min_size=64, max_size=64, **network)
+    module.num_classes = module.network.num_classes
+    return module
+
+
 def two_images() -> dict[str, Any]:
     """Rectangles on noise."""
     generator = torch.Generator().manual_seed(3)
@@ -216,6 +227,134 @@ class TestTraining:
         (optimizer,), _ = module.configure_optimizers()
         (group,) = optimizer.param_groups
         assert len(group["params"]) == len(list(module.parameters())) - 1
+
+
+GIVEN = [{"boxes": torch.tensor([[10.0, 10, 38, 34], [0, 0, 20, 20], [40, 42, 60, 62]]),
+          "scores": torch.tensor([0.9, 0.5, 0.1])}] * 2  # fmt: skip
+
+
+class TestParts:
+    """Fast R-CNN, which has no RPN; an RPN alone; and parts that are fixed while others learn."""
+
+    losses = {"rpn": ["loss_objectness", "loss_rpn_box_reg"], "heads": ["loss_classifier", "loss_box_reg"]}
+
+    def stepped(self, module: FasterRCNN, **more: Any) -> dict[str, float]:
+        """What a step has changed, by the parts of the network: the largest difference of a weight or a statistic."""
+        module.train()
+        before = {name: it.clone() for name, it in module.state_dict().items()}
+        (optimizer,), _ = module.configure_optimizers()
+        module.training_step(two_images() | more, 0).backward()
+        optimizer.step()
+        moved = dict.fromkeys(["backbone", "rpn", "roi_heads"], 0.0)
+        for name, it in module.state_dict().items():
+            part = name.split(".")[1]
+            moved[part] = max(moved[part], float((it - before[name]).abs().max()))
+        return moved
+
+    def test_only_the_losses_of_what_is_trained(self):
+        both = [*self.losses["rpn"], *self.losses["heads"]]
+        for module, expected in (
+            (with_parts(), both), (with_parts(heads=False), self.losses["rpn"]),
+            (with_parts(rpn=False), self.losses["heads"]), (with_parts("rpn"), self.losses["heads"]),
+            (with_parts("backbone", "heads"), self.losses["rpn"]), (with_parts("backbone"), both),
+        ):  # fmt: skip
+            batch = two_images()
+            sampled = module.network(batch["image"], batch["target"], module.generators(batch["index"]), GIVEN)
+            assert [*module.losses(*sampled)] == expected
+            assert module.metrics("train").keys() == {"train/loss", *(f"train/{it}" for it in expected)}
+
+    @pytest.mark.parametrize(
+        ("fixed", "learns"), [(("backbone",), ("rpn", "roi_heads")), (("backbone", "heads"), ("rpn",)),
+                              (("backbone", "rpn"), ("roi_heads",))],
+    )  # fmt: skip
+    def test_fixed_parts_stay_to_the_bit_their_statistics_too(self, fixed, learns):
+        module = with_parts(*fixed)
+        backbone = Pyramid("small", 16, "batch", norm_in_pyramid=True, trainable_layers=4)
+        whole = module.network
+        module.network = DetectionNetwork(backbone, whole.rpn, whole.roi_heads, fixed=fixed, min_size=64, max_size=64)
+        moved = self.stepped(module)
+        assert {part for part, by in moved.items() if by > 0} == {*learns}
+        assert {it for it in module.network.modules() if it.training}.isdisjoint(backbone.modules())
+        (optimizer,), _ = module.configure_optimizers()
+        assert all(it.requires_grad for group in optimizer.param_groups for it in group["params"])
+
+    def test_heads_are_trained_on_the_proposals_that_are_given(self):
+        """Of each image all three and its objects are drawn, since fewer are there than there is room for."""
+        module, batch = with_parts(rpn=False), two_images()
+        _, regions = module.network(batch["image"], batch["target"], module.generators(batch["index"]), GIVEN)
+        assert regions is not None
+        assert len(regions.labels) == 3 + 2 + 3 + 1
+        # Around the first object the first proposal and itself, around the second the third; in the other image itself.
+        assert regions.labels.sum() == 1 + 1 + 2 + 2 + 2
+        assert [10.0, 10.0, 38.0, 34.0] in regions.proposals.tolist()
+
+    def test_given_proposals_are_scaled_with_their_images(self):
+        """An image of 32 x 64 pixels is looked at as one of 64 x 128: the same answer as of an image of that size."""
+        module = with_parts(rpn=False)
+        module.network.transform.max_size = 128
+        module.network.roi_heads.score_thresh = 0.0  # type: ignore
+        module.eval()
+        image = torch.rand(3, 64, 128, generator=torch.Generator().manual_seed(0))
+        smaller = nn.functional.interpolate(image[None], scale_factor=0.5)[0]
+        larger = nn.functional.interpolate(smaller[None], scale_factor=2.0, mode="bilinear", align_corners=False)[0]
+        boxes = torch.tensor([[4.0, 6, 40, 50], [60, 8, 120, 60]])
+        found, told = (
+            module.look([it], [{"boxes": given, "scores": torch.ones(2)}])
+            for it, given in ((larger, boxes), (smaller, boxes / 2))
+        )
+        assert len(found[0][0]["boxes"]) > 0
+        torch.testing.assert_close(found[0][0]["boxes"], told[0][0]["boxes"] * 2, rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(found[0][0]["scores"], told[0][0]["scores"], rtol=1e-4, atol=1e-5)
+        assert torch.equal(told[1][0]["boxes"], boxes / 2)
+
+    def test_steps_tell_what_they_proposed_in_pixels_of_the_image(self):
+        module = with_parts(heads=False).eval()
+        batch = {"index": torch.tensor([0]), "image_id": torch.tensor([5]), "image": [torch.rand(3, 32, 16)]}
+        told = module.validation_step(batch, 0)
+        assert told.keys() == {"index", "image_id", "proposals"}
+        (proposals,) = told["proposals"]
+        assert 0 < len(proposals["boxes"]) == len(proposals["scores"]) <= 20
+        assert (proposals["boxes"].amax(0) <= torch.tensor([16.0, 32, 16, 32])).all()
+        assert torch.equal(proposals["scores"], proposals["scores"].sort(descending=True).values)
+        assert 0 <= proposals["scores"][-1] <= proposals["scores"][0] <= 1
+        again = module.propose_regions(batch["image"])
+        assert torch.equal(again[0]["boxes"], proposals["boxes"])
+
+    def test_a_network_with_an_rpn_is_measured_by_its_own_proposals(self):
+        module, image = with_parts("backbone", "rpn").eval(), [torch.rand(3, 64, 64)]
+        own = module.look(image)[1][0]["boxes"]
+        assert torch.equal(module.look(image, GIVEN[:1])[1][0]["boxes"], own)
+        assert len(own) != 3
+
+    def test_says_what_it_can_do(self):
+        assert with_parts().capabilities() == {ProposesRegionsInImages, DetectsObjectsInImages}
+        assert with_parts(heads=False).capabilities() == {ProposesRegionsInImages}
+        fast = with_parts(rpn=False)
+        assert (fast.capabilities(), fast.needs_proposals) == ({ProposesRegions, DetectsObjects}, True)
+        assert with_parts(heads=False).num_classes == 0
+
+    def test_fixed_parts_begin_with_what_has_been_learned(self):
+        module = with_parts("backbone", "heads")
+        own = {name for name in module.state_dict() if "rpn" not in name}
+        assert module.refuses_to_begin(own) is None
+        sentence = module.refuses_to_begin({it for it in own if "cls_score" not in it})
+        assert sentence is not None
+        assert "fixed keeps backbone and heads as they begin" in sentence
+        assert f"of {len(own)} such weights 2 begin with none: set init_from" in sentence
+
+    @pytest.mark.parametrize(
+        ("fixed", "parts", "sentence"),
+        [
+            (["neck"], {}, "network.fixed names 'neck'"),
+            (["rpn"], {"rpn": False}, "network.fixed names rpn, and network.rpn is null"),
+            (["rpn", "heads"], {}, "both null or fixed: leave one of them"),
+            ([], {"rpn": False, "heads": False}, "both null or fixed: leave one of them"),
+            (["heads"], {"rpn": False}, "both null or fixed: leave one of them"),
+        ],
+    )
+    def test_what_would_train_nothing_is_refused(self, fixed, parts, sentence):
+        with pytest.raises(UserError, match=sentence):
+            with_parts(*fixed, **parts)
 
 
 class TestDetections:
