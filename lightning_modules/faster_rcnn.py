@@ -104,14 +104,21 @@ class FasterRCNN(Optimized):
         network: images [3, H, W] in [0, 1], of any sizes -> detections, or what the losses are made of.
         optimizer: makes an optimiser out of those parameters that are trained.
         beta: where the loss of coordinates becomes linear.
+        balance: lambda of eq. 1, where both sums are divided by the number of anchors drawn.
+        bias_rate: biases learn at so many times the optimiser's rate.
         channels_last: the layout in which convolutions are fastest in half precision.
         optimized: see ``Optimized``; seed is also that of the anchors and regions that are drawn.
     """
 
     requires_data = AnnotatesObjects
-    # Of torchvision's detectors, of its classifiers, and of a run of ``ResNet`` on one of them.
-    initial_prefixes = (("", "network."), ("features.", "network.backbone.body."), ("", "network.backbone.body."),
-                        ("network.net.", "network.backbone.body."))  # fmt: skip
+    # Of torchvision's detectors, of its classifiers, of a run of ``ResNet`` on one of them; then those layers of a
+    # classifier that heads begin with: VGG-16's two, a ResNet's last stage, and ZF's by their names in Caffe.
+    initial_prefixes = (
+        ("", "network."), ("features.", "network.backbone.body."), ("", "network.backbone.body."),
+        ("network.net.", "network.backbone.body."), ("classifier.0.", "network.roi_heads.box_head.1."),
+        ("classifier.3.", "network.roi_heads.box_head.4."), ("", "network.roi_heads.box_head."),
+        ("network.net.", "network.roi_heads.box_head."),
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -119,14 +126,17 @@ class FasterRCNN(Optimized):
         *,
         optimizer: OptimizerFactory,
         beta: float = 1 / 9,
+        balance: float = 1.0,
+        bias_rate: float = 1.0,
         channels_last: bool = True,
         **optimized: Any,
     ) -> None:
         super().__init__(**optimized)
-        if beta <= 0:
-            raise UserError(f"lightning_module.beta is {beta}: give a number above 0.")
+        for key, number in {"beta": beta, "balance": balance, "bias_rate": bias_rate}.items():
+            if not number > 0:
+                raise UserError(f"lightning_module.{key} is {number}: give a number above 0.")
         self.network, self.optimizer = network, optimizer
-        self.beta, self.channels_last = beta, channels_last
+        self.beta, self.balance, self.bias_rate, self.channels_last = beta, balance, bias_rate, channels_last
         self.num_classes = network.num_classes
         self.class_names: list[str] | None = None  # of the data that it was trained on, labels from 1 on
         self.category_ids = list(range(1, self.num_classes + 1))  # what the data call them
@@ -149,7 +159,7 @@ class FasterRCNN(Optimized):
             drawn = self.mean_over_ranks(len(anchors.labels))
             parts["loss_objectness"] = objectness_loss(anchors.logits, anchors.labels) / drawn
             boxes = box_loss(anchors.deltas, anchors.objects, anchors.anchors, self.beta)
-            parts["loss_rpn_box_reg"] = boxes / drawn
+            parts["loss_rpn_box_reg"] = self.balance * (boxes / drawn)
         if regions is not None:
             read = self.mean_over_ranks(len(regions.labels))
             of_regions = (regions.deltas, regions.objects, regions.proposals, self.beta, REGION_WEIGHTS)
@@ -169,7 +179,15 @@ class FasterRCNN(Optimized):
         return [keyed_generator(self.seed, "sampling", self.trainer.global_step, it) for it in index.tolist()]
 
     def make_optimizers(self) -> list[Optimizer]:
-        return [self.optimizer([it for it in self.parameters() if it.requires_grad])]
+        trained = {name: it for name, it in self.named_parameters() if it.requires_grad}
+        if self.bias_rate == 1:
+            return [self.optimizer(trained.values())]
+        kinds = [[it for name, it in trained.items() if name.endswith("bias") == of_biases] for of_biases in (0, 1)]
+        groups: Any = [{"params": them} for them in kinds]
+        optimizer = self.optimizer(groups)
+        biases = optimizer.param_groups[1]
+        biases["lr"] = self.bias_rate * biases["lr"]  # schedules multiply what each group begins with
+        return [optimizer]
 
     # --- weights and categories --------------------------------------------------------------------------------
 
@@ -209,14 +227,18 @@ class FasterRCNN(Optimized):
         return weights | found
 
     def refuses_to_begin(self, taken: set[str]) -> str | None:
-        body = self.network.backbone.body.named_modules(prefix="network.backbone.body")
+        parts = {"network.backbone.body": "backbone", "network.roi_heads.box_head.layer4": "heads"}
         frozen = {
-            f"{name}.{it}" for name, part in body if isinstance(part, FrozenBatchNorm) for it in part.state_dict()
+            f"{name}.{it}": parts[place]
+            for place in parts
+            for name, part in self.named_modules()
+            if name.startswith(f"{place}.") and isinstance(part, FrozenBatchNorm)
+            for it in part.state_dict()
         }
-        if missing := frozen - taken:
+        if lost := [it for it in frozen if it not in taken]:
             return (
-                f"lightning_module.network.backbone.norm is frozen, which keeps what weights have learned, and of "
-                f"{len(frozen)} such weights {len(missing)} begin with none: set init_from to weights for "
+                f"lightning_module.network.{frozen[lost[0]]}.norm is frozen, which keeps what weights have learned: of "
+                f"{len(frozen)} such weights {len(lost)} begin with none: set init_from to weights for "
                 "network.backbone.body, or the norm to batch or group."
             )
         fixed = {name for name in self.state_dict() if self.is_fixed(name)}

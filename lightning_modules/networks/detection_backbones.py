@@ -3,17 +3,20 @@
 Each has ``out_channels``, the same in all maps. Names of weights are those of torchvision's detectors.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable
 from math import gcd
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
 from torchvision.models import mobilenet_v3_large, resnet, vgg16
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops import FrozenBatchNorm2d
 
 from foundation.errors import UserError, did_you_mean
+from lightning_modules.networks.precision import at_least_single
 
 Norm = Literal["frozen", "batch", "sync", "group"]
 NormLayer = Callable[[int], nn.Module]
@@ -164,3 +167,93 @@ class VGG16(nn.Module):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         return {"0": self.body(images)}
+
+
+class ZF(nn.Module):
+    """The five convolutions of Zeiler & Fergus's net as the paper's code has them, padded so that there is one map of
+    256 channels at a sixteenth of the image. Weights have the names that the code's layers have.
+
+    Args:
+        trainable_layers: of the five convolutions, the last ones.
+    """
+
+    name, norm, maps, out_channels = "zf", None, 1, 256
+
+    def __init__(self, trainable_layers: int = 5) -> None:
+        super().__init__()
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        kinds = ((3, 96, 7, 2), (96, 256, 5, 2), (256, 384, 3, 1), (384, 384, 3, 1), (384, 256, 3, 1))
+        for number, (inputs, outputs, side, stride) in enumerate(kinds, start=1):
+            layers[f"conv{number}"] = nn.Conv2d(inputs, outputs, side, stride, padding=side // 2)
+            layers[f"relu{number}"] = nn.ReLU(inplace=True)
+            if number <= 2:
+                layers[f"norm{number}"] = NormAroundPlaces()
+                layers[f"pool{number}"] = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True)  # Caffe rounds up
+        self.body = nn.Sequential(layers)
+        freeze([[layers[f"conv{number}"]] for number in range(1, 6)], trainable_layers)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return {"0": self.body(images)}
+
+
+class NormAroundPlaces(nn.Module):
+    """Caffe's local response normalisation within a channel: divided by (1 + alpha m)^beta, m being the mean of the
+    squares of the 3 x 3 places around, those beyond the map 0."""
+
+    def __init__(self, size: int = 3, alpha: float = 5e-5, beta: float = 0.75) -> None:
+        super().__init__()
+        self.size, self.alpha, self.beta = size, alpha, beta
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W], in float32 or finer inside."""
+        whole = at_least_single(x)
+        mean = avg_pool2d(whole.square(), self.size, stride=1, padding=self.size // 2)
+        return (whole * (1 + self.alpha * mean).pow(-self.beta)).to(x.dtype)
+
+
+class ResNetToLayer3(nn.Module):
+    """A ResNet without its last stage, which is the heads' (He et al. 2016, appendix A): one map of 1,024 channels at a
+    sixteenth of the image.
+
+    Args:
+        name: resnet50, resnet101 or resnet152.
+        norm: ``frozen``: as the weights have it.
+        trainable_layers: of the first convolution and the three stages, the last ones.
+        frozen_eps: what a frozen norm adds to a variance.
+    """
+
+    maps, out_channels = 1, 1024
+
+    def __init__(
+        self, name: str = "resnet101", norm: Norm = "frozen", trainable_layers: int = 2, frozen_eps: float = 1e-5
+    ) -> None:
+        super().__init__()
+        self.name, self.norm, self.frozen_eps = f"{name}_to_layer3", norm, frozen_eps
+        net = deep_resnet(name, norm, frozen_eps)
+        self.body = nn.Sequential(OrderedDict((it, part) for it, part in net.named_children() if it not in LAST_STAGE))
+        stages = [[net.conv1, net.bn1], [net.layer1], [net.layer2], [net.layer3]]
+        freeze(stages, trainable_layers)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return {"0": self.body(images)}
+
+
+LAST_STAGE = ("layer4", "avgpool", "fc")
+
+
+def deep_resnet(name: str, norm: Norm, frozen_eps: float = 1e-5) -> resnet.ResNet:
+    """With bottlenecks. A UserError names a wrong name."""
+    names = ("resnet50", "resnet101", "resnet152")
+    if name not in names:
+        raise UserError(f"network.backbone.name is {name!r}: {did_you_mean(name, names)}")
+    net = getattr(resnet, name)(weights=None, norm_layer=norm_layer(norm))
+    for part in net.modules():
+        if isinstance(part, FrozenBatchNorm):
+            part.eps = frozen_eps
+    return net
+
+
+def last_stage(norm: Norm, frozen_eps: float = 1e-5) -> nn.Sequential:
+    """What ``ResNetToLayer3`` leaves out, the same in all three nets: regions [R, 1024, 14, 14] -> [R, 2048]."""
+    stage = deep_resnet("resnet50", norm, frozen_eps).layer4
+    return nn.Sequential(OrderedDict(layer4=stage, pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten()))

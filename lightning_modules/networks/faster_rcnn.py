@@ -6,9 +6,10 @@ boxes and scores, where random draws come from, and that training gives what the
 """
 
 import re
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +22,11 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform, res
 from foundation.errors import UserError, did_you_mean
 from lightning_modules.networks.detection_backbones import (
     VGG16,
+    ZF,
     Norm,
     Pyramid,
+    ResNetToLayer3,
+    last_stage,
     norm_layer,
 )
 from lightning_modules.networks.products import with_own_linears
@@ -36,7 +40,9 @@ from lightning_modules.networks.region_proposals import (
 )
 
 LAST = re.compile(r"cls_score|bbox_pred|mask_fcn_logits")  # layers with outputs for every class
-Backbone = Pyramid | VGG16
+Backbone = Pyramid | VGG16 | ZF | ResNetToLayer3
+Head = Literal["linear", "convolutions", "vgg16", "zf", "layer4"]
+POOLED = {"vgg16": 7, "zf": 6, "layer4": 14}  # cells of a region's side where it is pooled as in the paper
 Detections = list[dict[str, Tensor]]
 Proposals = list[dict[str, Tensor]]  # of each image boxes [N, 4] in its own pixels, the best first, and scores [N]
 PARTS = ("backbone", "rpn", "heads")
@@ -61,10 +67,11 @@ class RegionHeads(RoIHeads):
     Args:
         channels: of the feature maps.
         num_classes: without the background. None stands for the data's, which ``launch.runs`` puts in its place.
-        head: ``linear`` (two layers), ``convolutions`` (four and a linear layer), ``vgg16`` (Fast R-CNN's, with its
-            pooling).
+        head: ``linear`` (two layers), ``convolutions`` (four and a linear layer); with Fast R-CNN's pooling and the
+            paper's initial values of the last layers ``vgg16`` and ``zf`` (the classifiers' two linear layers) and
+            ``layer4`` (a ResNet's last stage, 2,048 wide).
         width: of the linear layers.
-        norm: after the head's convolutions, as of a backbone; None leaves it out.
+        norm: after the head's convolutions, as of a backbone; None leaves it out. ``layer4`` asks for one.
         canonical_size: a proposal of that side is read from the map at a sixteenth of the image, one of half the side
             from the next finer.
         regions_per_image: drawn for the losses, at most a quarter of them around objects.
@@ -76,7 +83,7 @@ class RegionHeads(RoIHeads):
         self,
         channels: int,
         num_classes: int | None,
-        head: Literal["linear", "convolutions", "vgg16"] = "linear",
+        head: Head = "linear",
         width: int = 1024,
         norm: Norm | None = None,
         canonical_size: int = 224,
@@ -89,7 +96,7 @@ class RegionHeads(RoIHeads):
         if num_classes is None:
             raise UserError("network.heads.num_classes is null, and the data name no classes: give their number.")
         super().__init__(
-            RegionPool(7) if head == "vgg16" else RegionAlign(7, canonical_size),
+            RegionPool(POOLED[head]) if head in POOLED else RegionAlign(7, canonical_size),
             with_own_linears(box_head(head, channels, width, norm)),
             FastRCNNPredictor(width, num_classes + 1), fg_iou_thresh=0.5, bg_iou_thresh=0.5,
             batch_size_per_image=regions_per_image, positive_fraction=0.25, bbox_reg_weights=None,
@@ -97,6 +104,10 @@ class RegionHeads(RoIHeads):
         )  # fmt: skip
         self.num_classes = num_classes
         self.fg_bg_sampler = Sampler(regions_per_image, 0.25)
+        if head in POOLED:
+            for layer, std in ((self.box_predictor.cls_score, 0.01), (self.box_predictor.bbox_pred, 0.001)):
+                nn.init.normal_(layer.weight, std=std)
+                nn.init.zeros_(layer.bias)
         if masks:
             self.mask_roi_pool = RegionAlign(14, canonical_size)
             self.mask_head = MaskRCNNHeads(channels, (256,) * 4, dilation=1)
@@ -160,7 +171,7 @@ class RegionHeads(RoIHeads):
 
 
 def box_head(head: str, channels: int, width: int, norm: Norm | None) -> nn.Module:
-    """Features of regions [R, channels, 7, 7] -> [R, width]."""
+    """Features of regions [R, channels, side, side] -> [R, width]; the side is 7, or what ``POOLED`` says."""
     if head == "linear":
         return TwoMLPHead(49 * channels, width)
     if head == "convolutions":
@@ -169,7 +180,19 @@ def box_head(head: str, channels: int, width: int, norm: Norm | None) -> nn.Modu
     if head == "vgg16":
         return nn.Sequential(nn.Flatten(), nn.Linear(49 * channels, width), nn.ReLU(inplace=True), nn.Dropout(),
                              nn.Linear(width, width), nn.ReLU(inplace=True), nn.Dropout())  # fmt: skip
-    raise UserError(f"network.heads.head is {head!r}: give linear, convolutions or vgg16.")
+    if head == "zf":
+        return nn.Sequential(OrderedDict(
+            flat=nn.Flatten(), fc6=nn.Linear(36 * channels, width), relu6=nn.ReLU(inplace=True), drop6=nn.Dropout(),
+            fc7=nn.Linear(width, width), relu7=nn.ReLU(inplace=True), drop7=nn.Dropout(),
+        ))  # fmt: skip
+    if head == "layer4":
+        if (channels, width) != (1024, 2048) or norm is None:
+            raise UserError(
+                "network.heads.head is layer4, a stage of a ResNet: give network.heads channels=1024, width=2048 and "
+                "norm=frozen (or batch, sync, group)."
+            )
+        return last_stage(norm)
+    raise UserError(f"network.heads.head is {head!r}: give {', '.join(get_args(Head))}.")
 
 
 class DetectionNetwork(nn.Module):

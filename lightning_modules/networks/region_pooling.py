@@ -89,7 +89,7 @@ def sampled_places(start: Tensor, end: Tensor, size: Tensor, bins: int) -> tuple
 
 
 class RegionPool(nn.Module):
-    """Fast R-CNN's max-pooling, to whole pixels of the one map at a sixteenth of the image."""
+    """Fast R-CNN's max-pooling, to whole cells of the one map at a sixteenth of the image."""
 
     def __init__(self, side: int) -> None:
         super().__init__()

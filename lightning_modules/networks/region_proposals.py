@@ -54,11 +54,42 @@ class Sampler(BalancedPositiveNegativeSampler):
         return drawn
 
 
+CELL = 16  # pixels of the image, of a cell of the one map that the paper's nets have
+
+
 class Anchors(AnchorGenerator):
     """In float32 whatever the features are: in bf16 a coordinate above 512 is rounded to 4 pixels."""
 
     def set_cell_anchors(self, dtype: torch.dtype, device: torch.device) -> None:
         super().set_cell_anchors(torch.promote_types(dtype, torch.float32), device)
+
+
+class ReleasedAnchors(Anchors):
+    """Those of py-faster-rcnn: around the middle of a cell of 16 pixels, where torchvision's are around its corner, and
+    with sides that are multiples of a cell's, reshaped to whole pixels (23 x 12, 16 x 16, 11 x 22).
+
+    That code has the middle at 7.5, as it counts from the middles of pixels; where a box is its outline it is 8.
+    """
+
+    def generate_anchors(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        scales: Sequence[int],
+        aspect_ratios: Sequence[float],
+        dtype: torch.dtype = torch.float32,
+        device: torch.device = torch.device("cpu"),  # noqa: B008  # as torchvision calls it
+    ) -> Tensor:
+        """Left, top, right, bottom around the first cell, [ratios * scales, 4]; scales: square roots of areas."""
+        sides = []
+        for ratio in aspect_ratios:
+            width = round(CELL / ratio**0.5)
+            sides += [(width * it / CELL, round(width * ratio) * it / CELL) for it in scales]
+        half = torch.tensor(sides, dtype=dtype, device=device) / 2
+        return torch.cat([CELL / 2 - half, CELL / 2 + half], dim=1)
+
+    def grid_anchors(self, grid_sizes: list[list[int]], strides: list[list[Tensor]]) -> list[Tensor]:
+        """A cell is of 16 pixels also where a net's padding makes more cells than the image has room for (ZF)."""
+        whole = [[torch.full_like(it, CELL) for it in pair] for pair in strides]
+        return super().grid_anchors(grid_sizes, whole)
 
 
 class ProposalHead(RPNHead):
@@ -89,6 +120,7 @@ class RegionProposals(RegionProposalNetwork):
         proposals: of an image that go on to the heads.
         min_score: of a proposal; min_side: of its box, in pixels of the resized image.
         ignore_cross_border: anchors that reach beyond the image are neither object nor background, nor a best one.
+        released_anchors: the paper's code's instead of torchvision's; for nets with one map at a 16th of the image.
     """
 
     def __init__(
@@ -104,13 +136,15 @@ class RegionProposals(RegionProposalNetwork):
         min_score: float = 0.0,
         min_side: float = 1e-3,
         ignore_cross_border: bool = False,
+        released_anchors: bool = False,
     ) -> None:
         for key, pair in {"before_nms": before_nms, "proposals": proposals}.items():
             if len(pair) != 2 or min(pair) < 1:
                 raise UserError(f"network.rpn.{key} is {list(pair)}: give two numbers, for training and after it.")
         if len({len(sizes) for sizes in anchor_sizes}) != 1:
             raise UserError("network.rpn.anchor_sizes has lists of other lengths: give every map as many sizes.")
-        anchors = Anchors(tuple(map(tuple, anchor_sizes)), (tuple(aspect_ratios),) * len(anchor_sizes))
+        kind = ReleasedAnchors if released_anchors else Anchors
+        anchors = kind(tuple(map(tuple, anchor_sizes)), (tuple(aspect_ratios),) * len(anchor_sizes))
         super().__init__(
             anchors, ProposalHead(channels, anchors.num_anchors_per_location()[0], convolutions),
             fg_iou_thresh=0.7, bg_iou_thresh=0.3, batch_size_per_image=anchors_per_image, positive_fraction=0.5,

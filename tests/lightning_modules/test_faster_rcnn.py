@@ -29,6 +29,7 @@ from lightning_modules.faster_rcnn import (
 from lightning_modules.networks.detection_backbones import Pyramid
 from lightning_modules.networks.faster_rcnn import DetectionNetwork, RegionHeads
 from lightning_modules.networks.region_proposals import RegionProposals
+from lightning_modules.schedules import WarmUpAndDrops
 from tests.forks import run_in_fork
 
 # Overrides with which each experiment of this method runs in seconds (tests/contract).
@@ -41,6 +42,13 @@ THIN = [*LIGHT, "lightning_module.network.backbone.name=small", "lightning_modul
         "lightning_module.network.backbone.channels=16", "lightning_module.network.rpn.channels=16",
         "lightning_module.network.heads.channels=16",
         "lightning_module.network.rpn.anchor_sizes=[[8],[16],[32],[64]]"]  # fmt: skip
+RESNET = [
+    *(it for it in LIGHT if "width" not in it),
+    "init_from=null",
+    "lightning_module.network.backbone={name:resnet50,norm:batch}",
+    "lightning_module.network.heads={norm:batch,regions_per_image:4}",
+    "lightning_module.network.rpn.proposals=[4,4]",
+]
 TINY = {
     "faster_rcnn_coco": THIN,
     "faster_rcnn_coco_v2": THIN,
@@ -50,6 +58,7 @@ TINY = {
     "faster_rcnn_folder_tuned": THIN,
     "mask_rcnn_coco": THIN,
     "faster_rcnn_coco_vgg16": [*LIGHT, "init_from=null"],
+    "faster_rcnn_coco_resnet101": RESNET,
     "faster_rcnn_shapes": [*SMALL, "datamodule.size=32", "datamodule.digit_sizes=[10,20]", "datamodule.train_size=8",
                            "datamodule.test_size=4", "lightning_module.network.heads.width=8"],
 }  # fmt: skip
@@ -125,8 +134,9 @@ class TestSchedule:
         assert self.rates("faster_rcnn_coco", asked) == pytest.approx([2e-5, 0.01001, 0.02, 0.02, 2e-3, 2e-4, 2e-4])
         assert compose_job("train", ["experiment=faster_rcnn_coco"])["trainer"]["max_steps"] == 26 * epoch
 
-    def test_the_paper_s(self):
+    def test_the_papers(self):
         assert self.rates("faster_rcnn_coco_vgg16", [0, 239_999, 240_000]) == pytest.approx([3e-3, 3e-3, 3e-4])
+        assert self.rates("faster_rcnn_coco_resnet101", [0, 239_999, 240_000]) == pytest.approx([1e-3, 1e-3, 1e-4])
 
 
 def small(**options: Any) -> FasterRCNN:
@@ -220,6 +230,23 @@ class TestTraining:
         }  # fmt: skip
         torch.stack([*parts.values()]).sum().backward()
         assert all(it.grad is not None and it.grad.isfinite().all() for it in module.parameters())
+
+    def test_biases_learn_at_their_own_rate_which_the_schedule_lowers_with_the_other(self):
+        module = small(bias_rate=2.0)
+        (optimizer,), _ = module.configure_optimizers()
+        weights, biases = optimizer.param_groups
+        assert (weights["lr"], biases["lr"]) == (0.02, 0.04)
+        assert all(it.ndim == 1 for it in biases["params"])
+        assert len(weights["params"]) + len(biases["params"]) == len(list(module.parameters()))
+        named = {name for name, it in module.named_parameters() if any(it is one for one in biases["params"])}
+        assert named == {name for name, _ in module.named_parameters() if name.endswith(".bias")}
+        WarmUpAndDrops(optimizer, warmup=0, drops=[0])
+        assert (weights["lr"], biases["lr"]) == pytest.approx((0.002, 0.004))
+
+    def test_lambda_weighs_the_boxes_of_the_rpn_alone(self):
+        once, twice = (self.parts(small(balance=it), two_images()) for it in (1.0, 2.0))
+        ratios = {name: twice[name].item() / once[name].item() for name in once}
+        assert ratios == pytest.approx(dict.fromkeys(once, 1.0) | {"loss_rpn_box_reg": 2.0})
 
     def test_frozen_layers_get_no_optimiser(self):
         module = small()
@@ -389,9 +416,11 @@ class TestDetections:
         assert (other.class_names, other.category_ids) == (["car", "cat"], [3, 17])
 
 
-def test_a_beta_of_nothing_is_refused():
-    with pytest.raises(UserError, match="beta is 0: give a number above 0"):
-        small(beta=0)
+@pytest.mark.parametrize("key", ["beta", "balance", "bias_rate"])
+@pytest.mark.parametrize("number", [0, -1.0, float("nan")])
+def test_a_number_that_is_not_above_0_is_refused(key, number):
+    with pytest.raises(UserError, match=f"lightning_module.{key} is {number}: give a number above 0"):
+        small(**{key: number})
 
 
 # --- ranks ---------------------------------------------------------------------------------------------------

@@ -7,13 +7,21 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torchvision.models import detection
+from torchvision.models import detection, resnet101, vgg16
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 
 from foundation.errors import UserError
+from launch.initial_weights import own_name
 from lightning_modules.faster_rcnn import FasterRCNN
-from lightning_modules.networks.detection_backbones import FrozenBatchNorm, Pyramid
+from lightning_modules.networks.detection_backbones import (
+    VGG16,
+    ZF,
+    FrozenBatchNorm,
+    NormAroundPlaces,
+    Pyramid,
+    ResNetToLayer3,
+)
 from lightning_modules.networks.faster_rcnn import DetectionNetwork, RegionHeads, is_of_every_class, rows_by_name
 from lightning_modules.networks.region_pooling import RegionAlign
 from lightning_modules.networks.region_proposals import RegionProposals, Sampler
@@ -222,6 +230,20 @@ class TestAnchors:
         (half,) = generator(images, [torch.zeros(1, 4, 1, 100, dtype=torch.bfloat16)])
         assert torch.equal(whole, half)
 
+    def test_the_released_code_s(self):
+        """What py-faster-rcnn's generate_anchors() gives for its defaults, in order; it counts last pixels as inside."""
+        theirs = [[-84, -40, 99, 55], [-176, -88, 191, 103], [-360, -184, 375, 199],
+                  [-56, -56, 71, 71], [-120, -120, 135, 135], [-248, -248, 263, 263],
+                  [-36, -80, 51, 95], [-80, -168, 95, 183], [-168, -344, 183, 359]]  # fmt: skip
+        rpn = RegionProposals(4, [[128, 256, 512]], released_anchors=True)
+        images = ImageList(torch.zeros(1, 3, 32, 48), [(32, 48)])
+        (anchors,) = rpn.anchor_generator(images, [torch.zeros(1, 4, 2, 4)])  # a cell more than there is room for
+        outlines = torch.tensor(theirs) + torch.tensor([0, 0, 1, 1])
+        assert torch.equal(anchors[:9], outlines.float())
+        assert (anchors[:9, :2] + anchors[:9, 2:] == 16).all()  # the middle of a cell, 7.5 by their count
+        assert torch.equal(anchors[9:18], anchors[:9] + torch.tensor([16.0, 0, 16, 0]))
+        assert torch.equal(anchors[-9:], anchors[:9] + torch.tensor([48.0, 16, 48, 16]))
+
     def test_labels_by_hand(self):
         objects = torch.tensor([[0.0, 0, 10, 10], [40, 40, 60, 60]])
         anchors = torch.tensor([[0.0, 0, 10, 8], [0, 0, 10, 5], [0, 0, 10, 2], [40, 40, 60, 45], [42, 40, 60, 43]])
@@ -290,6 +312,95 @@ class TestNorm:
             Pyramid("resnet18", 8, "batch", trainable_layers=6)
 
 
+class TestThePapersNets:
+    """One map at a sixteenth of the image, and heads that begin with a classifier's layers."""
+
+    @pytest.mark.parametrize(
+        ("backbone", "channels", "shape"),
+        [(VGG16, 512, (4, 6)), (ZF, 256, (5, 7)), (lambda: ResNetToLayer3("resnet50", "batch"), 1024, (4, 6))],
+    )
+    def test_give_one_map(self, backbone, channels, shape):
+        with torch.device("meta"):
+            net = backbone()
+            (features,) = net(torch.zeros(1, 3, 64, 96)).values()
+        assert features.shape == (1, channels, *shape)
+        assert net.out_channels == channels
+
+    def test_zf_s_norm_by_hand(self):
+        """A place of 2 with a neighbour of 4 and one of 1: m is 21 / 9 there."""
+        x = torch.zeros(1, 2, 4, 4)
+        x[0, 0, 0, 0], x[0, 0, 0, 1], x[0, 0, 1, 1] = 2.0, 4.0, -1.0
+        x[0, 1] = 7.0
+        found = NormAroundPlaces(3, 0.6, 0.75)(x)
+        assert found[0, 0, 0, 0].item() == pytest.approx(2 * (1 + 0.6 * 21 / 9) ** -0.75)
+        assert found[0, 0, 1, 1].item() == pytest.approx(-((1 + 0.6 * 21 / 9) ** -0.75))
+        assert found[0, 1, 1, 1].item() == pytest.approx(7 * (1 + 0.6 * 49) ** -0.75)
+        assert found[0, 1, 0, 0].item() == pytest.approx(7 * (1 + 0.6 * 49 * 4 / 9) ** -0.75)  # beyond the map it is 0
+        half = NormAroundPlaces()(x.bfloat16() * 100)
+        assert half.dtype == torch.bfloat16
+        torch.testing.assert_close(half.float(), NormAroundPlaces()(x * 100), rtol=0.01, atol=0)
+
+    @pytest.mark.parametrize(
+        ("backbone", "fixed"),
+        [(lambda: VGG16(3), {"0", "2", "5", "7"}), (lambda: ZF(3), {"conv1", "conv2"}),
+         (lambda: ResNetToLayer3("resnet50", "batch", 2), {"conv1", "bn1", "layer1"})],
+    )  # fmt: skip
+    def test_fix_the_first_layers(self, backbone, fixed):
+        with torch.device("meta"):
+            net = backbone()
+        assert {name.split(".")[1] for name, it in net.named_parameters() if not it.requires_grad} == fixed
+
+    @pytest.mark.parametrize(("head", "channels", "width"), [("vgg16", 8, 16), ("zf", 8, 16), ("layer4", 1024, 2048)])
+    def test_heads_begin_as_the_paper_s(self, head, channels, width):
+        heads = RegionHeads(channels, 20, head, width, norm="batch")
+        side = 16 * heads.box_roi_pool.side
+        boxes = [torch.tensor([[0.0, 0, 100, 60], [20, 20, 90, 90]])]
+        features = {"0": torch.randn(1, channels, side // 16, side // 16)}
+        logits, deltas = heads.eval().predict(features, boxes, [(side, side)])
+        assert (logits.shape, deltas.shape) == ((2, 21), (2, 84))
+        last = heads.box_predictor
+        for layer, std in ((last.cls_score, 0.01), (last.bbox_pred, 0.001)):
+            assert layer.weight.std().item() == pytest.approx(std, rel=0.15)
+            assert not layer.bias.any()
+
+    def test_vgg16_s_heads_begin_with_the_classifier_s_linear_layers(self):
+        with torch.device("meta"):
+            network = DetectionNetwork(VGG16(), RegionProposals(512, [[128]]), RegionHeads(512, 20, "vgg16", 4096))
+            module, classifier = FasterRCNN(network, optimizer=torch.optim.SGD), vgg16(weights=None)
+        own, theirs = module.state_dict(), classifier.state_dict()
+        taken = {name: own_name(name, own, module.initial_prefixes) for name in theirs}
+        assert taken["classifier.0.weight"] == "network.roi_heads.box_head.1.weight"
+        assert taken["classifier.3.bias"] == "network.roi_heads.box_head.4.bias"
+        assert {name for name, here in taken.items() if here not in own} == {"classifier.6.weight", "classifier.6.bias"}
+        assert all(own[here].shape == theirs[name].shape for name, here in taken.items() if here in own)
+
+    def test_a_resnet_s_heads_begin_with_its_last_stage(self):
+        with torch.device("meta"):
+            heads = RegionHeads(1024, 20, "layer4", 2048, norm="frozen")
+            network = DetectionNetwork(ResNetToLayer3("resnet101"), RegionProposals(1024, [[128]]), heads)
+            module = FasterRCNN(network, optimizer=torch.optim.SGD)
+            theirs = resnet101(weights=None).state_dict()
+        own = module.state_dict()
+        taken = {own_name(name, own, module.initial_prefixes): it for name, it in theirs.items()}
+        begun = {name for name, it in own.items() if name in taken and taken[name].shape == it.shape}
+        assert {name for name in own if name not in begun} == {
+            name for name in own if ".rpn." in name or "box_predictor" in name
+        }
+        assert module.refuses_to_begin(begun) is None
+        some = {it for it in begun if "layer4.2" not in it}
+        assert "network.heads.norm is frozen" in (module.refuses_to_begin(some) or "")
+        assert "network.backbone.norm is frozen" in (module.refuses_to_begin(set()) or "")
+
+    def test_a_stage_that_does_not_fit_is_refused(self):
+        for options in ({"norm": None}, {"norm": "frozen", "width": 1024}):
+            with pytest.raises(
+                UserError, match="head is layer4, a stage of a ResNet: give network.heads channels=1024"
+            ):
+                RegionHeads(1024, 2, "layer4", **{"width": 2048, **options})  # type: ignore
+        with pytest.raises(UserError, match="backbone.name is 'resnet18': did you mean 'resnet1"):
+            ResNetToLayer3("resnet18")
+
+
 def test_rows_of_classes_are_found_by_their_names():
     """Boxes have four outputs a class; the background keeps its row, and what is not there stays as it was."""
     given, own = small(num_classes=7).state_dict(), small().state_dict()
@@ -323,5 +434,5 @@ def test_unknown_names_are_refused():
         Pyramid("resnet51")
     with pytest.raises(UserError, match="backbone.norm is 'layer': give one of frozen, batch, sync, group"):
         Pyramid("small", norm="layer")  # type: ignore
-    with pytest.raises(UserError, match="heads.head is 'conv': give linear, convolutions or vgg16"):
+    with pytest.raises(UserError, match="heads.head is 'conv': give linear, convolutions, vgg16, zf, layer4"):
         RegionHeads(8, 2, "conv")  # type: ignore
