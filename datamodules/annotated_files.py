@@ -3,10 +3,12 @@
 import gc
 import hashlib
 import json
+import os
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,13 +16,16 @@ import torch
 from datamodules.coco_annotations import AnnotationFile, Rows, worded
 from datamodules.coco_files import CocoTable, LeftOut, counted, tabulate
 from datamodules.coco_images import Listed, by_id
-from datamodules.decoding import check_bits
+from datamodules.decoding import as_stored, check_bits, read
 from datamodules.detection import DetectionDataModule
-from datamodules.image_files import say
+from datamodules.image_files import look_through, say
+from datamodules.photographs import UnreadablePhotograph
 from foundation.errors import UserError
 from foundation.randomness import keyed_generator
 
 Parts = Mapping[str, tuple[Listed, Rows]]
+
+LOOKED_THROUGH = 20_000  # images, which takes minutes, once
 
 
 class AnnotatedFiles(DetectionDataModule):
@@ -34,13 +39,17 @@ class AnnotatedFiles(DetectionDataModule):
     Args:
         name: what a record calls the data.
         bits: see ``datamodules.decoding.read``.
+        cache_dir: remembers that all images could be read, which is found out before training where there are no more
+            than ``LOOKED_THROUGH``, and lists those that could not; None: an image is looked at when it is needed.
     """
 
     tables: dict[str, CocoTable]  # type: ignore
+    folder: Any  # a Path; a property where an archive is unpacked first
 
-    def __init__(self, name: str, bits: int | None = None, **loading: Any) -> None:
+    def __init__(self, name: str, bits: int | None = None, cache_dir: str | None = None, **loading: Any) -> None:
         super().__init__(**loading)
         check_bits(bits)
+        self.cache_dir = None if cache_dir is None else Path(cache_dir)
         self.name, self.bits = name, bits
         self.truths: dict[str, dict[str, Any]] = {}
         self.counts: dict[str, int] = {}
@@ -53,6 +62,31 @@ class AnnotatedFiles(DetectionDataModule):
     def parts(self) -> Parts:
         """Of ``train``, ``val`` (without an image where there is none) and ``test``: what they are chosen from, and
         which images of it they are. Says what there is to say."""
+
+    @abstractmethod
+    def listed(self) -> Mapping[str, Listed]:
+        """All that ``parts`` chooses from, read before the data is prepared."""
+
+    def prepare_data(self) -> None:
+        if not self.tables:
+            used = {os.path.relpath(it.folder / name, self.folder) for it in self.listed().values()
+                    for name in it.names.values()}  # fmt: skip
+            self.look_through(sorted(used))
+
+    def look_through(self, names: Sequence[str]) -> None:
+        """A UserError names those of the folder's images that cannot be read."""
+        if self.cache_dir is not None and len(names) <= LOOKED_THROUGH:
+            read_it = partial(read, turn=as_stored, bits=self.bits)
+            look_through(self.name, self.folder, names, read_it, {"bits": self.bits}, self.cache_dir)
+
+    @contextmanager
+    def with_all_unreadable(self, names: Callable[[], Sequence[str]]) -> Iterator[None]:
+        """An image that cannot be read is told with all others that cannot. names: of all images below the folder."""
+        try:
+            yield
+        except UnreadablePhotograph:
+            self.look_through(names())
+            raise
 
     @cached_property
     def categories(self) -> Rows:

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from datamodules.decoded_images import ImageFiles
 from datamodules.decoding import Pixels
-from datamodules.image_files import ImageFiles, say
+from datamodules.image_files import say
 from datamodules.images import ImageDataModule, ImageTable
 from foundation.errors import UserError, did_you_mean
 

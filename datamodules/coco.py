@@ -7,6 +7,7 @@ from typing import Any, Literal
 from datamodules.annotated_files import AnnotatedFiles, Parts, check_same_categories, no_garbage_collection, set_aside
 from datamodules.coco_annotations import Rows
 from datamodules.coco_images import Listed, listed_in
+from datamodules.listing import listing_of
 from foundation.errors import UserError
 
 SOURCE = "https://cocodataset.org/#download"
@@ -45,6 +46,9 @@ class CocoDataModule(AnnotatedFiles):
     def training_part(self) -> Listed:
         return self._listed["train"]
 
+    def listed(self) -> dict[str, Listed]:
+        return self._listed
+
     def parts(self) -> Parts:
         train, val = self._listed["train"], self._listed["val"]
         self._say_what_is_missing()
@@ -77,7 +81,8 @@ class CocoDataModule(AnnotatedFiles):
         for it in (path, folder):
             if not it.exists():
                 raise UserError(f"{it} is missing: {self._how_to_get_it()}")
-        listed = listed_in(path, folder, self.masks, others)
+        with self.with_all_unreadable(lambda: listing_of(self.folder).images):
+            listed = listed_in(path, folder, self.masks, others)
         images = listed.file.images
         if not listed.images:
             raise UserError(f"{folder} has none of the {len(images):,} images: {listed.missing()}.")

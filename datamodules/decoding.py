@@ -20,6 +20,7 @@ ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".avif", "
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "AVIF", "GIF", "TIFF", "PPM", "JPEG2000")
 
 ORIENTATION = 0x0112  # of EXIF
+TIFF_BITS, TIFF_PLANES = 258, 284
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -118,6 +119,8 @@ def read(
         remarks: gets what a person should know of the file.
     """
     with opened(path) as file:
+        if planes_of_many_bits(file):
+            raise ValueError("holds planes of 16 bits a colour, which PIL takes for 8: make a file of 8 bits of it")
         deep_colours = any(";16" in str(tile) for tile in file.tile) and not file.mode.startswith("I")
         if remarks is not None and file.format != "MPO" and getattr(file, "is_animated", False):
             remarks.append("several frames, of which the first is taken")
@@ -125,6 +128,12 @@ def read(
     if deep_colours and 0 < np.asarray(image).max() < NEARLY_BLACK:  # PIL reads their upper 8 bits
         raise ValueError("is nearly black, using few of its 16 bits a colour: make a file of 8 bits a colour of it")
     return image
+
+
+def planes_of_many_bits(file: ImageFile.ImageFile) -> bool:
+    """Of a TIFF file, which may keep each colour by itself."""
+    tags = getattr(file, "tag_v2", {})
+    return tags.get(TIFF_PLANES) == 2 and len(file.getbands()) > 1 and max(tags.get(TIFF_BITS, (8,))) > 8
 
 
 @contextmanager
@@ -149,7 +158,7 @@ def formats() -> tuple[str, ...]:
 
 def as_mode(image: Image.Image, mode: str, bits: int | None = None) -> Image.Image:
     if image.mode == "F":
-        raise ValueError("holds floating-point numbers")
+        raise ValueError("holds floating-point numbers: make a file of 8 or 16 bits of it")
     if image.mode.startswith("I"):  # PIL would clip 16 bits to 255
         return Image.fromarray(eight_bits(np.asarray(image), bits)).convert(mode)
     if image.has_transparency_data:
@@ -162,7 +171,7 @@ def eight_bits(pixels: np.ndarray, bits: int | None) -> np.ndarray:
     """Whole numbers of ``bits`` bits (None: 16) -> uint8."""
     brightest = int(pixels.max())
     if pixels.min() < 0 or brightest >= 2**16:
-        raise ValueError("holds whole numbers of more than 16 bits")
+        raise ValueError("holds whole numbers below 0 or of more than 16 bits: make a file of 8 or 16 bits of it")
     if bits is None and 0 < brightest < NEARLY_BLACK << 8:
         raise ValueError(
             f"is nearly black: its brightest pixel is {brightest} of 65535; say with datamodule.bits how many of the "

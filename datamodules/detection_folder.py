@@ -56,12 +56,12 @@ class DetectionFolderDataModule(AnnotatedFiles):
         val_size: int | None = None,
         **annotated: Any,
     ) -> None:
-        super().__init__(name, val_size=val_size or 0, **annotated)
+        super().__init__(name, cache_dir=cache_dir, val_size=val_size or 0, **annotated)
         if layout is not None and layout not in LAYOUTS:
             raise UserError(f"datamodule.layout is {layout}: {did_you_mean(layout, LAYOUTS)}")
         if test_size is not None and test_size < 1:
             raise UserError(f"datamodule.test_size is {test_size}: give a number of images, or null for a tenth.")
-        self.source, self.cache_dir, self.layout = Path(folder), Path(cache_dir), layout
+        self.source, self.unpacked_in, self.layout = Path(folder), Path(cache_dir), layout
         self.asked, self.test_size, self.asked_val_size = check_asked(splits), test_size, val_size
         self.without_nought, self.unused = False, []
 
@@ -83,12 +83,15 @@ class DetectionFolderDataModule(AnnotatedFiles):
                 f"{self.source} is no folder and no archive: set datamodule.folder to a folder in COCO's, YOLO's or "
                 f"PASCAL VOC's layout, or to a file that ends in {', '.join(ARCHIVES)}."
             )
-        return unpacked(self.source, self.cache_dir)
+        return unpacked(self.source, self.unpacked_in)
 
     # --- what is there -------------------------------------------------------------------------------------------
 
     def training_part(self) -> Listed:
         return self._listed["train"]
+
+    def listed(self) -> dict[str, Listed]:
+        return self._listed
 
     @cached_property
     def _tree(self) -> Tree:
@@ -115,7 +118,7 @@ class DetectionFolderDataModule(AnnotatedFiles):
     @cached_property
     def _listed(self) -> dict[str, Listed]:
         """All parts, read and held against COCO's format before the data is prepared, and kept until then."""
-        with no_garbage_collection():
+        with no_garbage_collection(), self.with_all_unreadable(lambda: self._tree.images):
             parts = self._export.parts
             self._drop_the_name_of_all(parts)
             first = self._held(parts["train"], None) if "train" in parts else None

@@ -1,141 +1,139 @@
-"""Image files made one uint8 table: decoded once, by threads, and kept in a cache that the next start reads."""
+"""What holds of any set of image files: threads read it, and all that cannot be read are told together."""
 
 import hashlib
 import json
 import os
 import re
 import sys
-import tempfile
 import time
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from contextlib import suppress
+from functools import partial
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import PIL
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from datamodules.decoding import Pixels, attempt
+from datamodules.decoding import attempt
 from foundation.errors import UserError
+from foundation.whole_files import whole, write_whole
 
-FORMAT = 2  # of the cache, and of how a file becomes pixels: a change here makes former cache files unused
+FORMAT = 2  # of the cache, and of how a file becomes pixels: a change here makes former ones unused
 CHUNK = 32  # files a thread takes at once
 SECONDS_A_LINE = 20
 
 
-class ImageFiles:
-    """Some files of a folder as one table.
+def key_of(folder: Path, names: Sequence[str], content: Mapping[str, Any]) -> str | None:
+    """A hash of the files' sizes and times, and of what else decides what is made of them; None where one is not
+    there."""
+    stats = {name: attempt(os.stat, folder / name) for name in names}
+    files = [(name, it.st_size, it.st_mtime_ns) for name, it in stats.items() if not isinstance(it, str)]
+    all_of_it = {"format": [FORMAT, PIL.__version__], **content, "folder": str(folder.resolve()), "files": files}
+    return hashlib.sha256(json.dumps(all_of_it).encode()).hexdigest()[:20] if len(files) == len(stats) else None
+
+
+def read_all(
+    name: str,
+    folder: Path,
+    names: Sequence[str],
+    read: Callable[[int, Path], Any],
+    doing: str,
+    lists_in: Path | None,
+    quiet: bool = False,
+) -> None:
+    """Every file by threads, shown as it goes on. A UserError names those that cannot be read, see ``unreadable``.
 
     Args:
-        name: of the data set, for what is said and for the cache file.
-        names: the files, relative to the folder; their order is the table's.
-        cache_dir: where the table is kept; a file of it can be deleted at any time.
+        read: gets a file's place in ``names`` and its path; what it raises is why the file cannot be read.
     """
+    bad: dict[str, str] = {}
 
-    def __init__(self, name: str, folder: Path, names: list[str], pixels: Pixels, cache_dir: Path) -> None:
-        self.name, self.folder, self.names, self.pixels = name, folder, names, pixels
-        self.cache = cache_dir / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}-{self._key()}.npy"
+    def read_chunk(start: int) -> int:
+        chunk = range(start, min(start + CHUNK, len(names)))
+        for place in chunk:
+            if isinstance(reason := attempt(partial(read, place), folder / names[place]), str):
+                bad[names[place]] = reason
+        return len(chunk)
 
-    def load(self, quiet: bool = False) -> Tensor:
-        """uint8 [N, C, size, size], from the cache where it has them. Quiet where another process says the same."""
-        images = self._read(quiet)
-        if images is None:
-            images = self._decode_all(quiet)
-            self._write(images, quiet)
-        return torch.from_numpy(images)
-
-    def _key(self) -> str:
-        """A hash of all that decides the pixels."""
-        stats = {name: attempt(os.stat, self.folder / name) for name in self.names}
-        if bad := {name: it for name, it in stats.items() if isinstance(it, str)}:
-            raise unreadable(bad, len(stats), self.folder)
-        content = {
-            "format": [FORMAT, PIL.__version__],
-            "pixels": asdict(self.pixels),
-            "folder": str(self.folder.resolve()),
-            "files": [(name, it.st_size, it.st_mtime_ns) for name, it in stats.items() if not isinstance(it, str)],
-        }
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:20]
-
-    def _read(self, quiet: bool) -> np.ndarray | None:
-        if not self.cache.exists():
-            return None
+    # PIL gives the interpreter up while it decodes.
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 32)) as threads:
         try:
-            with open(self.cache, "rb") as file:
-                images = np.load(file, allow_pickle=False)
-                checksum = np.load(file, allow_pickle=False)
-            fits = images.dtype == np.uint8 and images.shape == self._shape()
-            intact = fits and zlib.crc32(images.data) == int(checksum)
-        except Exception:  # whatever numpy makes of bytes that are not what was written
-            images, intact = None, False
-        if intact:
-            return images
-        say(f"{self.name}: the cache {self.cache} is damaged and is made again.", quiet)
-        return None
-
-    def _write(self, images: np.ndarray, quiet: bool) -> None:
-        """Whole or not at all; without a cache every start decodes."""
-        try:
-            self.cache.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=self.cache.parent) as unfinished:
-                with open(Path(unfinished) / "table", "wb") as file:
-                    np.save(file, images, allow_pickle=False)
-                    np.save(file, np.array(zlib.crc32(images.data)), allow_pickle=False)
-                os.replace(Path(unfinished) / "table", self.cache)
-        except OSError as error:
-            say(
-                f"{self.name}: the decoded images cannot be kept in {self.cache.parent} ({error.strerror or error}), "
-                "so every start decodes them: set RELIGHT_CACHE or paths.cache_dir to a folder that you may write to.",
-                quiet,
-            )
-
-    def _shape(self) -> tuple[int, ...]:
-        return len(self.names), *self.pixels.shape
-
-    def _decode_all(self, quiet: bool) -> np.ndarray:
-        images = np.empty(self._shape(), dtype=np.uint8)
-        bad: dict[str, str] = {}
-        remarks: dict[str, list[str]] = {}
-
-        def decode(start: int) -> int:
-            chunk = range(start, min(start + CHUNK, len(images)))
-            for position in chunk:
-                name, said = self.names[position], []
-                pixels = attempt(lambda path, said=said: self.pixels.decode(path, said), self.folder / name)
-                if isinstance(pixels, str):
-                    bad[name] = pixels
-                else:
-                    images[position] = pixels
-                for remark in said:
-                    remarks.setdefault(remark, []).append(name)
-            return len(chunk)
-
-        # PIL gives the interpreter up while it decodes.
-        with ThreadPoolExecutor(min(os.cpu_count() or 1, 32)) as threads:
-            try:
-                done = threads.map(decode, range(0, len(images), CHUNK))
-                for _ in done if quiet else shown(done, len(images), f"decoding {self.name}"):
-                    pass
-            finally:
-                threads.shutdown(wait=False, cancel_futures=True)  # a Ctrl-C does not wait for the rest
-        if bad:
-            raise unreadable(bad, len(images), self.folder)
-        for remark, names in remarks.items():
-            say(f"{self.name}: {len(names):,} of {len(images):,} images with {remark}: {some(sorted(names))}.", quiet)
-        return images
+            done = threads.map(read_chunk, range(0, len(names), CHUNK))
+            for _ in done if quiet else shown(done, len(names), f"{doing} {name}"):
+                pass
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)  # a Ctrl-C does not wait for the rest
+    if bad:
+        raise unreadable(bad, len(names), folder, lists_in, name)
+    if lists_in is not None:
+        with suppress(OSError):
+            list_file(lists_in, name).unlink(missing_ok=True)  # of a former start
 
 
-def unreadable(bad: Mapping[str, str], total: int, folder: Path) -> UserError:
-    """A sentence that names the first of the bad files, each with its reason."""
-    named = some([f"{name} ({bad[name]})" for name in sorted(bad)])
+def look_through(
+    name: str, folder: Path, names: Sequence[str], read: Callable[[Path], Any], content: Mapping[str, Any], cache: Path
+) -> None:
+    """Whether all images can be read that will be decoded batch by batch: found out once, and again where a file has
+    changed. A UserError names those that cannot.
+
+    Args:
+        content: what else decides how they are read.
+        cache: the folder that remembers it.
+    """
+    key = key_of(folder, names, content)
+    mark = None if key is None else cache / f"{as_file_name(name)}-{key}.readable"
+    if mark is not None and mark.exists():
+        return
+    read_all(name, folder, names, lambda _, path: void(read(path)), "looking through", cache)
+    if mark is not None:
+        with suppress(OSError):  # of a cache that may not be written to: every start looks
+            write_whole(mark, f"all {len(names)} images can be read\n")
+
+
+def void(_: Any) -> None:
+    """What is read is let go of: a text would be taken for a reason."""
+
+
+def unreadable(
+    bad: Mapping[str, str], total: int, folder: Path, lists_in: Path | None = None, name: str = ""
+) -> UserError:
+    """A sentence that names the first of the bad files, each with its reason.
+
+    Args:
+        lists_in: a folder that gets a list of all of them, a path and a reason a line; None: they are not kept.
+        name: of the data, for the file.
+    """
+    alike = groupby(sorted(bad)[:5], key=bad.__getitem__)
+    told = [f"{', '.join(names)} ({reason})" for reason, names in alike]
+    named = ", ".join([*told, "..."] if len(bad) > 5 else told)
+    kept = None if lists_in is None else list_of(bad, folder, lists_in, name)
     return UserError(
         f"{len(bad)} of {total} images in {folder} cannot be read: {named}. "
-        "Repair or remove them: none is left out silently."
+        f"Repair or remove them: none is left out silently.{'' if kept is None else f' All are listed in {kept}.'}"
     )
+
+
+def list_of(bad: Mapping[str, str], folder: Path, lists_in: Path, name: str) -> Path | None:
+    """The file that lists them; None where it cannot be written."""
+    path = list_file(lists_in, name)
+    lines = [f"{folder / it}\t{bad[it]}".replace("\n", " ") for it in sorted(bad)]
+    try:
+        with whole(path) as unfinished:
+            unfinished.write_bytes(os.fsencode("".join(f"{line}\n" for line in lines)))  # names are what they are
+    except OSError:
+        return None
+    return path
+
+
+def list_file(lists_in: Path, name: str) -> Path:
+    return lists_in / f"{as_file_name(name)}-unreadable.txt"
+
+
+def as_file_name(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)
 
 
 def some(words: Sequence[str], most: int = 5) -> str:

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from datamodules.archives import ENDINGS as ARCHIVES
 from datamodules.archives import is_archive, unpacked
+from datamodules.decoded_images import ImageFiles
 from datamodules.decoding import ENDINGS, Pixels
 from datamodules.folder_layout import Layout, split_of
-from datamodules.image_files import ImageFiles, say
+from datamodules.image_files import say
 from datamodules.images import ImageDataModule, ImageTable
 from datamodules.listing import is_system, listing_of
 from foundation.errors import UserError

@@ -139,8 +139,12 @@ class Photographs(Dataset[dict[str, Tensor] | UserError]):
         return np.asarray(view).transpose(2, 0, 1)
 
 
-def unreadable_photograph(path: Path, reason: str) -> UserError:
-    return UserError(f"{path} cannot be read ({reason}): repair or remove it; none is left out silently.")
+class UnreadablePhotograph(UserError):
+    """The first of its set: others may follow."""
+
+
+def unreadable_photograph(path: Path, reason: str) -> UnreadablePhotograph:
+    return UnreadablePhotograph(f"{path} cannot be read ({reason}): repair or remove it; none is left out silently.")
 
 
 class DrawnBatches(Sampler[tuple[Tensor, Tensor | None]]):

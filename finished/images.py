@@ -54,6 +54,11 @@ def find_images(source: str, finished: Finished) -> Images:
     return Images(path, listing.images)
 
 
+def lists_of(config: Mapping[str, Any]) -> Path:
+    """Where the files are listed that cannot be read."""
+    return Path(config["run"])
+
+
 # --- classifiers ---------------------------------------------------------------------------------------------
 
 
@@ -77,7 +82,7 @@ def classify(finished: Finished, images: Images, config: Mapping[str, Any]) -> P
         for _ in shown(batches(threads), len(images.names), "predicting"):
             pass
     if bad:
-        raise unreadable(bad, len(images.names), images.folder)
+        raise unreadable(bad, len(images.names), images.folder, lists_of(config), "input")
     record = {"pixels": asdict(pixels) | {"invert": config["invert"]}, "predicted": likeliest.counts()}
     captions = likeliest.captions()
 
@@ -139,7 +144,7 @@ def detect(finished: Finished, images: Images, config: Mapping[str, Any]) -> Pre
         for _ in shown(each(threads), len(images.names), "looking for objects"):
             pass
     if bad:
-        raise unreadable(bad, len(images.names), images.folder)
+        raise unreadable(bad, len(images.names), images.folder, lists_of(config), "input")
     names = dict(zip(module.category_ids, module.class_names or map(str, module.category_ids), strict=True))
     frames = [likeliest(it, names, config["min_score"]) for it in found]
     truth = as_coco(images, found, names)

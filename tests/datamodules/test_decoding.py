@@ -104,11 +104,12 @@ def test_other_depths(tmp_path):
         "32 bits": (whole_image, write(tmp_path / "e.tif", [[0, 70_000]], np.int32)),
         "fractions": (whole_image, write(tmp_path / "f.tif", [[0.5]], np.float32)),
     }
+    cure = "make a file of 8 or 16 bits of it"
     assert {name: attempt(*it) for name, it in reasons.items()} == {
         "deeper than said": "has a pixel of 256, too much for datamodule.bits=8",
-        "negative": "holds whole numbers of more than 16 bits",
-        "32 bits": "holds whole numbers of more than 16 bits",
-        "fractions": "holds floating-point numbers",
+        "negative": f"holds whole numbers below 0 or of more than 16 bits: {cure}",
+        "32 bits": f"holds whole numbers below 0 or of more than 16 bits: {cure}",
+        "fractions": f"holds floating-point numbers: {cure}",
     }
     (tmp_path / "g.png").write_bytes(png_of_deep_colours(0x8040))
     assert np.unique(whole_image(tmp_path / "g.png")).tolist() == [0x80]
@@ -116,6 +117,40 @@ def test_other_depths(tmp_path):
     assert str(attempt(whole_image, tmp_path / "h.png")).startswith(
         "is nearly black, using few of its 16 bits a colour"
     )
+
+
+def tiff_of_deep_colours(pixels: np.ndarray, order: str = "<", planes: bool = False) -> bytes:
+    """pixels: uint16 [H, W, 3]; order of the bytes: < or >; planes: each colour by itself."""
+    height, width, _ = pixels.shape
+    strips = [pixels[..., it] for it in range(3)] if planes else [pixels]
+    count, behind = len(strips), 8 + 2 + 12 * 10 + 4  # what is no single number stands behind the directory
+    places = [behind + 6 + 8 * count + sum(it.nbytes for it in strips[:place]) for place in range(count)]
+    lengths = [it.nbytes for it in strips]
+    places_at, lengths_at = (behind + 6, behind + 6 + 4 * count) if planes else (places[0], lengths[0])
+    entries = [
+        (256, 4, 1, width), (257, 4, 1, height), (258, 3, 3, behind), (259, 4, 1, 1), (262, 4, 1, 2),
+        (273, 4, count, places_at), (277, 4, 1, 3), (278, 4, 1, height), (279, 4, count, lengths_at),
+        (284, 4, 1, 1 + planes),
+    ]  # fmt: skip
+    head = {"<": b"II", ">": b"MM"}[order] + struct.pack(f"{order}HIH", 42, 8, len(entries))
+    directory = b"".join(struct.pack(f"{order}HHII", *it) for it in entries) + struct.pack(f"{order}I", 0)
+    body = struct.pack(f"{order}3H{2 * count}I", 16, 16, 16, *places, *lengths)
+    return head + directory + body + b"".join(it.astype(f"{order}u2").tobytes() for it in strips)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_deep_colours_of_tiff_files_are_their_upper_bits_or_refused(tmp_path, order):
+    pixels = np.arange(12, dtype=np.uint16).reshape(2, 2, 3) * 5000
+    (tmp_path / "a.tif").write_bytes(tiff_of_deep_colours(pixels, order))
+    assert np.array_equal(whole_image(tmp_path / "a.tif").transpose(1, 2, 0), pixels >> 8)
+    (tmp_path / "b.tif").write_bytes(tiff_of_deep_colours(pixels >> 4, order))
+    assert "is nearly black, using few of its 16 bits a colour" in str(attempt(whole_image, tmp_path / "b.tif"))
+
+
+def test_deep_colours_that_pil_would_garble_are_refused(tmp_path):
+    pixels = np.arange(12, dtype=np.uint16).reshape(2, 2, 3) * 5000
+    (tmp_path / "a.tif").write_bytes(tiff_of_deep_colours(pixels, planes=True))
+    assert str(attempt(whole_image, tmp_path / "a.tif")).startswith("holds planes of 16 bits a colour")
 
 
 @pytest.mark.parametrize("bits", [7, 17])

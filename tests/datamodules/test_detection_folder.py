@@ -419,3 +419,46 @@ def test_an_archive_is_unpacked(tmp_path):
     write_roboflow(tmp_path / "export")
     shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "export")
     assert sizes(ready(tmp_path / "packed.zip")) == {"train": 6, "val": 3, "test": 2}
+
+
+# --- images that cannot be read ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("write_export", [write_roboflow, write_yolo, write_voc])
+def test_images_that_cannot_be_read_are_all_listed_before_training(tmp_path, write_export):
+    write_export(tmp_path / "export")
+    images = sorted((tmp_path / "export").rglob("*.jpg"))
+    whole = images[-1].read_bytes()
+    images[0].write_bytes(b"")
+    images[-1].write_bytes(whole[: len(whole) // 2])
+    Image.fromarray(np.full((48, 64), 3000, dtype=np.uint16)).save(tmp_path / "deep.png")
+    images[1].write_bytes((tmp_path / "deep.png").read_bytes())
+    listed = tmp_path / "cache" / "detection_folder-unreadable.txt"
+    with pytest.raises(UserError, match=rf"3 of {len(images)} images in .* All are listed in {listed}\.$"):
+        prepared(tmp_path / "export")
+    lines = listed.read_text().splitlines()
+    assert [line.split("\t")[0] for line in lines] == [str(images[it]) for it in (0, 1, -1)]
+    assert "is nearly black: its brightest pixel is 3000 of 65535; say with datamodule.bits" in lines[1]
+
+
+def test_a_set_is_looked_through_once_and_again_where_a_file_changed(tmp_path, monkeypatch):
+    write_roboflow(tmp_path / "export")
+    prepared(tmp_path / "export")
+    (mark,) = (tmp_path / "cache").iterdir()
+    assert mark.read_text() == "all 11 images can be read\n"
+    monkeypatch.setattr("datamodules.image_files.read_all", None)
+    prepared(tmp_path / "export").setup()
+    monkeypatch.undo()
+    image = min((tmp_path / "export" / "test").glob("*.jpg"))
+    image.write_bytes(image.read_bytes()[:-400])
+    with pytest.raises(UserError, match=r"1 of 11 images .*: test/test_0.jpg \(.*[Tt]runcated"):
+        prepared(tmp_path / "export")
+
+
+def prepared(folder: Path) -> DetectionFolderDataModule:
+    datamodule = DetectionFolderDataModule(
+        str(folder), batch_size=2, eval_batch_size=4, cache_dir=str(folder.parent / "cache")
+    )
+    assert datamodule.num_classes
+    datamodule.prepare_data()
+    return datamodule

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+from datamodules.decoded_images import ImageFiles
 from datamodules.decoding import Pixels
-from datamodules.image_files import ImageFiles
 from foundation.errors import UserError
 
 NAMES = ["a.png", "b.png", "c.png"]
@@ -128,7 +128,7 @@ def test_files_that_cannot_be_read_are_counted_and_named(folder):
         match=r"2 of 3 images in .*images cannot be read: b.png \(is no image that PIL reads\), c.png \(.*\)\. Repair or remove them",
     ) as error:
         files(folder).load()
-    assert not (folder.parent / "cache").exists()
+    assert [it.name for it in (folder.parent / "cache").iterdir()] == ["some-unreadable.txt"]
     assert "\n" not in str(error.value)
 
 
@@ -137,24 +137,47 @@ def test_of_many_bad_files_five_are_named(folder):
     for name in names:
         (folder / name).write_bytes(b"")
     with pytest.raises(
-        UserError, match=r"40 of 40 images .*: 0.png .*, 1.png .*, 10.png .*, 11.png .*, 12.png .*, \.\.\.\. Repair"
+        UserError, match=r"40 of 40 images .*: 0.png, 1.png, 10.png, 11.png, 12.png \(is empty\), \.\.\.\. Repair"
     ):
         files(folder, names).load()
 
 
+def test_all_bad_files_are_listed_until_none_is_left(folder):
+    names = [*NAMES, *(f"{number}.png" for number in range(40)), os.fsdecode(b"\xff.png")]
+    for name in names[3:-1]:
+        (folder / name).write_bytes(b"")
+    (folder / names[-1]).symlink_to(folder / "nowhere.png")
+    listed = folder.parent / "cache" / "some-unreadable.txt"
+    with pytest.raises(UserError, match=rf"41 of 44 .* All are listed in {listed}\.$"):
+        files(folder, names).load()
+    lines = [os.fsdecode(line) for line in listed.read_bytes().splitlines()]
+    assert lines[:-1] == [f"{folder}/{name}\tis empty" for name in sorted(names[3:-1])]
+    assert lines[-1] == f"{folder}/{names[-1]}\tis a link to what is not there"
+    for name in names[3:]:
+        (folder / name).unlink()
+    assert len(files(folder).load()) == 3
+    assert not listed.exists()
+
+
+def test_without_a_place_for_the_list_five_are_named(folder):
+    (folder.parent / "file").write_text("")
+    (folder / "b.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"b.png \(is empty\)\. Repair or remove them: none is left out silently\.$"):
+        files(folder, cache="file/cache").load()
+
+
 def test_an_image_smaller_than_the_crop_is_named(folder):
-    with pytest.raises(UserError, match=r"3 of 3 .* a.png \(is 6x6, too small for a crop of 7\)"):
+    with pytest.raises(UserError, match=r"3 of 3 .* a.png, b.png, c.png \(is 6x6, too small for a crop of 7\)"):
         files(folder, pixels=Pixels(6, 3, crop=7)).load()
 
 
-def test_a_link_to_what_is_not_there_is_named_before_anything_is_decoded(folder, decoded):
+def test_a_link_to_what_is_not_there_is_named(folder):
     (folder / "d.png").symlink_to(folder / "nowhere.png")
     with pytest.raises(
         UserError,
         match=r"1 of 4 images in \S+ cannot be read: d.png \(is a link to what is not there\). Repair or remove",
     ):
-        files(folder, [*NAMES, "d.png"])
-    assert not decoded
+        files(folder, [*NAMES, "d.png"]).load()
 
 
 def test_what_moves_is_counted_aloud_and_its_first_frame_is_taken(folder, capsys):
