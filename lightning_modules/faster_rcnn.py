@@ -237,8 +237,8 @@ class FasterRCNN(Optimized):
         }
         if lost := [it for it in frozen if it not in taken]:
             return (
-                f"lightning_module.network.{frozen[lost[0]]}.norm is frozen, which keeps what weights have learned: of "
-                f"{len(frozen)} such weights {len(lost)} begin with none: set init_from to weights for "
+                f"lightning_module.network.{frozen[lost[0]]}.norm is frozen, which keeps what weights have learned, "
+                f"and of {len(frozen)} such weights {len(lost)} begin with none: set init_from to weights for "
                 "network.backbone.body, or the norm to batch or group."
             )
         fixed = {name for name in self.state_dict() if self.is_fixed(name)}
