@@ -614,6 +614,11 @@ class Says:
     micro_batch_size: int | None = None
     """Examples over all ranks whose gradient it takes at once; None: a batch's."""
 
+    def training_figures(self) -> dict[str, Callable[[Any], tuple[Tensor, int]]]:
+        """What a schedule may go by in training, by its name behind ``train/``: of what ``training_step`` returned the
+        sum over this rank's examples, without a dimension, and how many these are."""
+        return {}
+
     def not_capturable(self) -> str | None:
         """Why a ``WholeIteration`` as it is configured could not be recorded and replayed; None where it can."""
         return None

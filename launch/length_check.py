@@ -13,7 +13,10 @@ from callbacks.instruments.run_clock import length_of
 from foundation.errors import UserError
 from foundation.length import Length
 from foundation.protocols import said
+from foundation.published import chosen
 
+OF_SCHEDULE = "lightning_module.scheduler.monitor"
+"""The key of the metric that a schedule goes by, where it goes by one."""
 NOT_ZERO = {
     "val_check_interval": "a number of iterations or a share of an epoch, or null for once an epoch",
     "check_val_every_n_epoch": "a number of epochs, or null to count iterations over epochs",
@@ -21,9 +24,10 @@ NOT_ZERO = {
 
 
 def monitors_of_validation(config: Mapping[str, Any], callbacks: Sequence[Any]) -> dict[str, str]:
-    """Metrics of validation that callbacks go by, by the keys that name them."""
+    """Metrics of validation that callbacks and a schedule go by, by the keys that name them."""
     named = zip(config["callbacks"], callbacks, strict=True)
     monitors = {f"callbacks.{name}.monitor": said(it, "monitor") for name, it in named}
+    monitors |= {OF_SCHEDULE: chosen(config, OF_SCHEDULE)}
     return {key: metric for key, metric in monitors.items() if metric is not None and metric.startswith("val/")}
 
 

@@ -10,8 +10,8 @@ from torch.nn.parameter import UninitializedParameter as Lazy
 from foundation.errors import UNFIT_VALUES, UserError, did_you_mean, in_one_line
 from foundation.metrics import IN_WORDS, STAGES, Direction
 from foundation.protocols import capabilities_of, declared_metrics, members_of, said, serves
-from foundation.published import key_for, key_in
-from launch.length_check import monitors_of_validation, unfit_lengths
+from foundation.published import chosen, key_for, key_in
+from launch.length_check import OF_SCHEDULE, monitors_of_validation, unfit_lengths
 
 NAMED = 10  # classes in a sentence
 
@@ -46,6 +46,7 @@ def check_run(
             *uncut_batches(datamodule, trainer),
             *unfit_micro_batches(module, datamodule, trainer),
             *unfit_optimizers(module, trainer),
+            *([] if unfit else unfit_schedule(config, module, datamodule, callbacks)),
         ]
     if problems:
         raise UserError("\n".join(problems))
@@ -270,6 +271,22 @@ def unfit_metrics(config: Mapping[str, Any], module: Any, datamodule: Any, callb
             )
     for name, callback in named.items():
         yield from against_direction(f"callbacks.{name}", callback, declared)
+
+
+def unfit_schedule(config: Mapping[str, Any], module: Any, datamodule: Any, callbacks: Sequence[Any]) -> Iterator[str]:
+    """A schedule that goes by what nobody measures, or by that of which larger is better."""
+    metric = chosen(config, OF_SCHEDULE)
+    if metric is None:
+        return
+    told = {f"train/{name}" for name in said(module, "training_figures")()}
+    declared = metrics_of_run(module, datamodule, callbacks)
+    if metric not in told and not (metric.startswith("val/") and metric in declared):
+        known = {it for it in declared if it.startswith("val/")} | told
+        without = metric.startswith("val/") and said(datamodule, "val_size") == 0
+        cure = "set datamodule.val_size above 0, or name one of train/." if without else did_you_mean(metric, known)
+        yield f"{OF_SCHEDULE} is {metric}, by which no schedule of this run can go: {cure}"
+    elif declared.get(metric, "min") != "min":
+        yield f"{OF_SCHEDULE} is {metric}, of which smaller is not better: name one of which it is, such as an error."
 
 
 def metrics_of_run(module: Any, datamodule: Any, callbacks: Sequence[Any]) -> dict[str, Direction]:

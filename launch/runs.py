@@ -29,6 +29,7 @@ from callbacks.instruments.run_clock import RunClock
 from callbacks.instruments.settings_of_now import SettingsOfNow
 from callbacks.instruments.shared_statistics import SharedStatistics
 from callbacks.instruments.signals import AnsweredAtOnce
+from callbacks.instruments.watched_figures import WatchedFigures
 from callbacks.run_record import RunRecord
 from datamodules.splits import SplitDataModule
 from foundation.checkpoints import (
@@ -135,7 +136,8 @@ def build_trainer(
     # Settings and clock first, since others go by them; statistics last, after averaged weights have taken their place.
     # The checkpoint a run goes on from comes behind the best one, which it holds the value of.
     callbacks = sorted(callbacks, key=lambda it: isinstance(it, Checkpoint))
-    callbacks = [AnsweredAtOnce(), SettingsOfNow(), RunClock(length), MetricsSoFar(), *callbacks, SharedStatistics()]
+    own = [AnsweredAtOnce(), SettingsOfNow(), RunClock(length), WatchedFigures(), MetricsSoFar()]
+    callbacks = [*own, *callbacks, SharedStatistics()]
     plugins: list[Any] = [WholeCheckpoints()]
     if SLURMEnvironment.detect():  # callbacks/instruments/signals.py puts a job back, with the run's own checkpoint
         plugins.append(SLURMEnvironment(auto_requeue=False))

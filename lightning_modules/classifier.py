@@ -1,6 +1,7 @@
 """The base of the classifiers, whatever they read: labels and loss only."""
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,6 +11,11 @@ from foundation.errors import UserError
 from lightning_modules.micro_batches import Inputs
 from lightning_modules.optimized import Batch, OptimizerFactory
 from lightning_modules.turns import Player, TakesTurns, Told
+
+
+def wrong_of(told: Told) -> tuple[Tensor, int]:
+    """How many of a batch's examples were taken for another class, and how many these are."""
+    return (told["logits"].argmax(dim=1) != told["label"]).sum(), len(told["label"])
 
 
 class Classifier(TakesTurns):
@@ -55,6 +61,10 @@ class Classifier(TakesTurns):
         logits = self.logits(inputs)
         loss = cross_entropy(logits, inputs["label"], label_smoothing=self.label_smoothing)
         return {"loss": loss, "index": inputs["index"], "logits": logits, "label": inputs["label"]}
+
+    def training_figures(self) -> dict[str, Callable[[Any], tuple[Tensor, int]]]:
+        """Also the error, of the examples as they were augmented."""
+        return super().training_figures() | {"error": wrong_of}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Batch:
         return {"index": batch["index"], "logits": self.logits(batch), "label": batch["label"]}

@@ -5,9 +5,8 @@
 
 A block learns what to add to its input (eq. 1), so that a deeper net is no harder to train than a shallow one; the
 nets are in ``networks/resnet.py``, the loss in ``classifier.py``, the learning rates of section 4.2 in
-``schedules.py``. Departures from the paper: pixels are normalised by channel means and deviations where the paper
-subtracts the mean image, and the warm-up of the 110-layer net lasts a number of iterations instead of until the
-training error is below 80 %. What it reaches: docs/methods/resnet.md.
+``schedules.py``. Departure from the paper: pixels are normalised by channel means and deviations where the paper
+subtracts the mean image. What it reaches: docs/methods/resnet.md.
 """
 
 from lightning_modules.image_classifier import ImageClassifier

@@ -1,8 +1,9 @@
 """Learning rates by iterations.
 
-Each rate is a function of the iteration alone, so that a run goes on with the right one wherever it was interrupted.
-The public implementations of warm-ups set the rate by hand and leave it to torch's chained schedules to undo that,
-which since torch 1.4 they do not.
+Each rate is a function of the iteration, so that a run goes on with the right one wherever it was interrupted; of those
+that go by what a run has learned, too (``Watching``), a checkpoint holds what they have seen of it. The public
+implementations of warm-ups set the rate by hand and leave it to torch's chained schedules to undo that, which since
+torch 1.4 they do not.
 """
 
 import math
@@ -67,7 +68,7 @@ class Schedule(LRScheduler):
 
 def learning_rate_factor(
     iteration: int,
-    drops: Sequence[int],
+    drops: Sequence[float],
     drop: float = 0.1,
     warmup: int = 0,
     warmup_factor: float = 0.1,
@@ -85,26 +86,30 @@ def learning_rate_factor(
 
 
 class Drops(Schedule):
-    """The base rate times ``drop`` at each of ``drops``; ``warmup_factor`` of it in the first ``warmup`` iterations."""
+    """The base rate times ``drop`` at each of ``drops``; ``warmup_factor`` of it in the first ``warmup`` iterations.
+
+    Args:
+        drops: iterations in ascending order, or shares below 1 of the run's.
+    """
 
     rises = False
 
     def __init__(
         self,
         optimizer: Optimizer,
-        drops: Sequence[int],
+        drops: Sequence[float],
         drop: float = 0.1,
         warmup: int = 0,
         warmup_factor: float = 0.1,
     ) -> None:
-        if list(drops) != sorted(set(drops)):
-            raise ValueError(f"drops are {list(drops)}: give iterations in ascending order")
+        check_drops(drops)
         check_warmup(warmup)
         self.drops, self.drop, self.warmup, self.warmup_factor = list(drops), drop, warmup, warmup_factor
         super().__init__(optimizer)
 
     def factor(self, iteration: int, iterations: float) -> float:
-        return learning_rate_factor(iteration, self.drops, self.drop, self.warmup, self.warmup_factor, self.rises)
+        drops = [in_iterations(it, iterations) for it in self.drops]
+        return learning_rate_factor(iteration, drops, self.drop, self.warmup, self.warmup_factor, self.rises)
 
 
 class WarmUpAndDrops(Drops):
@@ -113,7 +118,7 @@ class WarmUpAndDrops(Drops):
     rises = True
 
     def __init__(
-        self, optimizer: Optimizer, warmup: int, drops: Sequence[int], warmup_factor: float = 0.001, drop: float = 0.1
+        self, optimizer: Optimizer, warmup: int, drops: Sequence[float], warmup_factor: float = 0.001, drop: float = 0.1
     ) -> None:
         super().__init__(optimizer, drops, drop, warmup, warmup_factor)
 
@@ -179,6 +184,164 @@ class ConstantThenLinear(Schedule):
         return min(max((iterations - iteration) / (iterations - self.constant), 0.0), 1.0)
 
 
+class Watching(Schedule):
+    """A rate that goes by the iteration and by a figure of the run, of which smaller is better.
+
+    ``callbacks/instruments/watched_figures.py`` shows it the figure, the same on every rank. One of ``train/`` is the
+    mean over the examples of ``over`` iterations, as they were augmented, and is looked at whenever as many more are
+    done; one of ``val/`` whenever it is measured. A checkpoint holds what was seen of it so far.
+
+    Args:
+        monitor: its key, such as train/error or val/error.
+        over: iterations of a figure of ``train/``.
+    """
+
+    def __init__(self, optimizer: Optimizer, monitor: str, over: int) -> None:
+        if over < 1:
+            raise ValueError(f"over is {over}: give a number of iterations, 1 or more")
+        self.monitor, self.over = monitor, over
+        self.sum: Tensor | float = 0.0
+        self.examples: Tensor | float = 0.0
+        super().__init__(optimizer)
+
+    @abstractmethod
+    def saw(self, figure: float) -> str | None:
+        """Take note of a figure, before the iteration ``last_epoch``; tells in words what becomes of the rate."""
+
+    def is_done(self) -> bool:
+        """Whether no figure to come can change the rate."""
+        return False
+
+    def saw_iteration(self, total: Tensor, examples: Tensor) -> str | None:
+        """The sum of the figure over the examples of the global batch, and their number; float64 without a dimension.
+
+        They are read on the host when ``over`` iterations are done, not before.
+        """
+        self.sum, self.examples = self.sum + total, self.examples + examples
+        if self.last_epoch % self.over:
+            return None
+        figure = float(self.sum) / float(self.examples)
+        self.sum = self.examples = 0.0
+        return self.saw_figure(figure)
+
+    def saw_figure(self, figure: float) -> str | None:
+        told = self.saw(figure)
+        self.go_to(self.last_epoch)
+        return told
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"sum": float(self.sum), "examples": float(self.examples)} | self.seen()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """A checkpoint of a run with another schedule holds nothing that this one could have seen."""
+        self.sum, self.examples = state_dict.get("sum", 0.0), state_dict.get("examples", 0.0)
+        for name in self.seen().keys() & state_dict.keys():
+            setattr(self, name, state_dict[name])
+        super().load_state_dict(state_dict)
+
+    @abstractmethod
+    def seen(self) -> dict[str, Any]:
+        """By their names the attributes that ``saw`` changes, as plain values."""
+
+
+class WarmUpUntilAndDrops(Watching):
+    """``warmup_factor`` of the base rate until a figure lies below ``below``, and from then on that of ``Drops``.
+
+    Args:
+        drops, drop: see ``Drops``; counted from the run's first iteration.
+        below: a fraction for an error.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        drops: Sequence[float],
+        below: float,
+        drop: float = 0.1,
+        warmup_factor: float = 0.1,
+        monitor: str = "train/error",
+        over: int = 100,
+    ) -> None:
+        check_drops(drops)
+        self.drops, self.drop, self.below, self.warmup_factor = list(drops), drop, below, warmup_factor
+        self.warm_at: int | None = None  # the first iteration after the warm-up
+        super().__init__(optimizer, monitor, over)
+
+    def factor(self, iteration: int, iterations: float) -> float:
+        if self.warm_at is None or iteration < self.warm_at:
+            return self.warmup_factor
+        return learning_rate_factor(iteration, [in_iterations(it, iterations) for it in self.drops], self.drop)
+
+    def saw(self, figure: float) -> str | None:
+        if self.is_done() or figure >= self.below:
+            return None
+        self.warm_at = self.last_epoch
+        return f"the warm-up ends after {self.warm_at} iterations: {self.monitor} is {figure:.4f}"
+
+    def is_done(self) -> bool:
+        return self.warm_at is not None
+
+    def seen(self) -> dict[str, Any]:
+        return {"warm_at": self.warm_at}
+
+
+class DropsOnPlateaus(Watching):
+    """The base rate times ``drop`` for each time that the figure was no better than its best ``patience`` times on end.
+
+    Args:
+        patience: figures.
+        least: by how much a figure has to lie below the best one to be better, in its own unit.
+        most: plateaus that count; None: all.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        monitor: str,
+        patience: int,
+        drop: float = 0.1,
+        least: float = 0.0,
+        most: int | None = None,
+        over: int = 1000,
+    ) -> None:
+        if patience < 1:
+            raise ValueError(f"patience is {patience}: give a number of figures, 1 or more")
+        if least < 0:
+            raise ValueError(f"least is {least}: give a difference of 0 or more")
+        self.patience, self.drop, self.least, self.most = patience, drop, least, most
+        self.best = math.inf
+        self.in_vain = 0  # figures since the best one, or since the last drop
+        self.dropped_at: list[int] = []
+        super().__init__(optimizer, monitor, over)
+
+    def factor(self, iteration: int, iterations: float) -> float:
+        return learning_rate_factor(iteration, self.dropped_at, self.drop)
+
+    def saw(self, figure: float) -> str | None:
+        if figure < self.best - self.least:
+            self.best, self.in_vain = figure, 0
+            return None
+        self.in_vain += 1
+        if self.in_vain < self.patience or self.is_done():
+            return None
+        self.in_vain, self.dropped_at = 0, [*self.dropped_at, self.last_epoch]
+        return (
+            f"the rate is multiplied by {self.drop:g} after {self.last_epoch} iterations: {self.monitor} has been no "
+            f"better than {self.best:.4f} {self.patience} times on end"
+        )
+
+    def is_done(self) -> bool:
+        return self.most is not None and len(self.dropped_at) >= self.most
+
+    def seen(self) -> dict[str, Any]:
+        return {"best": self.best, "in_vain": self.in_vain, "dropped_at": list(self.dropped_at)}
+
+
+def check_drops(drops: Sequence[float]) -> None:
+    if list(drops) != sorted(set(drops)) or any(it < 0 or (it >= 1 and it != int(it)) for it in drops):
+        raise ValueError(f"drops are {list(drops)}: give iterations in ascending order, or shares of them below 1")
+
+
 def check_warmup(warmup: int) -> None:
     if warmup < 0:
         raise ValueError(f"warmup is {warmup}: give a number of iterations, 0 or more")
@@ -189,6 +352,6 @@ def check_share(warmup: float) -> None:
         raise ValueError(f"warmup is {warmup}: give a number of iterations, or a share of them below 1")
 
 
-def in_iterations(warmup: float, iterations: float) -> float:
+def in_iterations(given: float, iterations: float) -> float:
     """Of so many; a share of them is below 1."""
-    return warmup * iterations if 0 < warmup < 1 else warmup
+    return given * iterations if 0 < given < 1 else given

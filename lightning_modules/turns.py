@@ -87,6 +87,10 @@ class TakesTurns(Optimized):
                 return f"lightning_module.compile_mode={part.compile_mode} has graphs of its own: choose default"
         return None
 
+    def training_figures(self) -> dict[str, Callable[[Any], tuple[Tensor, int]]]:
+        """The loss of a method that has one; of losses against one another none says how far a run has come."""
+        return {} if self.optimizer_names() else {"loss": lambda told: (told["loss"], 1)}
+
     # --- an iteration ----------------------------------------------------------------------------------------
 
     def training_step(self, batch: Batch, batch_idx: int) -> Any:

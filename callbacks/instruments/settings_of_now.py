@@ -45,7 +45,7 @@ class SettingsOfNow(Callback):
             return
         for number, config in enumerate(trainer.lr_scheduler_configs):
             former = self.schedules[number] if number < len(self.schedules) else {}
-            take_to(config.scheduler, former.get("last_epoch", trainer.global_step))
+            take_to(config.scheduler, {"last_epoch": trainer.global_step} | former)
         self.checkpoint = None
 
 
@@ -66,12 +66,12 @@ def keep_states_by_class(states: dict[str, Any], keys: list[str]) -> None:
             states[key] = states.pop(former[0])
 
 
-def take_to(schedule: Any, iteration: int) -> None:
-    """Have a schedule that has just been made stand where it does after so many iterations."""
+def take_to(schedule: Any, former: dict[str, Any]) -> None:
+    """Have a schedule that has just been made stand where it does after as many iterations as the former one."""
     if isinstance(schedule, Schedule):
-        schedule.go_to(iteration)
+        schedule.load_state_dict(former)
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of an optimiser that has not stepped
-        for _ in range(iteration):  # torch's go from one iteration to the next
+        for _ in range(former["last_epoch"]):  # torch's go from one iteration to the next
             schedule.step()

@@ -12,6 +12,11 @@ SMALL = ["datamodule.batch_size=8", "lightning_module.network.depth=8", "lightni
 FAST = [*SMALL, "lightning_module.scheduler.warmup=1"]
 TINY = {
     "resnet_cifar10": SMALL,
+    "resnet_cifar10_32": SMALL,
+    "resnet_cifar10_44": SMALL,
+    "resnet_cifar10_56": SMALL,
+    "resnet_cifar10_110": SMALL,
+    "resnet_cifar10_1202": SMALL,
     "resnet_cifar10_fast": FAST,
     "resnet_cifar10_speed": [SMALL[0], *SMALL[2:], "lightning_module.scheduler.warmup=1"],
     "resnet_imagenet": ["datamodule.batch_size=8", "datamodule.num_workers=0", "datamodule.size=32",
@@ -44,9 +49,26 @@ def test_the_paper_s_rates():
     assert found == pytest.approx({0: 0.1, 399: 0.1, 31_999: 0.1, 32_000: 0.01, 47_999: 0.01, 48_000: 0.001})
 
 
-def test_the_warm_up_of_110_layers_ends():
+@pytest.mark.parametrize("depth", [110, 1202])
+def test_the_warm_up_of_110_layers_ends_when_a_fifth_is_right(depth):
     """Set by hand and left to a chained schedule, the rate stays at 0.01 on today's torch."""
-    found = rates("resnet_cifar10", {0, 399, 400, 32_000}, "lightning_module=resnet_110")
+    config = compose_job("train", [f"experiment=resnet_cifar10_{depth}"])
+    optimizer = torch.optim.SGD([torch.zeros(())], lr=config["lightning_module"]["optimizer"]["lr"])
+    schedule = instantiate(config["lightning_module"]["scheduler"])(optimizer)
+    found = {}
+    for iteration, wrong in enumerate([128] * 200 + [103] * 100 + [102] * 100 + [128] * 31_601):
+        if iteration in {0, 299, 300, 399, 400, 31_999, 32_000}:
+            found[iteration] = optimizer.param_groups[0]["lr"]
+        optimizer.step()
+        schedule.step()
+        if not schedule.is_done():
+            schedule.saw_iteration(*torch.tensor([wrong, 128], dtype=torch.float64))
+    expected = {0: 0.01, 299: 0.01, 300: 0.01, 399: 0.01, 400: 0.1, 31_999: 0.1, 32_000: 0.01}
+    assert found == pytest.approx(expected)
+
+
+def test_a_number_of_iterations_may_warm_up_as_well():
+    found = rates("resnet_cifar10", {0, 399, 400, 32_000}, "lightning_module.scheduler.warmup=400")
     assert found == pytest.approx({0: 0.01, 399: 0.01, 400: 0.1, 32_000: 0.01})
 
 

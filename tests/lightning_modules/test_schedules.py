@@ -12,10 +12,13 @@ from foundation.security import is_allowed
 from lightning_modules.schedules import (
     ConstantThenLinear,
     Drops,
+    DropsOnPlateaus,
     Schedule,
     Triangle,
     WarmUpAndDrops,
     WarmUpThenLinear,
+    WarmUpUntilAndDrops,
+    Watching,
     learning_rate_factor,
 )
 
@@ -47,6 +50,89 @@ def test_the_rate_drops_and_warms_up_on_a_step_or_a_line():
     assert rates(step, 8) == pytest.approx([0.2, 0.2, 0.2, 0.2, 1, 1, 0.5, 0.5])
     line = WarmUpAndDrops(sgd(), warmup=4, drops=[6], warmup_factor=0.2, drop=0.5)
     assert rates(line, 8) == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1, 0.5, 0.5])
+
+
+def test_drops_below_1_are_shares_of_the_run():
+    schedule = Drops(sgd(), drops=[0.5, 0.75])
+    assert rates(schedule, 3) == [1.0, 1.0, 1.0]  # nobody knows its length yet
+    schedule.follow(lambda: 8)
+    assert [schedule.factor(it, 8) for it in range(8)] == pytest.approx([1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01])
+    assert schedule.get_last_lr() == [1.0]
+    assert [schedule.factor(it, 7) for it in (3, 4)] == pytest.approx([1, 0.1])
+
+
+def shown(schedule: Watching, figures: list[float], examples: float = 4.0) -> list:
+    """The rate of each iteration, each of which shows a figure, and that of the next one."""
+    found = []
+    for figure in figures:
+        found += schedule.get_last_lr()
+        schedule.optimizer.step()
+        schedule.step()
+        count = torch.tensor(examples, dtype=torch.float64)
+        schedule.saw_iteration(figure * count, count)
+    return [*found, *schedule.get_last_lr()]
+
+
+def test_the_warm_up_ends_where_the_mean_over_so_many_iterations_lies_below():
+    """A single batch below is none, nor is a mean that ends within another two."""
+    schedule = WarmUpUntilAndDrops(sgd(), drops=[7], below=0.8, over=2)
+    assert shown(schedule, [0.9, 0.6, 0.9, 0.7, 0.7, 0.9, 0.5, 0.5]) == pytest.approx(
+        [0.1, 0.1, 1, 1, 1, 1, 1, 0.1, 0.1]
+    )
+    still = WarmUpUntilAndDrops(sgd(), drops=[7], below=0.75, over=2)
+    assert shown(still, [0.9, 0.6, 0.6, 0.9, 0.6, 0.6, 0.5, 0.5]) == pytest.approx([0.1] * 6 + [1, 0.1, 0.1])
+    assert still.is_done()
+    at = WarmUpUntilAndDrops(sgd(), drops=[], below=0.75, over=1)
+    assert shown(at, [0.75, 0.75]) == pytest.approx([0.1, 0.1, 0.1])
+
+
+def test_a_mean_is_over_examples_and_not_over_batches():
+    schedule = WarmUpUntilAndDrops(sgd(), drops=[], below=0.5, over=2)
+    for figure, examples in ((0.9, 1.0), (0.4, 9.0)):
+        schedule.optimizer.step()
+        schedule.step()
+        count = torch.tensor(examples, dtype=torch.float64)
+        told = schedule.saw_iteration(figure * count, count)
+    assert told == "the warm-up ends after 2 iterations: train/error is 0.4500"
+
+
+def test_the_rate_drops_where_the_figure_is_no_better_so_many_times_on_end():
+    schedule = DropsOnPlateaus(sgd(), monitor="train/error", patience=2, drop=0.1, over=1)
+    figures = [0.9, 0.5, 0.5, 0.6, 0.4, 0.4, 0.4, 0.4, 0.4, 0.3]
+    assert shown(schedule, figures) == pytest.approx([1, 1, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+    assert schedule.dropped_at == [4, 7, 9]
+
+
+def test_a_figure_is_better_by_more_than_the_least_difference():
+    schedule = DropsOnPlateaus(sgd(), monitor="train/error", patience=2, least=0.1, over=1, most=1)
+    assert shown(schedule, [0.9, 0.85, 0.81, 0.75, 0.75, 0.75]) == pytest.approx([1, 1, 1, 0.1, 0.1, 0.1, 0.1])
+    assert schedule.is_done()
+
+
+@pytest.mark.parametrize("iteration", range(7))
+def test_what_a_schedule_has_seen_goes_on_with_a_run(iteration):
+    figures = [0.9, 0.7, 0.7, 0.9, 0.9, 0.2, 0.8]
+
+    def made() -> list[Watching]:
+        return [
+            WarmUpUntilAndDrops(sgd(), drops=[5], below=0.85, over=2),
+            DropsOnPlateaus(sgd(), monitor="train/error", patience=1, over=2),
+        ]
+
+    for whole, first, second in zip(made(), made(), made(), strict=True):
+        expected = shown(whole, figures)
+        shown(first, figures[:iteration])
+        second.load_state_dict(first.state_dict())
+        assert shown(second, figures[iteration:]) == expected[iteration:]
+        assert second.state_dict() == whole.state_dict()
+
+
+def test_a_schedule_begins_to_watch_in_a_run_that_had_another():
+    schedule = DropsOnPlateaus(sgd(), monitor="train/error", patience=1, over=2)
+    schedule.load_state_dict(Drops(sgd(), drops=[]).state_dict() | {"last_epoch": 3})
+    assert schedule.state_dict() == {
+        "last_epoch": 3, "sum": 0.0, "examples": 0.0, "best": math.inf, "in_vain": 0, "dropped_at": [],
+    }  # fmt: skip
 
 
 def test_the_triangle_ends_next_to_nothing():
@@ -135,6 +221,11 @@ def test_the_rate_is_constant_and_then_falls_to_0():
     ("made", "message"),
     [
         (lambda: Drops(sgd(), drops=[5, 3]), "ascending"),
+        (lambda: Drops(sgd(), drops=[1.5]), r"drops are \[1.5\]: give iterations in ascending order, or shares"),
+        (lambda: WarmUpUntilAndDrops(sgd(), drops=[2, 1], below=0.8), "ascending"),
+        (lambda: WarmUpUntilAndDrops(sgd(), drops=[], below=0.8, over=0), "over is 0: give a number of iterations, 1"),
+        (lambda: DropsOnPlateaus(sgd(), "val/error", patience=0), "patience is 0: give a number of figures, 1 or more"),
+        (lambda: DropsOnPlateaus(sgd(), "val/error", 1, least=-1), "least is -1: give a difference of 0 or more"),
         (lambda: WarmUpAndDrops(sgd(), drops=[5, 3], warmup=0), "ascending"),
         (lambda: Drops(sgd(), drops=[], warmup=-1), "warmup is -1: give a number of iterations, 0 or more"),
         (lambda: WarmUpAndDrops(sgd(), drops=[], warmup=-1), "warmup is -1"),
