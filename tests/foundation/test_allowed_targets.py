@@ -1,6 +1,7 @@
 """Everything that a saved config may name is built with hostile paths and addresses: nothing of them is executed,
 fetched or written."""
 
+import gzip
 import os
 import pickle
 import sys
@@ -8,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,25 @@ def hostile(tmp_path: Path) -> list[Any]:
         "hostile.run",
     ]
     return [*values, [str(path)], {"hostile": str(path)}]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_texts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The data that are here, of a long text its first lines: each is read for every value of every argument."""
+    here, short = Path(os.environ.get("DATA_DIR", "data")).resolve(), tmp_path_factory.mktemp("data")
+    for path in here.rglob("*") if here.is_dir() else ():
+        if path.is_dir():
+            continue
+        place = short / path.relative_to(here)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".gz" and path.is_relative_to(here / "text"):
+            with gzip.open(path) as long, gzip.open(place, "wb") as cut:
+                cut.writelines(islice(long, 300))
+        else:
+            place.symlink_to(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DATA_DIR", str(short))
+        yield
 
 
 @cache
