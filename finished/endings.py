@@ -1,150 +1,46 @@
-"""Endings for texts, written by the run of a language model: a pool for adversarial filtering.
+"""Endings for texts, written by a language model, a run or a released GPT-2: a pool for adversarial filtering.
 
     python -m finished.endings outputs/language_model_hellaswag/<folder> --out pool.jsonl  # of the fold it has not seen
     python -m finished.endings <folder> --contexts mine.jsonl --context text --ending next --out pool.jsonl
     python -m finished.endings <folder> --pool others.jsonl --out scored.jsonl             # its nats of others' endings
+    python -m finished.endings <a GPT-2's folder> --contexts mine.jsonl --out pool.jsonl   # finished/writer.py
 
 What a line of a pool holds is told in ``datamodules/text/pools.py``. Ending j of a text depends on the run, the seed,
 the text's number in its file and j alone. The right ending is written as the run's vocabulary writes it, lower case for
 one, so that it is not told from the others by its spelling; texts whose right ending is longer or shorter than
-candidates may be are left out.
+candidates may be are left out. What is done lies in ``<out>.begun`` until all is: the same command, killed at any time,
+goes on behind it and writes the same file.
 """
 
 import argparse
+import hashlib
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, TextIO
-
-import torch
-from torch import Tensor
+from typing import Any
 
 from datamodules.image_files import say, shown
 from datamodules.text.contexts import Context, Layout
 from datamodules.text.continuations import ContinuationsDataModule
 from datamodules.text.pools import Pooled, read_pool, spelled
-from datamodules.text.tokens import WordPieceDataModule
-from datamodules.text.wordpiece import WordPiece
+from finished.writer import Writer, writer_of
 from foundation.errors import UserError, told_as_sentences
-from foundation.evaluation import evaluating
-from foundation.protocols import ContinuesText, serves
+from foundation.kept_parts import KeptParts
 from foundation.security import split_trust, trusting
 from foundation.whole_files import whole
 from launch.command_line import check_writable
-from launch.runs import load_on_device
-
-LONGEST = 100
-AT_ONCE = 512
-"""Endings that are scored by themselves together."""
-
-
-class Writer:
-    """A run's module with its vocabulary.
-
-    Args:
-        longest, shortest: tokens of an ending; None: 100, or half of what the module reads.
-    """
-
-    def __init__(self, run: Path, checkpoint: str, accelerator: str, *, longest: int | None, shortest: int) -> None:
-        self.finished = load_on_device(run, checkpoint, accelerator)
-        self.module: Any = self.finished.module
-        if not serves(self.module, ContinuesText):
-            raise UserError(
-                f"{run} is a run of {type(self.module).__name__}, which writes no endings: give a language model's, "
-                "such as one of experiment=language_model_hellaswag."
-            )
-        data = self.finished.datamodule
-        assert isinstance(data, WordPieceDataModule)
-        self.data, self.tokenizer = data, data.tokenizer
-        if longest is None:
-            longest = LONGEST if self.module.max_length is None else min(LONGEST, self.module.max_length // 2)
-        self.longest, self.shortest = longest, shortest
-        self.room = math.inf if self.module.max_length is None else self.module.max_length - longest - 1
-        if self.room < 1:
-            raise UserError(f"--longest is {longest}, and the run reads {self.module.max_length} tokens: give fewer.")
-
-    def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        return self.tokenizer.ids_of(texts)
-
-    def context(self, ids: Sequence[int]) -> list[int]:
-        """With the mark of a beginning; of a long text its end."""
-        kept = ids if len(ids) < self.room else ids[len(ids) - int(self.room) + 1 :]
-        return [self.tokenizer.cls, *kept]
-
-    def write(
-        self, contexts: Sequence[list[int]], keys: Sequence[int], count: int, **how: Any
-    ) -> list[list[list[int]]]:
-        """Those of ``count`` drawn endings that came to an end, without its mark, each once and none too short."""
-        tokenizer = self.tokenizer
-        marks = [tokenizer.pad, tokenizer.unknown, tokenizer.cls, tokenizer.mask]
-        never = [*marks, *range(len(tokenizer), self.module.vocabulary_size)]
-        with evaluating(self.module):
-            drawn = self.module.continuations(
-                *padded(contexts, self.module.device), keys, count, longest=self.longest + 1, ends=[tokenizer.sep],
-                never=never, **how,
-            )  # fmt: skip
-        ended = [[tuple(row[:-1]) for row in rows if row[-1] == tokenizer.sep] for rows in drawn]
-        return [[list(row) for row in dict.fromkeys(rows) if len(row) >= self.shortest] for rows in ended]
-
-    def nats(self, contexts: Sequence[list[int]], endings: Sequence[list[list[int]]]) -> list[list[list[float]]]:
-        """Of each ending behind its text, by itself, and of the mark of its end behind both."""
-        marked = [[[*it, self.tokenizer.sep] for it in of_text] for of_text in endings]
-        most = max(map(len, marked))
-        filled = [[*of_text, *[[self.tokenizer.sep]] * (most - len(of_text))] for of_text in marked]
-        ids, lengths = padded([it for of_text in filled for it in of_text], self.module.device)
-        shape = (len(contexts), most)
-        with evaluating(self.module):
-            behind = self.module.ending_nats(
-                *padded(contexts, self.module.device), ids.view(*shape, -1), lengths.view(shape)
-            )
-            alone = self.alone([it for of_text in marked for it in of_text])
-        ends = behind.gather(2, lengths.view(*shape, 1) - 1).squeeze(2)
-        given, ends = (behind.sum(2) - ends).tolist(), ends.tolist()
-        return [
-            [[given[row][place], next(alone), ends[row][place]] for place in range(len(of_text))]
-            for row, of_text in enumerate(endings)
-        ]
-
-    def alone(self, marked: Sequence[list[int]]) -> Iterator[float]:
-        """The nats of endings that go on with nothing, without their marks."""
-        start = torch.tensor([[self.tokenizer.cls]], device=self.module.device)
-        for first in range(0, len(marked), AT_ONCE):
-            ids, lengths = padded(marked[first : first + AT_ONCE], self.module.device)
-            of_tokens = self.module.ending_nats(start, torch.ones_like(start[0]), ids[None], lengths[None])[0]
-            yield from (of_tokens.sum(1) - of_tokens.gather(1, lengths.unsqueeze(1) - 1).squeeze(1)).tolist()
-
-    def of_texts(self, contexts: Sequence[list[int]]) -> list[float]:
-        """The nats of texts themselves."""
-        return list(self.alone([[*it[1:], self.tokenizer.sep] for it in contexts]))
-
-    def spelling(self, ids: Sequence[int]) -> str:
-        return as_text(self.tokenizer, ids)
-
-
-def as_text(tokenizer: WordPiece, ids: Sequence[int]) -> str:
-    """Pieces put together to words, with punctuation where it is written."""
-    from tokenizers import decoders
-
-    return decoders.WordPiece().decode(tokenizer.decode(ids))
-
-
-def padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """[N, L] with zeros behind, and the lengths."""
-    lengths = torch.tensor([len(it) for it in rows], dtype=torch.int64)
-    ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.int64)
-    for row, it in zip(ids, rows, strict=True):
-        row[: len(it)] = torch.tensor(it, dtype=torch.int64)
-    return ids.to(device), lengths.to(device)
 
 
 def write_pool(
-    writer: Writer, contexts: Sequence[Context], generator: str, out: Path, *, count: int, texts: int | None,
-    batch: int, p: float, temperature: float,
+    writer: Writer, contexts: Sequence[Context], out: Path, *, count: int, texts: int | None, batch: int, p: float,
+    temperature: float,
 ) -> dict[str, int]:  # fmt: skip
     """Write the file; returns counts of what it holds and of what was left out."""
-    of_contexts, of_endings = writer.ids([it.text for it in contexts]), writer.ids([it.ending for it in contexts])
+    of_contexts = writer.ids([it.text for it in contexts])
+    of_endings = writer.vocabulary.ids_of_endings([it.ending for it in contexts])
     kept = [number for number, ids in enumerate(of_endings) if writer.shortest <= len(ids) <= writer.longest]
     if not kept:
         raise UserError(
@@ -153,26 +49,63 @@ def write_pool(
         )
     left_out, kept = len(contexts) - len(kept), kept[:texts]
     kept.sort(key=lambda it: len(of_contexts[it]))  # texts of like lengths together
-    lines: dict[int, str] = {}
 
-    def in_batches() -> Iterator[int]:
-        for first in range(0, len(kept), batch):
-            numbers = kept[first : first + batch]
-            read = [writer.context(of_contexts[it]) for it in numbers]
-            drawn = writer.write(read, [contexts[it].item for it in numbers], count, p=p, temperature=temperature)
-            rows = rows_of(writer, read, [of_endings[it] for it in numbers], drawn)
-            for number, row in zip(numbers, rows, strict=True):
-                it = contexts[number]
-                told = {"item": it.item, "group": it.group, "context": writer.spelling(of_contexts[number])}
-                lines[number] = json.dumps(told | {"generator": generator} | row, ensure_ascii=False)
-            yield len(numbers)
+    def rows_from(first: int) -> list[dict[str, Any]]:
+        numbers = kept[first : first + batch]
+        read = [writer.context(of_contexts[it]) for it in numbers]
+        drawn = writer.write(read, [contexts[it].item for it in numbers], count, p=p, temperature=temperature)
+        rows = rows_of(writer, read, [of_endings[it] for it in numbers], drawn)
+        of_texts = zip((contexts[it] for it in numbers), (of_contexts[it] for it in numbers), rows, strict=True)
+        return [
+            {"item": it.item, "group": it.group, "context": writer.spelling(ids), "generator": writer.name, **row}
+            for it, ids, row in of_texts
+        ]
 
-    for _ in shown(in_batches(), len(kept), "writing endings", "texts"):
-        pass
-    with whole(out) as unfinished:
-        unfinished.write_text("".join(f"{lines[it]}\n" for it in sorted(lines)), encoding="utf-8")
-    written = sum(len(json.loads(it)["candidates"]) for it in lines.values())
-    return {"texts": len(lines), "left out": left_out, "candidates": written, "drawn": len(lines) * count}
+    asked = {"count": count, "top-p": p, "temperature": temperature, "seed": writer.module.seed}
+    of = asked | {"contexts": of_all([contexts[it] for it in kept])} | writer.decides()
+    with parts_of(out, of, batch, len(kept), rows_from, "writing endings") as rows:
+        write_rows(out, sorted(rows, key=lambda it: it["item"]))
+    written = sum(len(it["candidates"]) for it in rows)
+    return {"texts": len(rows), "left out": left_out, "candidates": written, "drawn": len(rows) * count}
+
+
+@contextmanager
+def parts_of(
+    out: Path | None, of: Mapping[str, Any], batch: int, total: int, rows_from: Callable[[int], list[Any]], doing: str
+) -> Iterator[list[Any]]:
+    """The rows of all texts, those kept by a command that was killed among them; forgotten once ``out`` is written.
+
+    Args:
+        out: where nothing is to be written, nothing is kept.
+        of: what decides the rows beside the batch.
+        rows_from: those of the ``batch`` texts from this one on.
+    """
+    with ExitStack() as stack:
+        kept = None if out is None else stack.enter_context(KeptParts(out, {**of, "batch": batch}))
+        parts = [] if kept is None else kept.parts
+        if (behind := min(len(parts) * batch, total)) and kept is not None:
+            say(f"{kept.path} has {behind:,} of {total:,} texts: going on behind them.")
+
+        def in_batches() -> Iterator[int]:
+            for first in range(behind, total, batch):
+                (parts.append if kept is None else kept.add)(rows_from(first))
+                yield min(batch, total - first)
+
+        for _ in shown(in_batches(), total - behind, doing, "texts"):
+            pass
+        yield [row for part in parts for row in part]
+        if kept is not None:
+            kept.done()
+
+
+def of_all(things: Sequence[Any]) -> str:
+    """A fingerprint."""
+    return hashlib.sha256(repr(things).encode()).hexdigest()
+
+
+def write_rows(out: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    with whole(out) as unfinished, open(unfinished, "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(it, ensure_ascii=False) + "\n" for it in rows)
 
 
 def rows_of(
@@ -194,22 +127,22 @@ def rows_of(
         }
 
 
-def score_pool(writer: Writer, pool: Sequence[Pooled], out: Path) -> dict[str, int]:
-    """Write the same texts and endings with this run's nats in place of any that are there."""
+def score_pool(writer: Writer, pool: Sequence[Pooled], out: Path, batch: int) -> dict[str, int]:
+    """Write the same texts and endings with this model's nats in place of any that are there."""
 
-    def scored(file: TextIO) -> Iterator[int]:
-        for it in pool:
-            endings = [ids[: writer.longest] or [writer.tokenizer.unknown] for ids in
-                       writer.ids([it.ending, *it.candidates])]  # fmt: skip
-            context = writer.context(writer.ids([it.context])[0])
-            (numbers,), (of_text,) = writer.nats([context], [endings]), writer.of_texts([context])
-            nats = {"context": of_text, "ending": numbers[0], "candidates": numbers[1:]}
-            file.write(json.dumps(row_of(it) | {"nats": nats}, ensure_ascii=False) + "\n")
-            yield 1
+    def scored(it: Pooled) -> dict[str, Any]:
+        context = writer.context(writer.ids([it.context])[0])
+        endings = writer.ids_of_endings([it.ending, *it.candidates])
+        (numbers,), (of_text,) = writer.nats([context], [endings]), writer.of_texts([context])
+        nats = {"context": of_text, "ending": numbers[0], "candidates": numbers[1:]}
+        return row_of(it) | {"nats": nats}
 
-    with whole(out) as unfinished, open(unfinished, "w", encoding="utf-8") as file:
-        for _ in shown(scored(file), len(pool), "scoring endings", "texts"):
-            pass
+    def rows_from(first: int) -> list[dict[str, Any]]:
+        return [scored(it) for it in pool[first : first + batch]]
+
+    of = {"pool": of_all([row_of(it) for it in pool])} | writer.decides()
+    with parts_of(out, of, batch, len(pool), rows_from, "scoring endings") as rows:
+        write_rows(out, rows)
     return {"texts": len(pool), "candidates": sum(len(it.candidates) for it in pool)}
 
 
@@ -228,10 +161,8 @@ def contexts_of(writer: Writer, given: Any) -> list[Context]:
         columns = {"context": given.context, "ending": given.ending, "group": given.group}
         return Layout(**columns, prefix="--").read(given.contexts, "contexts")
     if not isinstance(writer.data, ContinuationsDataModule):
-        raise UserError(
-            f"The run's data, {writer.data.name}, have no fold that was held out: give --contexts a file of texts with "
-            "their endings."
-        )
+        whose = "A released model has" if writer.data is None else f"The run's data, {writer.data.name}, have"
+        raise UserError(f"{whose} no fold that was held out: give --contexts a file of texts with their endings.")
     return writer.data.held_out()
 
 
@@ -254,7 +185,7 @@ def sentence_of(counts: Mapping[str, int]) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="a language model's run")
+    parser.add_argument("run", type=Path, help="a language model's run, or the folder of a released GPT-2")
     parser.add_argument("--out", type=Path, required=True, help="the pool to write, .jsonl")
     parser.add_argument("--contexts", help="a file of texts with their endings; unless given, the fold held out")
     parser.add_argument("--context", default="context", help="its column of texts")
@@ -276,15 +207,16 @@ def main(arguments: list[str] | None = None) -> None:
     checked(given)
     check_writable("--out", given.out.parent)
     with trusting(names):
-        writer = Writer(given.run, given.checkpoint, given.accelerator, longest=given.longest, shortest=given.shortest)
+        writer = writer_of(
+            given.run, given.checkpoint, given.accelerator, longest=given.longest, shortest=given.shortest
+        )
         if given.seed is not None:
             writer.module.seed = given.seed
         if given.pool is not None:
-            counts = score_pool(writer, read_pool(given.pool, "--pool"), given.out)
+            counts = score_pool(writer, read_pool(given.pool, "--pool"), given.out, given.batch)
         else:
-            generator = f"{writer.finished.config['name']} {given.run.name}"
             counts = write_pool(
-                writer, contexts_of(writer, given), generator, given.out, count=given.count, texts=given.texts,
+                writer, contexts_of(writer, given), given.out, count=given.count, texts=given.texts,
                 batch=given.batch, p=given.top_p, temperature=given.temperature,
             )  # fmt: skip
     say(f"{given.out}: {sentence_of(counts)}.")

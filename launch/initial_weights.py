@@ -247,9 +247,14 @@ def state_in(path: Path) -> tuple[dict[str, Tensor], list[str] | None]:
     if path.suffix == ".safetensors":
         if find_spec("safetensors") is None:
             raise UserError(f"{path} needs a package that is not installed: pip install safetensors")
+        from safetensors import SafetensorError
         from safetensors.torch import load_file  # pyright: ignore[reportMissingImports]
 
-        return finite(load_file(path), path), None
+        try:
+            state = load_file(path)
+        except (SafetensorError, ValueError, KeyError) as reason:
+            raise UserError(f"{path} cannot be read ({reason}): the file is truncated or no safetensors.") from None
+        return finite(state, path), None
     content = load_plain(path)
     names = names_in(content)
     if isinstance(content, Mapping):

@@ -324,8 +324,12 @@ def load_on_device(folder: str | Path, checkpoint: str, accelerator: str) -> Fin
     config = saved_config(folder)
     flush_denormals(config.get("flush_denormals", False))
     module, path = built_as_trained(config, folder, checkpoint)
+    return Finished(config, module.to(device_of(accelerator)), path)
+
+
+def device_of(accelerator: str) -> torch.device:
+    """The first of its kind; ``auto``: a GPU where there is one."""
     try:
-        device = Fabric(accelerator=accelerator, devices=1).device
+        return Fabric(accelerator=accelerator, devices=1).device
     except (MisconfigurationException, ValueError, RuntimeError) as error:
         raise UserError(f"accelerator={accelerator}: {str(error).splitlines()[0]}") from None
-    return Finished(config, module.to(device), path)
