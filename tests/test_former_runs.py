@@ -102,9 +102,10 @@ def test_a_former_first_command_with_weights_is_resumed(tmp_path):
 
 
 def test_a_command_with_a_former_key_is_told_the_key_of_today(tmp_path):
+    words = ["experiment=resnet_imagenet", "lightning_module=resnet_torchvision"]
     with pytest.raises(UserError, match="has no key 'weights': weights to begin with are named by init_from now"):
-        compose_job("train", ["experiment=resnet_imagenet", "lightning_module.network.weights=IMAGENET1K_V1"])
-    config = compose_job("train", ["experiment=resnet_imagenet"])
+        compose_job("train", [*words, "lightning_module.network.weights=IMAGENET1K_V1"])
+    config = compose_job("train", words)
     config["lightning_module"]["network"]["weights"] = "IMAGENET1K_V1"
     with pytest.raises(
         UserError, match="lightning_module.network.weights: weights to begin with are named by init_from"

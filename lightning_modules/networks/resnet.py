@@ -1,6 +1,7 @@
 """The residual nets of He et al. 2016 (arXiv:1512.03385) for small images, and the plain nets they are compared with.
 
-Beside them torchvision's nets for ImageNet, and a wide shallow one for training against the clock.
+Beside them a wide shallow one for training against the clock, and torchvision's nets; those for ImageNet are in
+``imagenet_resnet.py``.
 A network knows the ``image_shape`` (channels, height, width) that it is meant for and its ``num_classes``.
 """
 
@@ -47,10 +48,17 @@ class Block(nn.Module):
         return self.activation(residual if self.shortcut == "none" else residual.add_(self.skip(x)), inplace=True)
 
     def skip(self, x: Tensor) -> Tensor:
-        if self.stride == 1 and not self.added:
-            return x
-        before = self.added // 2
-        return pad(x[:, :, :: self.stride, :: self.stride], [0, 0, 0, 0, before, self.added - before])
+        return without_parameters(x, self.stride, self.added)
+
+
+def without_parameters(x: Tensor, stride: int, added: int) -> Tensor:
+    """The shortcut of option A: the identity where it fits, else pixels are left out and channels of zeros added.
+
+    x: [B, C, H, W]; added: channels, half of them before and half behind.
+    """
+    if stride == 1 and not added:
+        return x
+    return pad(x[:, :, ::stride, ::stride], [0, 0, 0, 0, added // 2, added - added // 2])
 
 
 class CifarResNet(nn.Module):
@@ -150,12 +158,10 @@ class Residual(nn.Module):
 
 
 class TorchvisionResNet(nn.Module):
-    """A residual net of torchvision, for ImageNet: four stages of blocks after a 7x7 convolution and a max-pool.
-
-    From 50 layers on torchvision halves the image in a block's 3x3 convolution where the paper does in its first 1x1.
+    """A residual net of torchvision's, wide and grouped ones too, for ImageNet.
 
     Args:
-        name: as ``torchvision.models`` calls it, such as resnet18 or resnet50.
+        name: as ``torchvision.models`` calls it, such as resnet18 or wide_resnet50_2.
     """
 
     def __init__(

@@ -301,7 +301,7 @@ def test_an_unfinished_run_is_refused(classifier, tmp_path):
 
 # --- weights of torchvision ----------------------------------------------------------------------------------
 
-IMAGENET = ["experiment=resnet_imagenet", "trainer.precision=32-true", "datamodule=digits", "datamodule.batch_size=8",
+IMAGENET = ["experiment=resnet_imagenet", "lightning_module=resnet_torchvision", "trainer.precision=32-true", "datamodule=digits", "datamodule.batch_size=8",
             "lightning_module.network={name: resnet18, image_shape: [3, 8, 8], num_classes: 10}"]  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from foundation.errors import UserError
 from launch.command_line import compose_job
 from launch.runs import instantiate
 
@@ -21,7 +22,7 @@ TINY = {
     "resnet_cifar10_speed": [SMALL[0], *SMALL[2:], "lightning_module.scheduler.warmup=1"],
     "resnet_imagenet": ["datamodule.batch_size=8", "datamodule.num_workers=0", "datamodule.size=32",
                         "datamodule.short_sides=[36,40]", "datamodule.test_short_side=36",
-                        "lightning_module.network={name: resnet18, image_shape: [3, 32, 32], num_classes: 3}",
+                        "lightning_module.network={depth: 18, image_shape: [3, 32, 32], num_classes: 3}",
                         "callbacks.classification.top_k=2", "trainer.precision=32-true"],
     "resnet_mnist": FAST,
     "resnet_svhn": FAST,
@@ -79,3 +80,25 @@ def test_weights_decay_in_every_layer():
     (group,) = optimizer.param_groups
     assert group["weight_decay"] == 1e-4
     assert len(group["params"]) == len(list(module.parameters()))
+
+
+@pytest.mark.parametrize(("file", "overrides", "refused"), [
+    ("resnet50-0676ba61.pth", ["depth=50"], True),
+    ("resnet50-0676ba61.pth", ["depth=50", "halves_in=3x3"], False),
+    ("resnet18-f37072fd.pth", ["depth=18"], False),
+    ("mine.pt", ["depth=50"], False),
+])  # fmt: skip
+def test_weights_of_a_net_that_halves_elsewhere_are_refused(file, overrides, refused):
+    """They fit by name and shape."""
+    words = [f"lightning_module.network.{it}" for it in overrides]
+    with torch.device("meta"):
+        module = instantiate(compose_job("train", ["experiment=resnet_imagenet", *words])["lightning_module"])
+    if refused:
+        with pytest.raises(UserError, match="resnet50-.*3x3 convolution: set lightning_module.network.halves_in=3x3"):
+            module.adopted({}, file, None)
+        with pytest.raises(
+            UserError, match="init_from: the run was trained in a net .* set lightning_module.network.h"
+        ):
+            module.from_elsewhere({}, {"network": {"halves_in": "3x3"}})
+    else:
+        assert module.adopted({}, file, None) == {}
