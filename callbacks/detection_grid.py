@@ -31,7 +31,7 @@ MOST_BOXES = 20  # of one image; more hide what they frame
 
 @dataclass(frozen=True)
 class Framed:
-    """A box to draw: left, top, width, height in the image's pixels. A crowd's outline is dashed.
+    """A box to draw: left, top, width, height in the image's pixels. What does not count has a dashed outline.
 
     mask: uint8 or bool [H, W], which pixels are the object's; None draws the box alone.
     """
@@ -160,7 +160,7 @@ def annotated(
             None if masks_of is None or not it.get("segmentation") else mask_of(it["segmentation"], masks_of),
         )
         for it in sorted(objects, key=lambda it: -it["bbox"][2] * it["bbox"][3])
-        for crowd in [" (crowd)" if it.get("iscrowd", 0) else ""]
+        for crowd in [f" ({'difficult' if it.get('difficult') else 'crowd'})" if it.get("iscrowd", 0) else ""]
     ]
 
 

@@ -145,10 +145,15 @@ class AnnotatedFiles(DetectionDataModule):
         """Also how many images are listed and there, and a fingerprint of all boxes, labels and file names."""
         sha256 = hashlib.sha256()
         for table in self.tables.values():
-            for content in (table.names, table.objects.starts, table.objects.boxes, table.objects.labels):
+            sha256.update(self.names_to_tell(table))
+            for content in (table.objects.starts, table.objects.boxes, table.objects.labels):
                 sha256.update(content.tobytes())
         described = super().describe() | {"classes": self.num_classes, **self.counts}
         return described | {"sha256_of_annotations": sha256.hexdigest()}
+
+    def names_to_tell(self, table: CocoTable) -> bytes:
+        """Of the images' names what the fingerprint is of: the same wherever the files lie."""
+        return table.names.tobytes()
 
     def _say(self, line: str) -> None:
         say(line, quiet=self.trainer is not None and self.trainer.global_rank > 0)

@@ -29,15 +29,20 @@ def is_archive(path: Path) -> bool:
     return path.name.lower().endswith(ENDINGS)
 
 
-def unpacked(archive: Path, cache_dir: Path) -> Path:
-    """The folder of an archive's files, below ``cache_dir``; unpacked whole or not at all by whoever asks first.
-
-    Its name holds a hash of the archive's place, size and time, so that a changed archive is unpacked anew. What is
-    no plain file or folder, or would lie outside, is named in a UserError before anything is written.
-    """
+def place_of(archive: Path, cache_dir: Path) -> Path:
+    """The folder that an archive is unpacked into. Its name holds a hash of the archive's place, size and time, so that
+    a changed archive is unpacked anew."""
     found = archive.stat()
     key = hashlib.sha256(f"{archive.resolve()} {found.st_size} {found.st_mtime_ns}".encode()).hexdigest()[:20]
-    folder = cache_dir / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', archive.name)}-{key}"
+    return cache_dir / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', archive.name)}-{key}"
+
+
+def unpacked(archive: Path, cache_dir: Path) -> Path:
+    """The folder of an archive's files, ``place_of`` it; unpacked whole or not at all by whoever asks first.
+
+    What is no plain file or folder, or would lie outside, is named in a UserError before anything is written.
+    """
+    folder = place_of(archive, cache_dir)
     if folder.is_dir():
         return folder
     try:

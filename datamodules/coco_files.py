@@ -101,6 +101,7 @@ class LeftOut:
     """What is not trained on, or not as it is given: of each such object its image's id, and those of empty images."""
 
     crowds: list[int] = field(default_factory=list)
+    difficult: list[int] = field(default_factory=list)
     without_area: list[int] = field(default_factory=list)
     without_pixels: list[int] = field(default_factory=list)
     empty: list[int] = field(default_factory=list)
@@ -110,6 +111,7 @@ class LeftOut:
         """How many of each kind are left out, and the first images by their ids; empty where there are none."""
         found = [
             counted(self.crowds, "crowd", "crowds"),
+            counted(self.difficult, "difficult object", "difficult objects"),
             counted(self.without_area, "box without area", "boxes without area"),
             counted(self.without_pixels, "mask without a pixel", "masks without a pixel"),
             counted(self.empty, "image without objects", "images without objects"),
@@ -158,7 +160,7 @@ def targets(
         height, width = sizes[image]
         left, top, right, bottom = clipped(it["bbox"], height, width)
         if it["iscrowd"]:
-            left_out.crowds.append(image)
+            (left_out.difficult if it.get("difficult") else left_out.crowds).append(image)
             continue
         if right - left <= THINNEST or bottom - top <= THINNEST:
             left_out.without_area.append(image)

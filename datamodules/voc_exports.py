@@ -126,7 +126,7 @@ def element_of(path: Path) -> Element:
     parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = refused
     try:
         parser.Parse(path.read_bytes(), True)
-    except (OSError, expat.ExpatError) as error:
+    except (OSError, expat.ExpatError, LookupError, ValueError) as error:  # the last two of encodings that it names
         raise UserError(f"{path} is no whole XML file ({error}): repair or remove it.") from None
     root = builder.close()
     if root.tag != "annotation":
@@ -174,11 +174,7 @@ def part_of(
     for number, file in numbered(files):
         name = (roots[file].findtext("filename") or "").strip() or f"{stem(file)}.jpg"
         images.append({"id": number, "file_name": name} | size_in(roots[file]))
-        for it in objects[file]:
-            annotations.append({
-                "id": len(annotations) + 1, "image_id": number, "category_id": numbers[it["name"]], "bbox": it["bbox"],
-                "area": it["bbox"][2] * it["bbox"][3], "iscrowd": it["difficult"], "difficult": it["difficult"],
-            })  # fmt: skip
+        annotations += object_rows(number, objects[file], numbers, len(annotations) + 1)
     found = [image_of(tree, file, it["file_name"], split) for file, it in zip(files, images, strict=True)]
     if not any(found):
         name = worded(images[0]["file_name"])
@@ -187,6 +183,17 @@ def part_of(
     categories = [{"id": numbers[name], "name": name} for name in named]
     content = {"images": images, "annotations": annotations, "categories": categories}
     return Part(tree.root / f"{posixpath.dirname(files[0])} ({split})", content, found)
+
+
+def object_rows(image: int, objects: Rows, numbers: Mapping[str, int], first: int) -> Rows:
+    """An image's objects as COCO's annotations, numbered from ``first``; what is difficult counts like a crowd."""
+    return [
+        {
+            "id": number, "image_id": image, "category_id": numbers[it["name"]], "bbox": it["bbox"],
+            "area": it["bbox"][2] * it["bbox"][3], "iscrowd": it["difficult"], "difficult": it["difficult"],
+        }
+        for number, it in enumerate(objects, start=first)
+    ]  # fmt: skip
 
 
 def image_of(tree: Tree, file: str, listed: str, split: str) -> str | None:

@@ -366,6 +366,8 @@ def test_what_is_difficult_is_neither_trained_on_nor_counted(tmp_path):
         ),
         (lambda it: it.replace("<xmax>20</xmax>", "<xmax>2</xmax>"), "xmax or ymax is below its xmin or ymin"),
         (lambda it: it.replace("<name>bolt</name>", ""), "object 1 has no name"),
+        (lambda it: '<?xml version="1.0" encoding="nothing"?>' + it, "is no whole XML file .*unknown encoding"),
+        (lambda it: '<?xml version="1.0" encoding="utf-7"?>' + it, "is no whole XML file .*multi-byte encodings"),
     ],
 )
 def test_an_xml_file_that_is_no_annotation_is_named(tmp_path, change, sentence):
