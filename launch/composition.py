@@ -46,6 +46,9 @@ MEANT_BY = {
 }  # fmt: skip
 """What other programs call a setting -> the last part of the key that it has here."""
 
+CHOOSE_A_LOGGER = (
+    "choose the logger by logger=wandb, tensorboard, mlflow, csv or none, or several: logger=[wandb,mlflow]"
+)
 INSTEAD = {
     "train": "train.py trains; a finished run is measured again by python evaluate.py run=<folder>",
     "eval": "a finished run is measured by python evaluate.py run=<folder>",
@@ -55,7 +58,9 @@ INSTEAD = {
     "checkpoint": "a run goes on by resume=<folder>, and begins with another's weights by init_from=<folder>",
     "ckpt": "a run goes on by resume=<folder>, and begins with another's weights by init_from=<folder>",
     "ckpt_path": "a run goes on by resume=<folder>, and begins with another's weights by init_from=<folder>",
-    "wandb": "choose the logger by logger=wandb, csv or none",
+    "wandb": CHOOSE_A_LOGGER,
+    "mlflow": CHOOSE_A_LOGGER,
+    "tensorboard": CHOOSE_A_LOGGER,
 }
 """Words that are no setting here -> what to type."""
 

@@ -92,9 +92,10 @@ def own_logger(config: Mapping[str, Any], written: Any, overrides: list[str], fo
         written: the config, its interpolations as they are.
     """
     saved = config.get("logger") or {}
-    chosen = next((it for it in reversed([*saved]) if (CONF / "logger" / f"{it}.yaml").is_file()), "none")
+    known = {it.stem for it in (CONF / "logger").glob("*.yaml")}
+    chosen = [it for it in saved if it in known] or ["none"]
     name = config["name"] if re.fullmatch(r"[\w-]+", str(config["name"])) else folder.absolute().name
-    words = [f"logger={chosen}", f"name='{name}'", f"seed={int(config['seed'])}"]
+    words = [f"logger=[{','.join(chosen)}]", f"name='{name}'", f"seed={int(config['seed'])}"]
     words += [it for it in overrides if key_of(it).startswith(("logger", "paths."))]
     logger = compose_job("train", words, str(folder))["logger"]
     if is_first_process():

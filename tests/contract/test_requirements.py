@@ -13,7 +13,8 @@ from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-ASKED = [Requirement(it) for it in sum(PROJECT["optional-dependencies"].values(), PROJECT["dependencies"])]
+EXTRAS = {key: them for key, them in PROJECT["optional-dependencies"].items() if key != "mlflow"}  # setup leaves it out
+ASKED = [Requirement(it) for it in sum(EXTRAS.values(), PROJECT["dependencies"])]
 MACHINES = [(system, python) for system in ("linux", "darwin") for python in ("3.11", "3.12", "3.13")]
 
 

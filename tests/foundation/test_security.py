@@ -284,7 +284,16 @@ def test_a_resume_takes_its_loggers_from_conf_and_the_command_line(tmp_path, cap
     assert prepare(str(run), ["logger=csv"])[0]["logger"].keys() == {"csv"}
 
 
-@pytest.mark.parametrize(("choice", "names"), [("none", set()), ("csv", {"csv"}), ("wandb", {"csv", "wandb"})])
+@pytest.mark.parametrize(
+    ("choice", "names"),
+    [
+        ("none", set()),
+        ("csv", {"csv"}),
+        ("wandb", {"csv", "wandb"}),
+        ("mlflow", {"csv", "mlflow"}),
+        ("[wandb,tensorboard]", {"csv", "wandb", "tensorboard"}),
+    ],
+)
 def test_a_resume_keeps_which_loggers_a_run_has(tmp_path, choice, names):
     run = write_run(tmp_path / "run", overrides=[f"logger={choice}"])
     assert (prepare(str(run), [])[0]["logger"] or {}).keys() == names
