@@ -5,7 +5,7 @@
 Texts and endings have lengths as HellaSwag's. A decoder says how likely each ending is behind its text: ours reads a
 text once for all of its endings and guesses at their tokens alone; a row of the other is text and ending, padded, and
 its logits are of every token. A bidirectional network gives each row a score (``BertForMultipleChoice``), by ours
-without padding. An example is an ending.
+without padding and with the products that a filter takes (``networks/products.py``). An example is an ending.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from launch.command_line import compose_job
 from launch.runs import instantiate
 from lightning_modules.networks import gpt2_released
 from lightning_modules.networks.bert_released import released_config, to_released
+from lightning_modules.networks.products import as_in_training
 
 OURS, THEIRS = "ours", "transformers"
 TEXT, ENDING = (15, 75), (5, 40)
@@ -89,7 +90,8 @@ def chooser_scores(texts: int, endings: int, overrides: list[str]) -> dict[str, 
     segments = ((places >= before[:, None]) & is_token).long()
 
     def ours() -> Tensor:
-        return module.scores(rows, lengths, segments).view(texts, endings)
+        with as_in_training():  # as a filter scores its pool
+            return module.scores(rows, lengths, segments).view(texts, endings)
 
     def theirs() -> Tensor:
         shape = (texts, endings, -1)
@@ -109,7 +111,8 @@ def measure(kind: str, overrides: list[str], rounds: int = 5, texts: int = 4, en
     contestants = KINDS[kind](texts, endings, overrides)
     first, other = (it() for it in contestants.values())
     torch.testing.assert_close(first, other, atol=1e-5 * float(other.abs().max().clamp(min=1)), rtol=0)
-    turns = Turns(f"{kind}, {texts} texts with {endings} endings", torch.device("cpu"), 1, texts * endings)
+    title = f"{kind}, {texts} texts with {endings} endings"
+    turns = Turns(title, torch.device("cpu"), 1, texts * endings, clock="cpu_s")
     for _ in range(rounds + 1):
         for name, score in contestants.items():
             turns.start()

@@ -29,6 +29,7 @@ from lightning_modules.classifier import Classifier
 from lightning_modules.micro_batches import Inputs
 from lightning_modules.networks.bert_released import from_released, is_released
 from lightning_modules.networks.precision import at_least_single
+from lightning_modules.networks.products import as_in_training
 from lightning_modules.optimized import Batch
 from lightning_modules.turns import Player, Told
 
@@ -254,7 +255,7 @@ class AdversarialFiltering(Classifier):
         ends = datamodule.ends_of(items)  # rows, and where each belongs in the result
         found = torch.zeros(len(ends.rows), dtype=torch.float64, device=self.device)
         share = torch.arange(len(ends.rows)).tensor_split(self.trainer.world_size)[self.trainer.global_rank]
-        with evaluating(self):
+        with evaluating(self), as_in_training():
             for positions in datamodule.parts(ends.rows, share, self.tokens_at_once):
                 batch = {key: it.to(self.device) for key, it in datamodule.row_of(ends.rows[positions]).items()}
                 batch = {key: it.unsqueeze(1) for key, it in batch.items()}

@@ -6,6 +6,8 @@ numbers are the same up to rounding.
 """
 
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -67,11 +69,30 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return Product.apply(x, weight, bias) if suits(x, weight) else functional.linear(x, weight, bias)  # pyright: ignore
 
 
+class Products:
+    """Whether layers take products as in training while they are evaluated, see ``as_in_training``."""
+
+    everywhere = False
+
+
+@contextmanager
+def as_in_training() -> Iterator[None]:
+    """Inside, evaluation takes the products of training: for scores that decide what is learnt next, and are no figure
+    that somebody compares across machines."""
+    before, Products.everywhere = Products.everywhere, True
+    try:
+        yield
+    finally:
+        Products.everywhere = before
+
+
 class Linear(nn.Linear):
     """``nn.Linear``, by ``linear`` in training; what is measured does not depend on the processor more than it did."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return linear(input, self.weight, self.bias) if self.training else super().forward(input)
+        if self.training or Products.everywhere:
+            return linear(input, self.weight, self.bias)
+        return super().forward(input)
 
 
 def with_own_linears(network: nn.Module) -> nn.Module:

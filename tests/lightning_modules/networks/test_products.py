@@ -106,3 +106,18 @@ def test_layers_are_changed_where_they_stand():
     assert with_own_linears(network) is network
     assert [type(it) for it in network.modules() if isinstance(it, nn.Linear)] == [Linear, Linear]
     assert all(torch.equal(network.state_dict()[name], value) for name, value in before.items())
+
+
+@needs_onednn
+def test_evaluation_takes_them_where_it_is_asked_to_alone(wide, monkeypatch):
+    made = []
+    monkeypatch.setattr(products, "multiply", lambda *them: made.append(them[0].shape) or multiply(*them))
+    layer, (x, _, _) = Linear(130, 260).eval(), operands()
+    with torch.no_grad():
+        plain = layer(x)
+        assert not made
+        with products.as_in_training():
+            torch.testing.assert_close(layer(x), plain, rtol=1e-5, atol=1e-5)
+        assert made == [(6, 130)]
+        assert torch.equal(layer(x), plain)
+        assert len(made) == 1
