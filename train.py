@@ -7,9 +7,7 @@ python train.py --help
 """
 
 import os
-import shlex
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +16,6 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from foundation.errors import UserError, not_written, told_as_sentences
-from foundation.length import Length, told
-from foundation.published import TESTED, published
-from foundation.run_files import pictures_in, tables_in
 from foundation.security import trusting_as_typed
 from foundation.whole_files import write_whole
 from launch.command_line import check_command_line, readable, split_arguments
@@ -41,9 +36,9 @@ def train(config: dict[str, Any], checkpoint: Path | None = None) -> float | Non
 
 
 def train_checked(config: dict[str, Any], checkpoint: Path | None) -> float | None:
-    from callbacks.averaged_weights import weights_of
     from callbacks.instruments.signals import Interrupted
-    from callbacks.run_record import mark_failed, tested_on
+    from callbacks.run_record import mark_failed
+    from finished.run_in_words import ending, heading
     from launch.loggers import end_as_failed, wandb_run
     from launch.runs import build
 
@@ -79,8 +74,7 @@ def train_checked(config: dict[str, Any], checkpoint: Path | None) -> float | No
             mark_failed(folder, reason)
         raise UserError(f"{reason} {last_checkpoint(folder)}") from None
     if run.trainer.is_global_zero:
-        print(summary(config, metrics, folder, weights_of(run.trainer), tested_on(run.trainer)))
-        print(what_next(run, folder))
+        print(ending(config, run, metrics, folder))
     return metrics.get(config["optimized_metric"] or "")
 
 
@@ -95,52 +89,6 @@ def fit_and_test(run: Any, checkpoint: Path | None, tests: bool) -> dict[str, fl
         return metrics
     run.trainer.test(run.module, datamodule=run.datamodule, verbose=False, weights_only=True)
     return metrics | {key: float(value) for key, value in run.trainer.callback_metrics.items()}
-
-
-def heading(config: dict[str, Any], run: Any) -> str:
-    trainer = run.trainer
-    devices = f"{trainer.world_size} x {trainer.strategy.root_device.type}, {trainer.precision}"
-    devices += {"off": "", "on": ", iterations captured"}.get(run.captured, f", capture {run.captured}")
-    length, folder = Length.of(config["trainer"]), config["paths"]["run_dir"]
-    waits = f"\nwaiting for the others of {trainer.num_nodes} machines" if trainer.num_nodes > 1 else ""
-    return f"{config['name']}, seed {config['seed']}: {length} on {devices}, into {folder}{waits}"
-
-
-def summary(config: dict[str, Any], metrics: dict[str, float], folder: Path, weights: str, data: dict[str, Any]) -> str:
-    """What a person wants to know at the end: the figures, the paper's beside its own, and where to look."""
-    lines = [f"{config['name']}, seed {config['seed']}" + (f", weights {weights}:" if weights != "trained" else ":")]
-    for key, value in sorted(metrics.items()):
-        if key.startswith(TESTED):
-            of_paper = published(config["paper"], key, data, config)
-            lines.append(f"  {key:<31} {value:.4f}" + ("" if of_paper is None else f"   (paper: {of_paper})"))
-    return "\n".join(["", *lines, *(f"  {name:<20}{path}" for name, path in places_in(folder).items())])
-
-
-def what_next(run: Any, folder: Path) -> str:
-    """How long training took, over all starts of the run, and what can be typed now."""
-    from callbacks.instruments.run_clock import clock_of
-    from finished.predictors import predictor_of
-    from foundation.protocols import SamplesImages, serves
-
-    named, clock = shlex.quote(str(folder)), clock_of(run.trainer)
-    is_clone = Path(__file__).with_name("Makefile").exists()  # else an installed package
-    sample, predict = ("python sample.py", "python predict.py") if is_clone else ("relight sample", "relight predict")
-    commands = [f"make report RUN={named}", f"make record RUN={named}"] if is_clone else [f"relight report {named}"]
-    commands += [f"{sample} run={named}"] if serves(run.module, SamplesImages) else []
-    with suppress(UserError):  # it does not predict
-        predictor_of(run.module, named)
-        commands += [f"{predict} run={named} input=<file>"]
-    took = "" if clock is None else f"trained for {told(clock.before)}; "
-    first, *others = commands
-    return "\n".join([f"  {took}next: {first}", *(f"{'':<8}{it}" for it in others)])
-
-
-def places_in(folder: Path) -> dict[str, Path]:
-    """Where to look: what callbacks have left, of a picture and its table the picture, and what every run has."""
-    left = {path.stem: path for path in (*tables_in(folder), *pictures_in(folder)) if path.parent == folder}
-    always = {"metrics": "metrics.csv", "checkpoint": "checkpoints/last.ckpt", "record": "record.json"}
-    named = {"pictures": folder / "images"} | left | {name: folder / place for name, place in always.items()}
-    return {name.replace("_", " "): path for name, path in named.items() if path.exists()}
 
 
 @hydra.main(**OF_MAIN, config_path="conf", config_name="train")

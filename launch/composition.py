@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from foundation.errors import UserError, did_you_mean
 from foundation.former_names import hint_of_former_key
+from foundation.yaml_files import value_at
 from launch.config_check import Parameters, plain
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -45,6 +46,9 @@ MEANT_BY = {
     "output": "output_dir", "out": "output_dir", "save_dir": "output_dir", "ema": "decay", "hidden": "hidden_size",
 }  # fmt: skip
 """What other programs call a setting -> the last part of the key that it has here."""
+
+OTHERWISE = {"batch_size": ("batch_tokens",)}
+"""A setting -> keys that stand in its place where there is none, whose numbers mean something else."""
 
 CHOOSE_A_LOGGER = (
     "choose the logger by logger=wandb, tensorboard, mlflow, csv or none, or several: logger=[wandb,mlflow]"
@@ -269,13 +273,18 @@ def meant_elsewhere(config: Mapping[str, Any], override: Override, seen: str) ->
     below = [it for it in keys if seen and it.startswith(f"{seen}.")]
     first = [[it for it in keys if it.startswith(f"{group}.")] for group in FIRST_LOOKED_IN]
     found = below or next((it for it in first if it), keys)
+    lacking = f"{line}: {f'{seen} has' if seen else 'there is'} no key '{typed[len(seen) :].lstrip('.')}'"
+    others = keys_ending_in({*OTHERWISE.get(MEANT_BY.get(word, word), ())}, config)
+    if not found and others:
+        told = " and ".join(f"{it}, which is {value_at(config, *it.split('.'))}" for it in others)
+        return f"{lacking}; here it is counted otherwise, by {told}"
     if not found or len(found) > MOST_TOLD:
         return None
     more = ""
     if found == ["trainer.max_epochs"] and config["trainer"].get("max_steps") not in (None, -1):
         more = " trainer.max_steps=null"
     told = " or ".join(f"{it}={value}{more}" for it in found)
-    return f"{line}: {f'{seen} has' if seen else 'there is'} no key '{typed[len(seen) :].lstrip('.')}'; write {told}"
+    return f"{lacking}; write {told}"
 
 
 MOST_TOLD = 4

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from finished.run_in_words import places_in, summary
 from tests.forks import run_in_fork
 from tests.launch.test_loggers import of_kind, records
 from tests.lightning_modules.test_infogan import TINY
-from train import places_in, summary
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZE = [

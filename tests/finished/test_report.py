@@ -12,6 +12,7 @@ from callbacks.instruments.pictures import save_single
 from finished import report
 from finished.charts import Curve, line_chart, nice_ticks, read_curves, short
 from foundation.errors import UserError
+from tests.finished.browser import WIDTHS, Seen, seen
 
 VOID = {"meta", "img", "br"}
 EVIL = "<script>alert(1)</script>"
@@ -201,3 +202,31 @@ def test_ticks_enclose_the_values():
     assert nice_ticks(-3, 12) == [-5, 0, 5, 10, 15]
     assert nice_ticks(2, 2)[0] < 2 < nice_ticks(2, 2)[-1]
     assert [short(it) for it in (0, 0.25, 0.00017, 20000, -1500000)] == ["0", "0.25", "1.7e-4", "20k", "-1.5M"]
+
+
+# --- in a browser --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("jobs", [0, 3])
+def test_a_browser_shows_it_without_a_word_and_nothing_is_wider_than_the_window(jobs, width, tmp_path):
+    """Of a run, and of a sweep; with names and figures as long as they come."""
+    folder, long = tmp_path / "it", {f"test/{'a_long_name_' * 4}{number}": 1e-9 / 3 for number in range(9)}
+    for number in range(jobs):
+        write_run(folder / str(number), seed=number, metrics=long, error="x" * 400)
+    if not jobs:
+        write_run(folder, metrics=long, command=f"train.py experiment={'x' * 300}")
+        (folder / "table.csv").write_text(f"{','.join('abcdefghij' * 3)}\n{','.join(['a long cell'] * 30)}\n")
+    report.main([str(folder)])
+    page = (folder / "report.html").read_text()
+    assert seen(page, width, tmp_path) == Seen(wider=0, requests=[], pictures=page.count("<img "), console=[])
+
+
+@pytest.mark.slow
+def test_a_browser_would_tell(tmp_path):
+    page = """<body style="margin: 0"><p style="width: 500px">wide</p><img src="http://127.0.0.1:9/a.png">
+              <script>console.error("a mistake")</script>"""
+    found = seen(page, 390, tmp_path)
+    assert (found.wider, found.requests, found.pictures) == (110, ["http://127.0.0.1:9/a.png"], 0)
+    assert any("a mistake" in it for it in found.console)

@@ -80,6 +80,13 @@ MISTAKES = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("word", ["batch_size=64", "bs=64", "datamodule.batch_size=64"])
+def test_a_batch_that_is_counted_otherwise_is_told_by_its_key_and_value(word):
+    told = r"no key '(batch_size|bs)'; here it is counted otherwise, by datamodule.batch_tokens, which is 600"
+    with pytest.raises(UserError, match=told):
+        check_command_line("train", ["experiment=raml_copy", word])
+
+
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_on_the_command_line_gets_its_sentence(mistake):
     with pytest.raises(UserError, match=MISTAKES[mistake]):
