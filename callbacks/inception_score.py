@@ -90,7 +90,8 @@ class InceptionScore(Judged):
         splits: as many as images are divided into for mean and deviation.
         batch_size: images at once.
         reference: the split whose images, not augmented, distances are to; None for no distance.
-        real_images: log ``test/real_<score>`` too: that of the real test images.
+        real_images: log ``test/real_<score>`` too, that of the real images of a split, not augmented, and of how many
+            as ``test/real_<score>_images``; true stands for the test images.
     """
 
     requires = SamplesImages
@@ -106,12 +107,13 @@ class InceptionScore(Judged):
         splits: int = 10,
         batch_size: int = 100,
         reference: Literal["train", "test"] | None = "train",
-        real_images: bool = False,
+        real_images: bool | Literal["train", "test"] = False,
     ) -> None:
         super().__init__(judge)
         self.folder, self.cache_dir = Path(folder), Path(cache_dir)
         self.images = {"val": val_images, "test": test_images}
-        self.splits, self.batch_size, self.reference, self.real_images = splits, batch_size, reference, real_images
+        self.splits, self.batch_size, self.reference = splits, batch_size, reference
+        self.real_images = "test" if real_images is True else real_images or None
         self.distance = self.judge.distance if reference else None
         self.least = max(splits, 2)
         self._check()
@@ -124,7 +126,7 @@ class InceptionScore(Judged):
         score = self.judge.score
         names: dict[str, Direction] = {score: "max", f"{score}_std": None, f"{score}_all": "max"}
         if self.real_images and stage == "test":  # of the data, whatever the module is worth
-            names |= {f"real_{name}": None for name in names}
+            names |= {f"real_{name}": None for name in (*names, f"{score}_images")}
         if self.distance:
             names[self.distance] = "min"
         return names
@@ -160,7 +162,7 @@ class InceptionScore(Judged):
             if gaussian is not None:
                 figures[str(self.distance)] = frechet_distance(gaussian.compute(), self._reference(trainer))
             if stage == "test" and self.real_images:
-                figures |= self._of_real_images(trainer)
+                figures |= self._of_real_images(trainer, self.real_images)
             surest = confident.compute()
             if stage == "test" and trainer.is_global_zero:
                 path = self.folder / f"confident_samples-{self.judge.score}.png"
@@ -183,14 +185,15 @@ class InceptionScore(Judged):
         for index in counted(trainer, batches, f"judging {count} {what}"):
             yield index, *self.judge(images_at(index).to(trainer.strategy.root_device))
 
-    def _of_real_images(self, trainer: Any) -> dict[str, float]:
-        table = trainer.datamodule.tables["test"]
+    def _of_real_images(self, trainer: Any, split: str) -> dict[str, float]:
+        table = trainer.datamodule.tables[split]
         count = self._limited(len(table), trainer, "test")
         score, *_ = self._made_for(trainer, count)
         for index, logits, _ in self._judged(trainer, lambda it: table[it]["image"], count, "real images"):
             score.update(logits, index)
-        self.measured["real test"] = count
-        return {f"real_{self.judge.score}{end}": value for end, value in score.compute().items()}
+        self.measured[f"real {split}"] = count
+        found = {f"real_{self.judge.score}{end}": value for end, value in score.compute().items()}
+        return found | {f"real_{self.judge.score}_images": float(count)}
 
     def _reference(self, trainer: Any) -> Gaussian:
         """Of all images of the reference, seen once for a judge's weights."""

@@ -123,11 +123,10 @@ def card(method: Method) -> Html:
 def result(record: Record) -> Html:
     """A figure, what it is of, and by how much of the recipe."""
     run = record.runs[0]
-    seeds = len(record.values)
     spread = record.reached().partition(" (")[0]
     beside = "" if record.of_paper is None else f"; the paper's is {record.of_paper:g}"
-    how = f"{told_share(record.experiment, run)}, {seeds} seed{'s' * (seeds > 1)}"
-    how += " (mean and spread)" if seeds >= FEW else ""
+    how = f"{told_share(record.experiment, run)}, {record.over}"
+    how += " (mean and spread)" if len(record.values) >= FEW else ""
     return html(
         '<div class="result"><b>{}</b><span class="of"><code>{}</code> on {}{}</span>'
         '<span class="how">{}; <code>experiment={}</code></span></div>\n',

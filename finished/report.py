@@ -22,7 +22,7 @@ from finished.html import Html, html
 from foundation.errors import UserError, told_as_sentences
 from foundation.metrics import GROUPS, IN_WORDS, Direction, best, group_of
 from foundation.places import inside, lies_in
-from foundation.published import TESTED, TRAIN_SET, key_in, metrics_of, published, split_of
+from foundation.published import TESTED, TRAIN_SET, figures_of, key_in, metrics_of, published, split_of
 from foundation.records import read_record
 from foundation.security import split_trust
 from foundation.yaml_files import read_yaml
@@ -123,7 +123,7 @@ def run_page(run: RunFiles) -> Html:
     title = f"{run.config.get('name') or run.record.get('experiment') or run.folder.name}, seed {seed_of(run)}"
     return page(title, [
         html("<h1>{} {}</h1>", title, badge(run.status)), html('<p class="dim">{}</p>', in_short(run)), error_of(run),
-        figures_of(run), pictures_of(run.folder), tables_of(run.folder), *curves_of([run]), facts_of(run),
+        measured(run), pictures_of(run.folder), tables_of(run.folder), *curves_of([run]), facts_of(run),
         config_of(run),
     ])  # fmt: skip
 
@@ -165,7 +165,7 @@ def error_of(run: RunFiles) -> Html:
     return html('<div class="error">{}</div>', run.record["error"]) if run.record.get("error") else html("")
 
 
-def figures_of(run: RunFiles) -> Html:
+def measured(run: RunFiles) -> Html:
     """The test's metrics, else the validation's; the one that the paper reports first, with the paper's figure."""
     stage = next((it for it in (*TESTED, "val/") if any(key.startswith(it) for key in run.metrics)), None)
     reported = reported_by(run)
@@ -174,7 +174,8 @@ def figures_of(run: RunFiles) -> Html:
         return html("")
     cards = []
     for key in keys:
-        paper = html('<span class="dim">{}</span>', beside(run)) if key == reported else None
+        told = beside(run, key, reported)
+        paper = html('<span class="dim">{}</span>', told) if told else None
         first = " first" if key == reported else ""
         better = IN_WORDS.get(run.directions.get(key) or "", "")
         name = html('<code title="{}">{}</code>', better, key) if better else html("<code>{}</code>", key)
@@ -189,23 +190,23 @@ def reported_by(run: RunFiles) -> str | None:
     return metric and key_in(run.metrics, metric)
 
 
-def beside(run: RunFiles) -> str:
-    """What stands beside the metric that the paper reports."""
-    figure = published(run.paper, str(reported_by(run)), run.record.get("data"), run.config)
+def beside(run: RunFiles, key: str, reported: str | None) -> str | None:
+    """The paper's figure of a metric; that there is none where it is the metric that the paper reports."""
+    figure = published(run.paper, key, run.record.get("data"), run.config)
     if figure is not None:
         return f"paper: {figure}"
-    return "the paper gives no figure" if run.paper.get("value") is None else "the paper's figure is of something else"
+    if key != reported:
+        return None
+    others = any(it.metric == run.paper.get("metric") for it in figures_of(run.paper))
+    return "the paper's figure is of something else" if others else "the paper gives no figure"
 
 
 def table_of(runs: list[RunFiles]) -> Html:
     """A line a run: what sets it apart, its end, and its final metrics, the paper's first, the best of each strong."""
     reported = reported_by(runs[0])
-    measured = [it for it in runs if reported in it.metrics]
-    of_paper = {published(it.paper, str(reported), it.record.get("data"), it.config) for it in measured}
-    shown = of_paper.pop() if len(of_paper) == 1 else None  # of every run in the column
     keys = {key for it in runs for key in it.metrics if key.startswith((*TESTED, "val/"))}
     columns = sorted(keys, key=lambda it: (it != reported, not it.startswith(TESTED), it))
-    heads = [f"{key} (paper: {shown})" if key == reported and shown is not None else key for key in columns]
+    heads = [head_of(key, runs) for key in columns]
     lines = [html("{}", [html("<th>{}</th>", head) for head in ("run", "", *heads, "time")])]
     bests = {key: best_over(runs, key) for key in columns}
     for it in runs:
@@ -218,6 +219,13 @@ def table_of(runs: list[RunFiles]) -> Html:
     failed = [(it.name, it.record["error"]) for it in runs if it.record.get("error")]
     errors = [html('<div class="error">{}: {}</div>', name, error) for name, error in failed]
     return html('<h2>Runs</h2><div class="card scroll"><table>{}</table></div>{}', rows, errors)
+
+
+def head_of(key: str, runs: list[RunFiles]) -> str:
+    """With the paper's figure where it is the same for every run in the column."""
+    found = {published(it.paper, key, it.record.get("data"), it.config) for it in runs if key in it.metrics}
+    figure = found.pop() if len(found) == 1 else None
+    return key if figure is None else f"{key} (paper: {figure})"
 
 
 def best_over(runs: list[RunFiles], key: str) -> float | None:

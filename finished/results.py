@@ -56,7 +56,7 @@ def read_experiment(path: Path) -> dict[str, Any]:
         ((group, choice),) = entry.items()
         if group in CHOICES:
             experiment[CHOICES[group]] = choice
-    experiment["paper"] = experiment["paper"] | (content.get("paper") or {})
+    experiment["paper"] = OmegaConf.to_container(OmegaConf.merge(experiment["paper"], content.get("paper") or {}))
     asked = {key: value for key, value in (content.get("trainer") or {}).items() if f"trainer.{key}=" in LENGTH}
     return experiment | {"name": content["name"], "length": experiment["length"] | asked}
 
@@ -169,9 +169,14 @@ class Record:
 
     def reached(self) -> str:
         """``0.868 ± 0.042 (5 seeds)``; below three seeds each value."""
-        if len(self.values) >= FEW:
-            return f"{mean_and_spread(self.values)} ({len(self.values)} seeds)"
-        return f"{', '.join(map(digits, self.values))} ({len(self.values)} seed{'s' * (len(self.values) > 1)})"
+        return f"{reached(self.values)} ({self.over})"
+
+    @property
+    def over(self) -> str:
+        """``5 seeds``, or ``10 subsets of labels`` where one seed was run on several."""
+        seeds, count = {it["seed"] for it in self.runs}, len(self.values)
+        what = "seed" if len(seeds) == len(self.runs) else "subset"
+        return f"{count} {what}{'s' * (count > 1)}" + (" of labels" if what == "subset" else "")
 
 
 def records_of(experiment: Mapping[str, Any], results: Results) -> list[Record]:
@@ -202,10 +207,13 @@ def best_of_each_method(
     yield from (best[key] for key in sorted(best))
 
 
+def reached(values: list[float]) -> str:
+    """Mean and spread; each value where they are too few to have one."""
+    return mean_and_spread(values) if len(values) >= FEW else ", ".join(map(digits, values))
+
+
 def mean_and_spread(values: list[float]) -> str:
     """The spread is the sample deviation; one that is small gets a digit more."""
-    if len(values) == 1:
-        return digits(values[0])
     spread = statistics.stdev(values)
     places = 3 if spread >= 0.002 else 4
     return f"{statistics.fmean(values):.{places}f} ± {spread:.{places}f}"

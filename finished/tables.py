@@ -7,8 +7,9 @@
 
 A page holds a table between ``<!-- table: NAME -->`` and ``<!-- end of table -->``; nothing else writes there.
 NAME is ``methods`` (a line for each method and data set: its best founded record), ``<experiment> runs`` (a line a run,
-with all that its test has measured) or ``<experiment> variants`` (a line for each set of overrides, over its seeds).
-Metrics may follow both: the only ones of runs, and those of variants besides the paper's.
+with all that its test has measured), ``<experiment> variants`` (a line for each set of overrides, over its seeds) or
+``<experiment> paper`` (a line for each of the paper's figures, with ours of the same). Metrics may follow runs and
+variants: the only ones of runs, and those of variants besides the paper's.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from finished.charts import read_curves
+from finished.paper_figures import best_of
 from finished.results import (
     SAME,
     Results,
@@ -31,15 +33,15 @@ from finished.results import (
     figure,
     load_experiments,
     load_results,
-    mean_and_spread,
     measured_on,
+    reached,
     records_of,
     told_share,
 )
 from foundation.errors import UserError, did_you_mean, told_as_sentences
 from foundation.metrics import Direction
 from foundation.places import inside, is_one_name
-from foundation.published import TESTED
+from foundation.published import TESTED, Figure, figures_of
 from foundation.records import key_of, latest_of_each_key, read_record
 from launch.command_line import compose_job
 
@@ -169,6 +171,21 @@ def runs_table(experiment: dict[str, Any], results: list[dict[str, Any]], named:
     return table_of(heads, rows)
 
 
+def paper_table(experiment: dict[str, Any], results: list[dict[str, Any]]) -> str:
+    """The paper's figures of one experiment: what each is of, and our best founded record of the same."""
+    heads = ["what", "metric", "measured on", "paper's figure", "ours of the same", "how much of the recipe"]
+    rows = []
+    for it in figures_of(experiment["paper"]):
+        record = best_of(it, experiment, results)
+        spread = "" if it.spread is None else f" ± {it.spread}"
+        ours = ["-", "-"] if record is None else [record.reached(), told_share(experiment, record.runs[0])]
+        rows.append([it.what or "as the experiment's file has it", f"`{shown(str(it.metric))}`",
+                     f"{it.data} {it.split}", f"{it.value}{spread}", *ours])  # fmt: skip
+    if not rows:
+        raise UserError(f"A page asks for the table '{experiment['name']} paper', but that experiment names no figure.")
+    return table_of(heads, rows)
+
+
 def variants_table(results: list[dict[str, Any]], metrics: list[str], direction: Direction) -> str:
     """For each set of overrides the metrics over its seeds; the worst and best are of the first metric, whose direction
     is given.
@@ -187,7 +204,7 @@ def variants_table(results: list[dict[str, Any]], metrics: list[str], direction:
         values = [list(column) for column in zip(*found, strict=True)]
         worst, best = worst_and_best(values[0], direction)
         rows.append([f"`{overrides}`" if overrides else "as the experiment's file has it", data, str(len(found)),
-                     *map(mean_and_spread, values), f"{worst:.3f}", f"{best:.3f}"])  # fmt: skip
+                     *map(reached, values), f"{worst:.3f}", f"{best:.3f}"])  # fmt: skip
     return table_of(heads, rows)
 
 
@@ -249,9 +266,11 @@ def with_tables(
         name, kind, *metrics = [*match[2].split(), ""] if match[2] == "methods" else match[2].split()
         if name == "methods":
             return match[1] + methods_table(experiments, results, pages_of) + match[3]
-        if name not in results or kind not in ("runs", "variants"):
+        experiment = next((it for it in experiments if it["name"] == name), None)
+        if kind == "paper" and experiment is not None:
+            return match[1] + paper_table(experiment, results.get(name, [])) + match[3]
+        if experiment is None or name not in results or kind not in ("runs", "variants"):
             raise UserError(f"A page asks for the table '{match[2]}', but results/ holds no run for it.")
-        (experiment,) = (it for it in experiments if it["name"] == name)
         if kind == "runs":
             return match[1] + runs_table(experiment, results[name], metrics) + match[3]
         metric = experiment["paper"]["metric"]
@@ -280,6 +299,11 @@ def update_pages(root: Path, check: bool) -> list[Path]:
 # --- make experiments ----------------------------------------------------------------------------------------
 
 
+def told(it: Figure) -> str:
+    """``0.0093 (mnist test)``; with what it is of where it is not the experiment's own."""
+    return f"{it.value} ({', '.join(part for part in (it.what, f'{it.data} {it.split}') if part)})"
+
+
 def experiments_listing(experiments: list[dict[str, Any]], results: Results) -> str:
     """A line an experiment: what it reproduces, and the best founded of its records."""
     rows: list[tuple[str, ...]] = [
@@ -287,7 +311,8 @@ def experiments_listing(experiments: list[dict[str, Any]], results: Results) -> 
     ]
     for it in experiments:
         paper, records = it["paper"], records_of(it, results)
-        of_paper = "-" if paper.get("value") is None else f"{paper['value']} ({paper['data']} {paper['split']})"
+        first_of_paper = next((one for one in figures_of(paper) if one.metric == paper.get("metric")), None)
+        of_paper = "-" if first_of_paper is None else told(first_of_paper)
         ours = ("not run yet", "", "")
         if records:
             first = records[0].runs[0]

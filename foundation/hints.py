@@ -42,8 +42,12 @@ def is_sequence(hint: Any) -> bool:
 
 
 def element_of(hint: Any) -> Any:
-    arguments = [it for it in get_args(hint) if it is not Ellipsis]
-    return Union[tuple(arguments)] if arguments and is_sequence(hint) else Any  # noqa: UP007 (of a tuple)
+    """What a list with this type hint holds, which may also be null."""
+    for it in get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,):
+        arguments = [argument for argument in get_args(it) if argument is not Ellipsis]
+        if arguments and is_sequence(it):
+            return Union[tuple(arguments)]  # noqa: UP007 (of a tuple)
+    return Any
 
 
 def value_of(hint: Any) -> Any:

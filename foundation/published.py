@@ -1,10 +1,13 @@
 """What a figure may be called, and which of a paper's may stand beside it: of the same data, split and metric alone.
 
-Everything that shows a figure asks here. ``paper`` is an experiment's, ``data`` what a record says of its data. What a
-test has measured is called ``test/...``, and ``train_set/...`` where a DataModule says ``tests_on_training_data``.
+Everything that shows a figure asks here. ``paper`` is an experiment's, ``data`` what a record says of its data. A paper
+has one figure of the experiment as its file has it, and may have more, of another depth, number of labels or split.
+What a test has measured is called ``test/...``, and ``train_set/...`` where a DataModule says
+``tests_on_training_data``.
 """
 
 from collections.abc import Container, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from foundation.metrics import with_keys_of_today
@@ -15,6 +18,59 @@ FROM_SCRATCH: dict[str, Any] = {"init_from": None}  # what a figure is of, where
 COCO_SPLITS = {"train": ("train2017", 118_287), "val": ("val2017", 5_000)}  # of records that name no split
 
 
+@dataclass(frozen=True)
+class Figure:
+    """One of a paper's figures, and what it is of."""
+
+    metric: str | None
+    value: float | None
+    data: str | None
+    split: str | None
+    where: Mapping[str, Any]
+    """Keys of the config and their values."""
+    what: str | None
+    """What sets it apart in words; None of the experiment's own."""
+    spread: float | None
+    """The deviation that the paper gives."""
+    as_filed: bool
+    """Whether it is of the experiment as its file has it."""
+
+    def stands_beside(self, metric: str, data: Mapping[str, Any] | None, config: Mapping[str, Any] | None) -> bool:
+        """Whether it is of this metric on this data with this config; None: the experiment as its file has it."""
+        if self.value is None or self.metric != metric or not data or not self.is_on(data):
+            return False
+        return self.as_filed if config is None else self.is_of(config)
+
+    def is_on(self, data: Mapping[str, Any]) -> bool:
+        """A figure that does not say its data and split is on none."""
+        of_the_paper = (self.data, self.split)
+        return None not in of_the_paper and of_the_paper == (data.get("name"), split_of(data))
+
+    def is_of(self, config: Mapping[str, Any]) -> bool:
+        conditions = FROM_SCRATCH | dict(self.where)
+        return all(chosen(config, key) == value for key, value in conditions.items())
+
+
+def figures_of(paper: Mapping[str, Any] | None) -> list[Figure]:
+    """The paper's own figure, then each of its ``figures``; what has no value is none.
+
+    One of the latter says its metric, has data and split from the paper unless it says them, and adds its ``where`` to
+    the paper's.
+    """
+    paper = paper or {}
+    return [it for it in (figure_of({}, paper), *(figure_of(paper, it) for it in paper.get("figures") or ()))
+            if it.value is not None]  # fmt: skip
+
+
+def figure_of(paper: Mapping[str, Any], said: Mapping[str, Any]) -> Figure:
+    """paper: what holds where ``said`` is silent; empty for the paper's own figure."""
+    data, split = (said.get(key, paper.get(key)) for key in ("data", "split"))
+    own = said.get("where") or {}
+    where = {**(paper.get("where") or {}), **own}
+    return Figure(said.get("metric"), said.get("value"), data, split, where, said.get("what"), said.get("spread"),
+                  as_filed=not paper or not own)  # fmt: skip
+
+
 def published(
     paper: Mapping[str, Any] | None, metric: str, data: Mapping[str, Any] | None, config: Mapping[str, Any] | None
 ) -> float | None:
@@ -23,15 +79,8 @@ def published(
     A paper that does not say its data and split has no figure for anybody. ``config`` None stands for the experiment as
     its file has it.
     """
-    if not paper or not data or paper.get("value") is None or paper.get("metric") != metric:
-        return None
-    of_the_paper = (paper.get("data"), paper.get("split"))
-    if None in of_the_paper or of_the_paper != (data.get("name"), split_of(data)):
-        return None
-    conditions = FROM_SCRATCH | (paper.get("where") or {})
-    if config is not None and any(chosen(config, key) != value for key, value in conditions.items()):
-        return None
-    return paper["value"]
+    found = (it.value for it in figures_of(paper) if it.stands_beside(metric, data, config))
+    return next(found, None)
 
 
 def split_of(data: Mapping[str, Any]) -> str:

@@ -25,6 +25,21 @@ OWN_PACKAGES = ("foundation", "datamodules", "lightning_modules", "callbacks", "
 
 
 @dataclass
+class PaperFigure:
+    """One more figure of a paper. Data and split are the paper's unless said, ``where`` adds to the paper's."""
+
+    what: str
+    """What sets it apart, in words."""
+    metric: str
+    value: float
+    spread: float | None = None
+    data: str | None = None
+    split: str | None = None
+    """May be one that no DataModule has: the figure then stands on the method's page alone."""
+    where: dict[str, Any] | None = None
+
+
+@dataclass
 class Paper:
     """What an experiment reproduces. ``foundation.published`` shows the value beside figures of the same alone."""
 
@@ -37,6 +52,12 @@ class Paper:
     """What the paper tests on, as the DataModule calls it (``test_name``)."""
     where: dict[str, Any] | None = None
     """Keys of the config and the values that the figure is of, such as a depth; ``init_from`` is null unless named."""
+    spread: float | None = None
+    """The deviation that the paper gives."""
+    what: str | None = None
+    """What the figure is of, in words, where others stand beside it."""
+    figures: list[PaperFigure] | None = None
+    """More of the paper's figures: of other settings, metrics or splits."""
 
 
 @dataclass

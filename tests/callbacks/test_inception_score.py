@@ -228,10 +228,23 @@ def test_figures_are_those_of_the_samples_and_of_the_data(tmp_path):
     expected = {f"test/glance_score{end}": value for end, value in scored(samples[0], 3).items()}
     expected |= {f"test/real_glance_score{end}": value for end, value in scored(real[0], 3).items()}
     expected["test/glance_distance"] = frechet_distance(*(it.compute() for it in gaussians))
+    expected["test/real_glance_score_images"] = 23
     assert logged(trainer) == pytest.approx(expected, rel=1e-5)
     assert callback.describe_for_record() == {
         "glance_score": {"judge": {"network": "Glance"}, "images": {"test": 31, "real test": 23}, "splits": 3,
                          "distance_to": "37 images of train"}}  # fmt: skip
+
+
+def test_the_score_of_real_images_says_of_how_many_and_may_be_of_training_images(tmp_path):
+    callback, data, judge = score_by(Glance(), tmp_path, reference=None, real_images="train"), Squares(), Glance()
+    trainer = trainer_with(callback)
+    trainer.test(Sampler(), data, verbose=False)
+    logits, _ = judge(data.tables["train"].images)
+    expected = scored(logits, 3) | {"_images": 37}
+    found = {key: value for key, value in logged(trainer).items() if key.startswith("test/real_")}
+    assert found == pytest.approx({f"test/real_glance_score{end}": it for end, it in expected.items()}, rel=1e-5)
+    assert callback.describe_for_record()["glance_score"]["images"] == {"test": 31, "real train": 37}
+    assert callback.metrics(None, "test").keys() == logged(trainer).keys()
 
 
 def test_the_reference_is_seen_once(tmp_path):

@@ -5,6 +5,7 @@ data set's real format are made by ``write_tiny`` beside its DataModule's test.
 """
 
 import importlib
+import json
 from collections import ChainMap
 from functools import cache
 from pathlib import Path
@@ -18,10 +19,11 @@ from omegaconf import OmegaConf
 from finished.results import load_experiments
 from foundation.metrics import STAGES
 from foundation.protocols import said
-from foundation.published import TRAIN_SET, chosen
+from foundation.published import TRAIN_SET, figures_of
 from foundation.security import check_targets
 from launch.command_line import CONF, check_command_line, compose_job
 from launch.config_check import TrainConfig, check_config
+from launch.declared import Parts
 from launch.parts_check import metrics_of_run
 from launch.runs import build, instantiate, load_run, with_classes
 from tests.contract.missing import experiment_of_sweep
@@ -61,12 +63,26 @@ class TestExperiment:
         assert config["paper"]["id"]
 
     def test_a_figure_of_the_paper_is_of_the_experiment_s_own_data_and_settings(self, experiment):
-        config, paper = composed(experiment), composed(experiment)["paper"]
-        if paper["value"] is None:
-            return
-        for key, value in (paper["where"] or {}).items():
-            assert chosen(config, key) == value, key
-        assert (paper["data"], paper["split"]) in [data_of(option) for option in options("datamodule")]
+        config = composed(experiment)
+        for it in figures_of(config["paper"]):
+            assert None not in (it.metric, it.data, it.split), it
+            if (it.data, it.split) not in [data_of(option) for option in options("datamodule")]:
+                assert it.value != config["paper"]["value"], f"{it} is on no data of conf/datamodule"
+                continue  # stands on the page alone
+            if it.as_filed:
+                assert it.is_of(config), it
+                continue
+            asked = [f"{key}={json.dumps(value)}".replace('"', "") for key, value in it.where.items()]
+            of_it = compose_job("train", [f"experiment={experiment}", *asked])
+            parts = Parts.of(of_it, device="meta")
+            assert it.is_of(of_it), it
+            assert it.metric in parts.metrics() or parts.direction(str(it.metric)), it
+
+    def test_figures_of_the_experiment_that_it_builds_on_are_not_its_own_unseen(self, experiment):
+        own = OmegaConf.load(CONF / "experiment" / f"{experiment}.yaml")
+        builds_on = [it for it in own.defaults if isinstance(it, str)]
+        if any(composed(it)["paper"].get("figures") for it in builds_on):
+            assert "figures" in own.paper, "say its own, or figures: null"
 
     def test_has_what_every_run_has(self, experiment):
         always = {"checkpoint", "progress", "run_record", "throughput", "learning_rates", "nan_guard"}

@@ -124,6 +124,19 @@ def test_the_paper_s_figure_stands_beside_no_other_data(tmp_path, data):
     assert "(paper: 0.95)" not in made(tmp_path / "sweep").text  # one run of the column is of other data
 
 
+def test_a_figure_of_another_metric_stands_beside_that_metric(tmp_path):
+    run = write_run(tmp_path / "sweep" / "0", metrics={"test/accuracy": 0.625, "test/score": 7.5})
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["paper"]["figures"] = [{"what": "score", "metric": "test/score", "value": 8.09}]
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    told = made(run).text.partition("Config")[0]
+    assert (told.count("paper: 0.95"), told.count("paper: 8.09")) == (1, 1)
+    assert "test/score (paper: 8.09)" in made(tmp_path / "sweep").text
+    config["paper"] |= {"value": None, "figures": None}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    assert "the paper gives no figure" in made(run).text
+
+
 def test_pictures_and_tables_of_a_callback_that_nobody_knows_are_shown(tmp_path):
     run = write_run(tmp_path / "run")
     for name in ("attention-000010.png", "attention-000020.png", "steps.gif"):

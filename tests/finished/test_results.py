@@ -13,6 +13,7 @@ from finished.results import (
     load_results,
     mean_and_spread,
     measured_on,
+    reached,
     records_of,
     share_of,
     told_share,
@@ -120,6 +121,10 @@ def test_mean_and_spread_by_hand():
     record = Record(experiment(), [result(seed, 0.1 + seed / 10) for seed in range(3)])
     assert record.reached() == "0.200 ± 0.100 (3 seeds)"
     assert Record(experiment(), record.runs[:2]).reached() == "0.100, 0.200 (2 seeds)"
+    subsets = [result(0, value, [f"datamodule.label_seed={seed}"]) for seed, value in enumerate((0.1, 0.2, 0.3))]
+    assert Record(experiment(), subsets).reached() == "0.200 ± 0.100 (3 subsets of labels)"
+    assert reached([0.125, 0.25]) == "0.125, 0.250"
+    assert reached([0.25]) == "0.250"
 
 
 def test_a_row_says_data_split_and_what_was_done_to_it():
@@ -132,7 +137,7 @@ def test_the_project_s_own_records_are_read():
     recipes = {it["name"]: it for it in load_experiments(ROOT / "conf")}
     assert results.keys() <= recipes.keys()
     (best, *_) = records_of(recipes["draw_mnist"], results)
-    assert told_share(recipes["draw_mnist"], best.runs[0]).endswith(" of 50,000 iterations")
+    assert told_share(recipes["draw_mnist"], best.runs[0]).endswith(" of 200,000 iterations")
     assert best.of_paper is None  # the paper's is of the fixed binarisation
     assert recipes["infogan_mnist_best"]["length"]["max_steps"] == 5000  # of the experiment that it builds on
     assert recipes["infogan_mnist_best"]["paper"]["value"] is None

@@ -146,14 +146,14 @@ def test_variants_are_compared_over_their_seeds():
         result(1, 0.9, "seed=1", "trainer=gpu"),
         result(0, 0.7, "a.b=1", "seed=0"),
         result(2, 0.6, "a.b=1"),
+        result(3, 0.5, "a.b=1"),
     ]
     page = "<!-- table: infogan_mnist variants test/cluster_accuracy -->\n<!-- end of table -->"
     made = tables.with_tables(page, EXPERIMENTS, {"infogan_mnist": results}, PAGES).splitlines()
     assert (
-        made[3]
-        == "| as the experiment's file has it | mnist test | 2 | 0.850 ± 0.071 | 0.850 ± 0.071 | 0.800 | 0.900 |"
+        made[3] == "| as the experiment's file has it | mnist test | 2 | 0.800, 0.900 | 0.800, 0.900 | 0.800 | 0.900 |"
     )
-    assert made[4] == "| `a.b=1` | mnist test | 2 | 0.650 ± 0.071 | 0.650 ± 0.071 | 0.600 | 0.700 |"
+    assert made[4] == "| `a.b=1` | mnist test | 3 | 0.600 ± 0.100 | 0.600 ± 0.100 | 0.500 | 0.700 |"
 
 
 def test_the_best_of_an_error_is_the_smallest():

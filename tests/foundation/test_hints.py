@@ -7,7 +7,7 @@ from typing import Any, Literal, TypedDict
 import pytest
 import torch
 
-from foundation.hints import describe, fits, unfit_places
+from foundation.hints import describe, element_of, fits, unfit_places
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,12 @@ from foundation.hints import describe, fits, unfit_places
 )  # fmt: skip
 def test_values_and_hints(value, hint, expected):
     assert fits(value, hint) is expected
+
+
+def test_what_a_list_holds():
+    assert element_of(list[int]) is element_of(list[int] | None) is int
+    assert element_of(tuple[int, str]) == int | str
+    assert element_of(int | None) is element_of(list) is Any
 
 
 def test_hints_in_words():

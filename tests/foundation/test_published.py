@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from foundation.published import key_for, key_in, metrics_of, published, split_of
+from foundation.published import figures_of, key_for, key_in, metrics_of, published, split_of
 
 PAPER = {"id": "arXiv:1", "metric": "test/error", "value": 0.0875, "data": "cifar10", "split": "test",
          "where": {"lightning_module.network.depth": 20, "lightning_module.extra": None}}  # fmt: skip
@@ -55,6 +55,28 @@ def test_a_figure_of_weights_that_were_trained_before_says_so():
 
 def test_a_figure_of_zero_is_one():
     assert published(PAPER | {"value": 0.0}, "test/error", DATA, config()) == 0.0
+
+
+def test_of_several_figures_that_of_the_same_metric_split_and_settings_stands_there():
+    more = [{"what": "56 layers", "metric": "test/error", "value": 0.0697, "where": {"lightning_module.network.depth": 56}},
+            {"what": "top five", "metric": "test/top_5_error", "value": 0.01, "spread": 0.002},
+            {"what": "on other images", "metric": "test/error", "value": 0.5, "split": "nobody's"}]  # fmt: skip
+    paper = PAPER | {"figures": more}
+    assert published(paper, "test/error", DATA, config()) == 0.0875
+    assert published(paper, "test/error", DATA, config(depth=56)) == 0.0697
+    assert published(paper, "test/error", DATA, config(depth=56, extra={})) is None  # the paper's own where holds, too
+    assert published(paper, "test/error", DATA, config(depth=44)) is None
+    assert published(paper, "test/top_5_error", DATA, config()) == 0.01
+    assert published(paper, "test/error", DATA | {"split": "nobody's"}, config()) == 0.5
+    # without a value of its own, and of the experiment as its file has it
+    alone = paper | {"value": None}
+    assert published(alone, "test/error", DATA, config(depth=56)) == 0.0697
+    assert published(alone, "test/error", DATA, None) is None
+    assert published(alone, "test/top_5_error", DATA, None) == 0.01
+    assert [(it.what, it.value, it.spread) for it in figures_of(alone)] == [
+        ("56 layers", 0.0697, None), ("top five", 0.01, 0.002), ("on other images", 0.5, None)]  # fmt: skip
+    assert figures_of(PAPER | {"figures": None})[0].value == 0.0875
+    assert figures_of(None) == figures_of({"id": "arXiv:1"}) == []
 
 
 def test_what_records_from_before_splits_had_names_were_tested_on():
