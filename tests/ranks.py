@@ -184,6 +184,8 @@ def measured(world_size: int, folder: Path, experiment: str) -> dict[str, Any]:
     torch.save(weights, folder / f"{experiment}{world_size}.pt")
     found = {"metrics": tested, "trained": trained, "few": without_examples(world_size, folder, experiment)}
     found["samples"] = samples_on(world_size, folder) if experiment == "infogan_digits" else None
+    if world_size == 1:  # forks keep theirs to themselves
+        found["swaps"] = [it["swaps"] for it in getattr(run.datamodule, "history", [])]
     return found | {"dtype": str(weights.dtype)}
 
 

@@ -133,6 +133,19 @@ def test_masks_and_next_sentences_are_told_the_same(ranks):
     assert found[3]["metrics"]["test/mlm_accuracy"] == found[1]["metrics"]["test/mlm_accuracy"]
 
 
+def test_a_filter_exchanges_the_same_endings(ranks):
+    """What the last exchange tells depends on all before it, and is scored by three ranks in shares of other sizes."""
+    found = ranks[1]["filtering_synthetic"]
+    told = found[1]["trained"]
+    assert sum(found[1]["swaps"][:-1]) > 0
+    for measured in ("metrics", "few", "trained"):
+        for world_size in (2, 3):
+            assert found[world_size][measured] == pytest.approx(found[1][measured], rel=1e-6)
+    for world_size in (2, 3):
+        assert {it: found[world_size]["trained"][it] for it in told if "accuracy_" in it} == {
+            it: told[it] for it in told if "accuracy_" in it}  # fmt: skip
+
+
 def test_a_rank_without_an_example_changes_nothing(ranks):
     found = ranks[1]["infogan_digits"]
     assert found[1]["few"].keys() == {"test/cluster_accuracy", "test/cluster_purity", "test/cluster_information_nats"}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from datamodules.text.vectors import given_vectors
 from foundation.errors import UserError
 from lightning_modules.networks.bert import Bert, Pooler, head
 from lightning_modules.networks.precision import at_least_single
@@ -63,16 +64,26 @@ class TokenScorer(nn.Module):
         vocabulary_size: token ids lie below it.
         embedding_size: of a token.
         dropout: of embeddings.
+        vectors: a file of words' vectors that embeddings begin with (``datamodules/text/vectors.py``); None: all begin
+            at random.
+        vocabulary: whose pieces the tokens are, for ``vectors``.
     """
 
     heads = 1
 
-    def __init__(self, vocabulary_size: int, embedding_size: int = 100, dropout: float = 0.3) -> None:
+    def __init__(
+        self, vocabulary_size: int, embedding_size: int = 100, dropout: float = 0.3, vectors: str | None = None,
+        vocabulary: str | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.vocabulary_size = vocabulary_size
         self.word, self.segment = nn.Embedding(vocabulary_size, embedding_size), nn.Embedding(2, embedding_size)
         nn.init.normal_(self.word.weight, std=0.1)
         nn.init.normal_(self.segment.weight, std=0.1)
+        if vectors is not None:
+            drawn = self.word.weight.detach() / 0.1
+            given = given_vectors(vectors, vocabulary, embedding_size, vocabulary_size, drawn)
+            self.word.weight.data.copy_(given)
         self.dropout = nn.Dropout(dropout)
 
     def embedded(self, ends: Ends) -> Tensor:
@@ -82,10 +93,13 @@ class TokenScorer(nn.Module):
 
 
 class BagOfWords(TokenScorer):
-    """The mean of a text's tokens and that of its ending's, through one hidden layer."""
+    """The mean of a text's tokens and that of its ending's, through one hidden layer. Arguments: of ``TokenScorer``."""
 
-    def __init__(self, vocabulary_size: int, embedding_size: int = 100, hidden_size: int = 100, dropout: float = 0.3):
-        super().__init__(vocabulary_size, embedding_size, dropout)
+    def __init__(
+        self, vocabulary_size: int, embedding_size: int = 100, hidden_size: int = 100, dropout: float = 0.3,
+        vectors: str | None = None, vocabulary: str | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(vocabulary_size, embedding_size, dropout, vectors, vocabulary)
         self.hidden, self.out = nn.Linear(2 * embedding_size, hidden_size), nn.Linear(hidden_size, 1)
 
     def forward(self, ends: Ends) -> Tensor:
@@ -108,9 +122,9 @@ class Convolutions(TokenScorer):
 
     def __init__(
         self, vocabulary_size: int, embedding_size: int = 100, widths: tuple[int, ...] = (2, 3, 4, 5),
-        filters: int = 128, dropout: float = 0.3,
+        filters: int = 128, dropout: float = 0.3, vectors: str | None = None, vocabulary: str | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(vocabulary_size, embedding_size, dropout)
+        super().__init__(vocabulary_size, embedding_size, dropout, vectors, vocabulary)
         self.filters = nn.ModuleList(nn.Conv1d(embedding_size, filters, it, padding=it - 1) for it in widths)
         self.out = nn.Linear(len(widths) * filters, 1)
 
@@ -129,10 +143,13 @@ class Convolutions(TokenScorer):
 
 
 class BiLstm(TokenScorer):
-    """An LSTM from both sides, and the largest of each of its numbers."""
+    """An LSTM from both sides, and the largest of each of its numbers. Arguments: of ``TokenScorer``."""
 
-    def __init__(self, vocabulary_size: int, embedding_size: int = 100, hidden_size: int = 200, dropout: float = 0.3):
-        super().__init__(vocabulary_size, embedding_size, dropout)
+    def __init__(
+        self, vocabulary_size: int, embedding_size: int = 100, hidden_size: int = 200, dropout: float = 0.3,
+        vectors: str | None = None, vocabulary: str | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(vocabulary_size, embedding_size, dropout, vectors, vocabulary)
         self.lstm = nn.LSTM(embedding_size, hidden_size, batch_first=True, bidirectional=True)
         self.out = nn.Linear(2 * hidden_size, 1)
 
