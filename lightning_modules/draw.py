@@ -69,8 +69,8 @@ def importance_weighted_bound(log_weights: Tensor) -> Tensor:
 class Pass:
     """What the recurrence leaves behind when it reads images."""
 
-    state: State
-    """After the last step."""
+    canvas: Tensor
+    """c_T, logits: [B, H, C, W]."""
     means: Tensor
     log_deviations: Tensor
     """Of Q(Z_t): [T, B, latent]."""
@@ -79,7 +79,7 @@ class Pass:
 
     def logits(self) -> Tensor:
         """c_T as images: [B, C, H, W]."""
-        return as_images(self.state.canvas)
+        return as_images(self.canvas)
 
 
 def as_images(canvas: Tensor) -> Tensor:
@@ -121,6 +121,10 @@ class Draw(TakesTurns):
     def read_and_draw(self, images: Tensor, noise: Tensor, keep_steps: bool = False) -> Pass:
         """Eq. 3-8 for T steps. images: [B, C, H, W] in [0, 1]; noise: [T, B, latent], standard normal."""
         images = as_images(images).contiguous()
+        if (whole := self.network.whole) is not None and self.weighs_alone(images) and not keep_steps:
+            canvas, posterior = whole.run(self.network, images, noise)
+            means, log_deviations = posterior.chunk(2, dim=2)
+            return Pass(canvas, means, log_deviations, [])
         gates, state = self.network.fixed_gates(images), self.network.start(len(images))
         means, log_deviations, steps = [], [], [state] if keep_steps else []
         with unrolled(self.network):
@@ -130,7 +134,13 @@ class Draw(TakesTurns):
                 log_deviations.append(log_deviation)
                 if keep_steps:
                     steps.append(state)
-        return Pass(state, torch.stack(means), torch.stack(log_deviations), steps)
+        return Pass(state.canvas, torch.stack(means), torch.stack(log_deviations), steps)
+
+    def weighs_alone(self, images: Tensor) -> bool:
+        """Whether nothing but gradients of the weights is asked for, of steps that are not compiled one by one."""
+        plain = images.dtype == self.network.initial_canvas.dtype in (torch.float32, torch.float64)
+        asked = torch.is_grad_enabled() and not images.requires_grad and len(images) > 0
+        return plain and asked and self.compile_mode is None
 
     def draw_from_prior(self, latents: Tensor) -> list[State]:
         """Eq. 13-15 for T steps, the beginning first. latents: [T, B, latent]."""

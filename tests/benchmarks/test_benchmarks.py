@@ -10,6 +10,7 @@ from benchmarks import (
     capture_check,
     ending_scores,
     frechet_distance,
+    launches,
     loader,
     mean_average_precision,
     peers,
@@ -74,6 +75,24 @@ def test_captured_numbers_are_held_against_usual_ones(tmp_path):
     assert min(timed["ms"]["usual"] + timed["ms"]["captured"]) > 0
     assert all("no_such" in it["failed"] for it in failed)
     assert len(failed) == 3
+
+
+def test_operations_are_counted_on_a_cpu_and_as_on_a_gpu():
+    with launches.Operations() as counted:
+        x = torch.ones(2, 3)  # 1
+        y = (x.view(3, 2).T + 1).T  # 1: views cost nothing
+        y.sum()  # 1
+    assert counted.total == 3
+    cases = {"steps": ["draw_digits", "lightning_module.network.steps=2"],
+             "more": ["draw_digits", "lightning_module.network.steps=4"]}  # fmt: skip
+    found = launches.counted_in(launches.ROOT, cases)
+    (two_on_cpu, two), (four_on_cpu, four) = found["steps"], found["more"]
+    assert two is not None
+    assert four is not None
+    assert 0 < four - two < 2 * 46 < four_on_cpu - two_on_cpu  # 46 a step are less than 3,000 of 64
+    assert "| steps | 9 | " in launches.table({"steps": (9, None)}, {"steps": found["steps"]})
+    with pytest.raises(UserError, match="--only drew is in no case's name: give a part of one of resnet"):
+        launches.main(["--only", "drew"])
 
 
 def test_text_is_measured_against_the_library_alone():
