@@ -52,7 +52,6 @@ class CocoTable(ObjectTable):
 
     Args:
         names: bytes [N], relative to the folder.
-        sizes: int64 [N, 2], heights and widths.
         bits: see ``datamodules.decoding.read``.
     """
 
@@ -65,8 +64,8 @@ class CocoTable(ObjectTable):
         objects: Objects,
         bits: int | None,
     ) -> None:
-        super().__init__(ids, torch.from_numpy(sizes[:, 1] > sizes[:, 0]))
-        self.folder, self.names, self.sizes, self.objects, self.bits = folder, names, sizes, objects, bits
+        super().__init__(ids, sizes)
+        self.folder, self.names, self.objects, self.bits = folder, names, objects, bits
 
     def example(self, position: int) -> Example:
         objects, (height, width) = self.objects, self.sizes[position].tolist()

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -13,6 +14,7 @@ from torchvision.tv_tensors import BoundingBoxFormat
 
 from datamodules.batches import AspectBatches, GlobalBatches
 from datamodules.photographs import DrawnBatches, PhotographLoader, made_by_workers
+from datamodules.proposals import GivenProposals, Proposals, apart
 from datamodules.splits import SplitDataModule
 from foundation.errors import UserError
 from foundation.randomness import keyed_generator
@@ -40,12 +42,20 @@ class ObjectTable(Dataset[dict[str, Any] | UserError]):
 
     Args:
         image_ids: int64 [N], the data set's numbers of the images.
-        wide: bool [N], which images are wider than high.
+        sizes: int64 [N, 2], their heights and widths.
     """
 
-    def __init__(self, image_ids: Tensor, wide: Tensor) -> None:
-        assert len(image_ids) == len(wide)
-        self.image_ids, self.wide = image_ids, wide
+    proposals: GivenProposals | None = None
+    """Of its images, where the data are given some."""
+
+    def __init__(self, image_ids: Tensor, sizes: np.ndarray) -> None:
+        assert sizes.shape == (len(image_ids), 2)
+        self.image_ids, self.sizes = image_ids, sizes
+
+    @property
+    def wide(self) -> Tensor:
+        """bool [N], which images are wider than high."""
+        return torch.from_numpy(self.sizes[:, 1] > self.sizes[:, 0])
 
     @abstractmethod
     def example(self, position: int) -> Example:
@@ -69,6 +79,7 @@ class ObjectTable(Dataset[dict[str, Any] | UserError]):
             "image_id": self.image_ids[positions],
             **pack(examples),
             "flips": None if flips is None else flips.tolist(),
+            "proposals": None if self.proposals is None else self.proposals.at(positions),
         }
 
 
@@ -97,11 +108,16 @@ def unpack(packed: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
         areas = [count * height * width for count, (height, width) in zip(counts, sizes, strict=True)]
         for target, pixels, count, size in zip(targets, packed["masks"].split(areas), counts, sizes, strict=True):
             target["masks"] = pixels.view(count, *size)
+    given = packed["proposals"]
+    proposals = None if given is None else [*apart(given, dtype)]
     for position, flipped in enumerate(packed["flips"] or []):
         if flipped:
             images[position] = functional.horizontal_flip_image(images[position])
             targets[position] = flip_target(targets[position], sizes[position])
-    return {"index": packed["index"], "image_id": packed["image_id"], "image": images, "target": targets}
+            if proposals is not None:
+                proposals[position] = flip_target(proposals[position], sizes[position])
+    batch = {"index": packed["index"], "image_id": packed["image_id"], "image": images, "target": targets}
+    return batch if proposals is None else batch | {"proposals": proposals}
 
 
 def flip_target(target: dict[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
@@ -122,7 +138,8 @@ class DetectionDataModule(SplitDataModule):
     ``image``, B float tensors [3, H, W] in [0, 1], and ``target``, B dicts of ``boxes`` [N, 4] float32 (left, top,
     right, bottom in pixels), ``labels`` [N] int64 in 1..num_classes and, where they were asked for, ``masks`` [N, H, W]
     uint8. Targets hold no crowd and no box without area; an image without objects has N = 0. Evaluation sees the
-    images as they are on disk.
+    images as they are on disk. Where it is given proposals, ``proposals`` are B dicts of ``boxes`` [P, 4] float32, the
+    best first, in the same pixels, and their ``scores`` [P].
 
     A subclass says its classes and implements ``load`` and ``coco_ground_truth``.
 
@@ -131,6 +148,7 @@ class DetectionDataModule(SplitDataModule):
         flip: flip half of the training images left to right, drawn for each (seed, epoch, example).
         group_by_aspect: a training batch holds images that are wider than high, or others, alone.
         num_workers: processes that make batches, on each rank; 0: none but the one that trains.
+        proposals: where objects may be in every image, which goes with the images.
         splits: see ``SplitDataModule``.
     """
 
@@ -149,12 +167,14 @@ class DetectionDataModule(SplitDataModule):
         flip: bool = False,
         group_by_aspect: bool = False,
         num_workers: int = 0,
+        proposals: Proposals | None = None,
         **splits: Any,
     ) -> None:
         super().__init__(eval_batch_size=eval_batch_size, **splits)
         if num_workers < 0:
             raise UserError(f"datamodule.num_workers is {num_workers}: give a number of processes, 0 or more.")
         self.masks, self.flip, self.group_by_aspect, self.num_workers = masks, flip, group_by_aspect, num_workers
+        self.proposals = proposals
 
     @property
     def num_classes(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -170,7 +190,17 @@ class DetectionDataModule(SplitDataModule):
         """See ``foundation.protocols.AnnotatesObjects``."""
 
     def cut(self, loaded: dict[str, ObjectTable]) -> dict[str, ObjectTable]:
+        if self.proposals is not None:
+            for split, table in loaded.items():
+                if len(table):
+                    table.proposals = self.proposals.of(split, table.image_ids, table.sizes)
         return loaded
+
+    def in_order(self, split: str) -> Iterator[dict[str, Any]]:
+        """See ``foundation.protocols.GoesThroughImages``."""
+        assert self.trainer is not None
+        for batch in self._loader(split, self.eval_batch_size, seed=None):
+            yield self.trainer.strategy.batch_to_device(batch)
 
     def describe(self) -> dict[str, Any]:
         """Name and sizes: what a record says of its data."""

@@ -19,7 +19,7 @@ class SceneTable(ObjectTable):
     """Scenes that are made when they are wanted; the first one's id is 1."""
 
     def __init__(self, scenes: Scenes, count: int, masks: bool) -> None:
-        super().__init__(torch.arange(count) + 1, torch.zeros(count, dtype=torch.bool))
+        super().__init__(torch.arange(count) + 1, np.full((count, 2), scenes.size))
         self.scenes, self.masks = scenes, masks
 
     def example(self, position: int) -> Example:

@@ -10,6 +10,7 @@ NAME is ``methods`` (a line for each method and data set: its best founded recor
 with all that its test has measured), ``<experiment> variants`` (a line for each set of overrides, over its seeds) or
 ``<experiment> paper`` (a line for each of the paper's figures, with ours of the same). Metrics may follow runs and
 variants: the only ones of runs, and those of variants besides the paper's.
+``<experiment> <experiment> ... beside <metric> ...`` has a line for each of these, as their files have them.
 """
 
 import argparse
@@ -208,6 +209,30 @@ def variants_table(results: list[dict[str, Any]], metrics: list[str], direction:
     return table_of(heads, rows)
 
 
+def beside_table(names: list[str], results: Results, metrics: list[str]) -> str:
+    """A line for each experiment as its file has it, on whatever runs it goes on from, over its seeds.
+
+    Runs that have all of the metrics are preferred to those that have the first alone.
+    """
+    rows = []
+    for name in names:
+        plain = [it for it in results.get(name, []) if not changed(of_recipe(it["overrides"]))]
+        whole = [it for it in plain if all(figure(it, metric) is not None for metric in metrics)]
+        runs = whole or [it for it in plain if figure(it, metrics[0]) is not None]
+        cells = ["-"] * len(metrics)
+        for place, metric in enumerate(metrics):
+            values = [value for it in runs if (value := figure(it, metric)) is not None]
+            cells[place] = reached(values) if len(values) == len(runs) > 0 else "-"
+        told = [measured_on(runs[0]), str(len(runs))] if runs else ["not run yet", "-"]
+        rows.append([f"`{name}`", *told, *cells])
+    return table_of(["experiment", "measured on", "seeds", *(f"`{shown(it)}`" for it in metrics)], rows)
+
+
+def of_recipe(overrides: list[str]) -> list[str]:
+    """Without those that name runs to go on from: each seed has its own."""
+    return [it for it in overrides if not re.match(r"(init_from|[\w.]+\.run)=", it)]
+
+
 def worst_and_best(values: list[float], direction: Direction) -> tuple[float, float]:
     return (max(values), min(values)) if direction == "min" else (min(values), max(values))
 
@@ -263,6 +288,11 @@ def with_tables(
     """A page with its tables made anew."""
 
     def table(match: re.Match[str]) -> str:
+        if " beside " in match[2]:
+            names, _, metrics = match[2].partition(" beside ")
+            if unknown := [it for it in names.split() if it not in {known["name"] for known in experiments}]:
+                raise UserError(f"A page asks for the table '{match[2]}', but there is no experiment {unknown[0]}.")
+            return match[1] + beside_table(names.split(), results, metrics.split()) + match[3]
         name, kind, *metrics = [*match[2].split(), ""] if match[2] == "methods" else match[2].split()
         if name == "methods":
             return match[1] + methods_table(experiments, results, pages_of) + match[3]

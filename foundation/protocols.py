@@ -567,6 +567,19 @@ class AnnotatesObjects(Protocol):
         ...
 
 
+@runtime_checkable
+class GoesThroughImages(AnnotatesObjects, Protocol):
+    """Asked of a DataModule."""
+
+    tables: dict[str, Any]
+    """Its splits once it is set up, each with the ``image_ids``, int64 [N], and ``sizes``, [N, 2], of its images."""
+
+    def in_order(self, split: str) -> Iterator[dict[str, Any]]:
+        """This rank's share of the batches of a split, on its device and as an evaluation has them, also of
+        ``train``."""
+        ...
+
+
 class Says:
     """What modules, DataModules and callbacks say of themselves to whom they do not know, and what holds for a part
     that does not say it. Written down here and nowhere else; whoever asks, asks through ``said``.

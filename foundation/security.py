@@ -25,7 +25,12 @@ from foundation.places import NAMED_BY_A_RUN, is_cache, lies_in, own_cache, own_
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 # What a finished run gives to another. They read its config under the same rules, and weights alone of its checkpoint.
-FUNCTIONS = ("launch.runs.load_module", "launch.runs.load_datamodule", "launch.runs.load_metric")
+FUNCTIONS = (
+    "launch.runs.load_module",
+    "launch.runs.load_datamodule",
+    "launch.runs.load_metric",
+    "launch.runs.load_proposals",
+)
 TRUSTED = "RELIGHT_TRUST"  # in the environment, where the ranks that a command starts find it, too
 
 

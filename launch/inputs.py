@@ -5,15 +5,18 @@ A node wherever a config has one stands for what a finished run has to give (``l
     {_target_: launch.runs.load_module, run: outputs/infogan_mnist/<folder>, part: generator}
     {_target_: launch.runs.load_datamodule, run: outputs/infogan_mnist/<folder>}
     {_target_: launch.runs.load_metric, run: outputs/resnet_mnist/<folder>, metric: test/error}
+    {_target_: launch.runs.load_proposals, run: outputs/rpn_shapes/<folder>}
 
 The record of the run that asks keeps their origins as ``inputs``, by the keys of the nodes. A folder stands there by
 its name alone: where a person keeps runs changes no number.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from datamodules.proposals import PROPOSALS
 from foundation.checkpoints import checkpoint_path, fingerprint, kind_of_weights, read_checkpoint
 from foundation.errors import UserError, did_you_mean
 from foundation.records import is_training, read_record
@@ -23,7 +26,7 @@ from launch.saved_config import name_in
 
 Origin = dict[str, Any]
 TRAINED = ("finished", "fitted")
-IDENTITY = ("run", "checkpoint", "part", "metric")  # what was asked for; the rest is what it was
+IDENTITY = ("run", "checkpoint", "part", "metric", "file")  # what was asked for; the rest is what it was
 
 
 def inputs_of(config: Mapping[str, Any]) -> dict[str, Origin]:
@@ -49,7 +52,8 @@ def changed_inputs(before: Mapping[str, Origin], now: Mapping[str, Origin]) -> I
             continue
         differing = [it for it in was.keys() | is_now.keys() if was.get(it) != is_now.get(it)]
         told = [f"its {it} was {short(was.get(it))} and is {short(is_now.get(it))}" for it in sorted(differing)]
-        yield f"{key}: the run {was['run']} is no longer what it was: {', '.join(told)}."
+        named = f"the run {was['run']}" if "run" in was else was.get("file")
+        yield f"{key}: {named} is no longer what it was: {', '.join(told)}."
 
 
 def tell_changes(folder: Path, inputs: Mapping[str, Origin]) -> None:
@@ -142,8 +146,39 @@ def origin_of_metric(run: str | None, metric: str) -> Origin:
     }
 
 
+def origin_of_proposals(run: str | None = None, file: str | None = None, most: Sequence[int] = ()) -> Origin:
+    path = file_of_proposals(run, file)
+    with path.open("rb") as content:
+        told = {"file": path.name, "sha256": hashlib.file_digest(content, "sha256").hexdigest()}
+    if run is None:
+        return told
+    record = read_record(Path(run))
+    of_run = {"run": Path(run).resolve().name, "experiment": record.get("experiment")}
+    return of_run | {"iteration": record.get("iterations")} | told
+
+
+def file_of_proposals(run: str | None, file: str | None) -> Path:
+    """Of a finished run, or by its path."""
+    if (run is None) == (file is None):
+        given = "run and file are both null" if run is None else f"run is {run} and file is {file}"
+        raise UserError(f"{given}: give the folder of a finished run that has saved its proposals, or their file.")
+    if file is not None:
+        path = Path(file)
+        if not path.is_file():
+            raise UserError(f"there is no file of proposals {path}: give the path of one.")
+        return path
+    folder = trained_run(run)
+    if not (path := folder / PROPOSALS).is_file():
+        raise UserError(
+            f"the run {folder} has no {PROPOSALS}: python evaluate.py run={folder} callbacks=saved_proposals writes "
+            "one into its folder below evaluations/, whose path file takes instead of run."
+        )
+    return path
+
+
 ORIGINS: dict[str, Callable[..., Origin]] = {
     "launch.runs.load_module": origin_of_module,
     "launch.runs.load_datamodule": origin_of_datamodule,
     "launch.runs.load_metric": origin_of_metric,
+    "launch.runs.load_proposals": origin_of_proposals,
 }

@@ -216,7 +216,7 @@ def unfit_proposals(module: Any, datamodule: Any) -> Iterator[str]:
     if said(module, "needs_proposals") and said(datamodule, "proposals") is None:
         yield (
             f"{type(module).__name__} has no RPN as configured and looks at regions that come with the images: set "
-            "datamodule.proposals.run to a run that has saved some, or datamodule.proposals.file to their file."
+            '"datamodule.proposals={_target_: launch.runs.load_proposals, run: <folder>}" to a run that has saved some.'
         )
 
 

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -31,6 +31,7 @@ from callbacks.instruments.shared_statistics import SharedStatistics
 from callbacks.instruments.signals import AnsweredAtOnce
 from callbacks.instruments.watched_figures import WatchedFigures
 from callbacks.run_record import RunRecord
+from datamodules.proposals import Proposals
 from datamodules.splits import SplitDataModule
 from foundation.checkpoints import (
     WholeCheckpoints,
@@ -51,7 +52,7 @@ from launch.capture import CapturingStrategy, strategy_of
 from launch.composition import OF_INSTANTIATE
 from launch.fit_loop import go_on_exactly
 from launch.initial_weights import InitialWeights
-from launch.inputs import inputs_of, no_such_part, origin_of_metric, trained_run
+from launch.inputs import file_of_proposals, inputs_of, no_such_part, origin_of_metric, trained_run
 from launch.length_check import LastCheck, monitors_of_validation
 from launch.loggers import MetricsFile, RowsSoFar
 from launch.machine import hush, keep_freed_memory, spare_driver_queries
@@ -289,6 +290,17 @@ def load_datamodule(run: str | None, checkpoint: str = "last") -> LightningDataM
 def load_metric(run: str | None, metric: str) -> float:
     """A final metric of a finished run, as its record has it, such as ``test/error``."""
     return origin_of_metric(run, metric)["value"]
+
+
+def load_proposals(run: str | None = None, file: str | None = None, most: Sequence[int] = (2000, 1000)) -> Proposals:
+    """What a finished run has proposed in its images, for the ``proposals`` of a DataModule of the same data.
+
+    Args:
+        run: the run's folder, in which ``callbacks.saved_proposals`` has left a file.
+        file: or the path of such a file (``datamodules/proposals.py`` says its format).
+        most: of an image, in training and after it.
+    """
+    return Proposals(file_of_proposals(run, file), most)
 
 
 @contextmanager

@@ -48,6 +48,7 @@ EXPERIMENTS = {
     "draw_digits": ["datamodule.batch_size=256"],
     "wrm_digits": ["datamodule.batch_size=256"],
     "faster_rcnn_shapes": ["trainer.precision=32-true"],
+    "rpn_shapes": ["trainer.precision=32-true"],  # which saves proposals as its test ends
     # An epoch has fewer instances than ten batches, so that kills fall into the middle of the first and of the second.
     "bert_tiny_text": [*VALIDATED, "callbacks=[default,language_model,text_pictures,best_checkpoint]",
                        "optimized_metric=val/mlm_nats", "datamodule.val_size=8", "datamodule.batch_size=48"],

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from foundation.errors import UserError
 
 FIGURES = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large",
            "mar_1", "mar_10", "mar_100", "mar_small", "mar_medium", "mar_large")  # fmt: skip
+Share = TypeVar("Share")
 IOU_TYPES: Any = {"boxes": "bbox", "masks": "segm"}
 
 
@@ -43,7 +44,7 @@ class Packed:
         return np.repeat(self.images[:, 0], self.images[:, 1])
 
 
-def gather_on_first(share: Packed, group: Any = None) -> list[Packed] | None:
+def gather_on_first(share: Share, group: Any = None) -> list[Share] | None:
     """The shares of all ranks in their order on the first one, None on the others. All must come."""
     if not dist.is_initialized():
         return [share]

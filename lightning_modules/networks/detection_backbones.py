@@ -130,6 +130,7 @@ class SmallResNet(nn.Module):
 
     def __init__(self, layer: NormLayer, width: int = 32) -> None:
         super().__init__()
+        self.channels = 4 * width
         self.conv1 = nn.Conv2d(3, width, 3, stride=2, padding=1, bias=False)
         self.bn1 = layer(width)
         self.relu = nn.ReLU(inplace=True)
@@ -146,6 +147,19 @@ class SmallResNet(nn.Module):
             resnet.BasicBlock(inputs, outputs, 2, halved, norm_layer=layer),
             resnet.BasicBlock(outputs, outputs, norm_layer=layer),
         )
+
+
+class Pixels(nn.Module):
+    """The image itself for its features: R-CNN's regions are cropped from it, and a net looks at each."""
+
+    name, norm, maps, out_channels = "pixels", None, 1, 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Identity()
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return {"0": self.body(images)}
 
 
 class VGG16(nn.Module):

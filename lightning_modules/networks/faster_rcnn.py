@@ -24,13 +24,15 @@ from lightning_modules.networks.detection_backbones import (
     VGG16,
     ZF,
     Norm,
+    Pixels,
     Pyramid,
     ResNetToLayer3,
+    SmallResNet,
     last_stage,
     norm_layer,
 )
 from lightning_modules.networks.products import with_own_linears
-from lightning_modules.networks.region_pooling import RegionAlign, RegionPool
+from lightning_modules.networks.region_pooling import RegionAlign, RegionPool, RegionWarp
 from lightning_modules.networks.region_proposals import (
     RegionProposals,
     SampledAnchors,
@@ -40,8 +42,8 @@ from lightning_modules.networks.region_proposals import (
 )
 
 LAST = re.compile(r"cls_score|bbox_pred|mask_fcn_logits")  # layers with outputs for every class
-Backbone = Pyramid | VGG16 | ZF | ResNetToLayer3
-Head = Literal["linear", "convolutions", "vgg16", "zf", "layer4"]
+Backbone = Pyramid | VGG16 | ZF | ResNetToLayer3 | Pixels
+Head = Literal["linear", "convolutions", "vgg16", "zf", "layer4", "crops"]
 POOLED = {"vgg16": 7, "zf": 6, "layer4": 14}  # cells of a region's side where it is pooled as in the paper
 Detections = list[dict[str, Tensor]]
 Proposals = list[dict[str, Tensor]]  # of each image boxes [N, 4] in its own pixels, the best first, and scores [N]
@@ -69,11 +71,13 @@ class RegionHeads(RoIHeads):
         num_classes: without the background. None stands for the data's, which ``launch.runs`` puts in its place.
         head: ``linear`` (two layers), ``convolutions`` (four and a linear layer); with Fast R-CNN's pooling and the
             paper's initial values of the last layers ``vgg16`` and ``zf`` (the classifiers' two linear layers) and
-            ``layer4`` (a ResNet's last stage, 2,048 wide).
+            ``layer4`` (a ResNet's last stage, 2,048 wide); ``crops``: R-CNN's, a small net on each region cropped from
+            the image, for the backbone ``Pixels``.
         width: of the linear layers.
         norm: after the head's convolutions, as of a backbone; None leaves it out. ``layer4`` asks for one.
         canonical_size: a proposal of that side is read from the map at a sixteenth of the image, one of half the side
             from the next finer.
+        crop, context: side of a crop in pixels, and how many of them on each side lie around the region.
         regions_per_image: drawn for the losses, at most a quarter of them around objects.
         min_score, nms, max_detections: which detections of an image are kept; NMS is within a class.
         masks: a mask for every detection (Mask R-CNN).
@@ -87,6 +91,8 @@ class RegionHeads(RoIHeads):
         width: int = 1024,
         norm: Norm | None = None,
         canonical_size: int = 224,
+        crop: int = 227,
+        context: int = 16,
         regions_per_image: int = 512,
         min_score: float = 0.05,
         nms: float = 0.5,
@@ -96,7 +102,7 @@ class RegionHeads(RoIHeads):
         if num_classes is None:
             raise UserError("network.heads.num_classes is null, and the data name no classes: give their number.")
         super().__init__(
-            RegionPool(POOLED[head]) if head in POOLED else RegionAlign(7, canonical_size),
+            pooling(head, canonical_size, crop, context),
             with_own_linears(box_head(head, channels, width, norm)),
             FastRCNNPredictor(width, num_classes + 1), fg_iou_thresh=0.5, bg_iou_thresh=0.5,
             batch_size_per_image=regions_per_image, positive_fraction=0.25, bbox_reg_weights=None,
@@ -170,8 +176,15 @@ class RegionHeads(RoIHeads):
         return in_full_precision(predictor(head(pool(features, boxes, sizes))))[0]
 
 
+def pooling(head: str, canonical_size: int, crop: int, context: int) -> nn.Module:
+    """What reads regions for a head."""
+    if head == "crops":
+        return RegionWarp(crop, context)
+    return RegionPool(POOLED[head]) if head in POOLED else RegionAlign(7, canonical_size)
+
+
 def box_head(head: str, channels: int, width: int, norm: Norm | None) -> nn.Module:
-    """Features of regions [R, channels, side, side] -> [R, width]; the side is 7, or what ``POOLED`` says."""
+    """Features of regions [R, channels, side, side] -> [R, width]; the side is 7, what ``POOLED`` says, or a crop's."""
     if head == "linear":
         return TwoMLPHead(49 * channels, width)
     if head == "convolutions":
@@ -192,6 +205,14 @@ def box_head(head: str, channels: int, width: int, norm: Norm | None) -> nn.Modu
                 "norm=frozen (or batch, sync, group)."
             )
         return last_stage(norm)
+    if head == "crops":
+        if norm is None:
+            raise UserError("network.heads.head is crops, a net of its own: give network.heads norm=batch (or group).")
+        net = SmallResNet(norm_layer(norm))
+        return nn.Sequential(OrderedDict(
+            net.named_children(), pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten(), fc=nn.Linear(net.channels, width),
+            relu_fc=nn.ReLU(inplace=True),
+        ))  # fmt: skip
     raise UserError(f"network.heads.head is {head!r}: give {', '.join(get_args(Head))}.")
 
 
@@ -236,6 +257,7 @@ class DetectionNetwork(nn.Module):
             part.requires_grad_(False)
         if not self.learns("rpn") and not self.learns("heads"):
             raise UserError("network.rpn and network.heads are both null or fixed: leave one of them to be trained.")
+        self.train()  # a fit begins in the mode that a module has
 
     def part(self, name: str) -> nn.Module | None:
         return self.roi_heads if name == "heads" else getattr(self, name)

@@ -1,4 +1,5 @@
-"""Features of regions: RoIAlign from a feature pyramid in a form that is fast on a CPU, and Fast R-CNN's RoIPool."""
+"""Features of regions: RoIAlign from a feature pyramid in a form that is fast on a CPU, Fast R-CNN's RoIPool, and
+R-CNN's crops."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding_bag
-from torchvision.ops import MultiScaleRoIAlign, roi_pool
+from torchvision.ops import MultiScaleRoIAlign, roi_align, roi_pool
 
 from foundation.errors import UserError
 from lightning_modules.networks.precision import at_least_single
@@ -100,3 +101,30 @@ class RegionPool(nn.Module):
         (features,) = x.values()
         whole = at_least_single(features)
         return roi_pool(whole, boxes, self.side, 1 / 16).to(features.dtype)
+
+
+class RegionWarp(nn.Module):
+    """R-CNN's crops: what is in a box and a little around it, out of the image and stretched to one size (Girshick et
+    al. 2014, appendix A). A pixel of a crop is the mean of what it covers; beyond the image lies the mean colour, 0.
+
+    Args:
+        side: of a crop, in pixels.
+        context: of these, how many on each side lie around the box. The paper has 16 of 227.
+    """
+
+    def __init__(self, side: int, context: int) -> None:
+        super().__init__()
+        if side < 1 or not 0 <= 2 * context < side:
+            raise UserError(
+                f"network.heads.crop is {side} and context {context}: give pixels, and of them on either side of the "
+                "box fewer than half."
+            )
+        self.side, self.context = side, context
+
+    def forward(self, x: Mapping[str, Tensor], boxes: list[Tensor], image_shapes: Any) -> Tensor:
+        """As of ``RegionAlign``, of normalised images."""
+        (images,) = x.values()
+        whole, share = at_least_single(images), self.context / (self.side - 2 * self.context)
+        around = [torch.cat([it[:, :2] - share * size, it[:, 2:] + share * size], dim=1)
+                  for it in boxes for size in [it[:, 2:] - it[:, :2]]]  # fmt: skip
+        return roi_align(whole, [it.to(whole.dtype) for it in around], self.side, aligned=True).to(images.dtype)

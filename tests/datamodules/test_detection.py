@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning import LightningModule, Trainer
@@ -16,15 +17,19 @@ from foundation.errors import UserError
 WIDE = [True, True, False, True, True, False, True, True, False, False, True, True, True, True]
 
 
+def size_of(position: int) -> tuple[int, int]:
+    return (8, 10 + position) if WIDE[position] else (10 + position, 8)
+
+
 class Numbered(ObjectTable):
     """Example i has i % 3 objects of label 1 + i % 5, and pixels i."""
 
     def __init__(self, masks: bool = False) -> None:
-        super().__init__(torch.arange(len(WIDE)) * 10 + 7, torch.tensor(WIDE))
+        super().__init__(torch.arange(len(WIDE)) * 10 + 7, np.array([size_of(it) for it in range(len(WIDE))]))
         self.masks = masks
 
     def example(self, position: int) -> Example:
-        height, width = (8, 10 + position) if WIDE[position] else (10 + position, 8)
+        height, width = size_of(position)
         image = torch.full((3, height, width), position, dtype=torch.uint8)
         image[:, :, 0] = 200  # the left edge
         count = position % 3
@@ -234,7 +239,7 @@ class Few(Numbered):
 
     def __init__(self) -> None:
         super().__init__(masks=True)
-        self.image_ids, self.wide = self.image_ids[-10:], self.wide[-10:]
+        self.image_ids, self.sizes = self.image_ids[-10:], self.sizes[-10:]
 
     def example(self, position: int) -> Example:
         return super().example(position + len(WIDE) - 10)

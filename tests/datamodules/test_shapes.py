@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -6,6 +7,7 @@ import torch
 
 from callbacks.mean_average_precision import MeanAveragePrecisionMetric
 from datamodules.digit_scenes import Scenes
+from datamodules.proposals import ProposedSplit, write_proposals
 from datamodules.shapes import SceneTable, ShapesDataModule
 from foundation.errors import UserError
 from foundation.protocols import AnnotatesObjects
@@ -13,6 +15,20 @@ from launch.command_line import compose_job
 from launch.config_check import TrainConfig, check_config
 from launch.runs import instantiate
 from tests.datamodules.test_detection import assert_equal, batches, joined, on_rank
+
+
+def write_tiny(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The set needs no file; those who look at proposals find some for 8 training and 4 test scenes of 32 pixels."""
+    write_proposals(folder / "proposals.safetensors", {"train": proposed(8), "test": proposed(4)})
+
+
+def proposed(images: int, side: int = 32, count: int = 6) -> ProposedSplit:
+    generator = torch.Generator().manual_seed(images)
+    corners = torch.rand(images * count, 2, generator=generator) * side / 2
+    boxes = torch.cat([corners, corners + 4 + torch.rand(images * count, 2, generator=generator) * (side / 2 - 4)], 1)
+    scores = torch.linspace(1, 0, count).repeat(images)
+    sizes = torch.full((images, 2), side)
+    return ProposedSplit(torch.arange(images) + 1, sizes, torch.full((images,), count), boxes, scores)
 
 
 def ready(**settings: Any) -> ShapesDataModule:

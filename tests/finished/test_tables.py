@@ -156,6 +156,28 @@ def test_variants_are_compared_over_their_seeds():
     assert made[4] == "| `a.b=1` | mnist test | 3 | 0.600 ± 0.100 | 0.600 ± 0.100 | 0.500 | 0.700 |"
 
 
+def test_experiments_stand_beside_one_another_as_their_files_have_them():
+    """A run that another goes on from is no change, another length is; runs with all metrics go before others."""
+    one = [result(0, 0.8, "init_from=a"), result(1, 0.9, "datamodule.proposals.run=b"),
+           result(2, 0.1, "trainer.max_steps=1")]  # fmt: skip
+    whole = result(3, 0.5)
+    whole["metrics"] = whole["metrics"] | {"test/image_s": 0.0123}
+    results = {"infogan_mnist": one, "other": [*one, whole]}
+    metrics = ["test/cluster_accuracy", "test/image_s"]
+    assert tables.beside_table(["infogan_mnist", "other", "none"], results, metrics).splitlines() == [
+        "| experiment | measured on | seeds | `cluster_accuracy` | `image_s` |",
+        "|---|---|---|---|---|",
+        "| `infogan_mnist` | mnist test | 2 | 0.800, 0.900 | - |",
+        "| `other` | mnist test | 1 | 0.500 | 0.0123 |",
+        "| `none` | not run yet | - | - | - |",
+    ]
+    page = "<!-- table: infogan_mnist beside test/cluster_accuracy -->\n<!-- end of table -->"
+    made = tables.with_tables(page, EXPERIMENTS, results, PAGES)
+    assert "| `infogan_mnist` | mnist test | 2 | 0.800, 0.900 |" in made
+    with pytest.raises(UserError, match="'mnist beside test/a', but there is no experiment mnist"):
+        tables.with_tables("<!-- table: mnist beside test/a -->\n<!-- end of table -->", EXPERIMENTS, results, PAGES)
+
+
 def test_the_best_of_an_error_is_the_smallest():
     results = [result(0, 0.25), result(1, 0.125)]
     made = tables.variants_table(results, ["test/cluster_accuracy"], "min").splitlines()

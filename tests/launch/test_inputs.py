@@ -1,5 +1,6 @@
 """Runs as inputs of runs: any method's module, a part of it, its DataModule, a metric; who asks keeps their origins."""
 
+import hashlib
 import json
 import os
 import platform
@@ -24,8 +25,9 @@ from launch.command_line import compose_job
 from launch.config_check import TrainConfig, check_config
 from launch.inputs import ORIGINS, changed_inputs, inputs_of
 from launch.resume import prepare, take_up
-from launch.runs import build, load_datamodule, load_metric, load_module, load_run
+from launch.runs import build, load_datamodule, load_metric, load_module, load_proposals, load_run
 from lightning_modules.networks.resnet import CifarResNet
+from tests.datamodules.test_shapes import write_tiny
 from tests.finished_runs import finished_run
 from tests.lightning_modules.test_infogan import TINY
 
@@ -315,6 +317,49 @@ def test_a_run_that_is_being_trained_is_told(classifier, tmp_path):
 def test_what_is_no_run_is_told_with_the_key_of_the_node(node, sentence):
     with pytest.raises(UserError, match=sentence):
         inputs_of({"x": {"y": node}})
+
+
+@pytest.fixture
+def proposer(classifier, tmp_path) -> Path:
+    """A run that has saved proposals."""
+    folder = shutil.copytree(classifier, tmp_path / "proposer")
+    write_tiny(folder, pytest.MonkeyPatch())
+    return folder
+
+
+def test_proposals_of_a_run_or_a_file_are_read_and_their_origin_told(proposer):
+    path = proposer / "proposals.safetensors"
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    of_file = {"file": "proposals.safetensors", "sha256": sha256}
+    of_run = {"run": "proposer", "experiment": "resnet_digits", "iteration": 2}
+    assert inputs_of({"x": node("proposals", proposer)}) == {"x": of_run | of_file}
+    by_file = {"_target_": "launch.runs.load_proposals", "run": None, "file": str(path), "most": [7, 3]}
+    assert inputs_of({"x": by_file}) == {"x": of_file}
+    assert load_proposals(str(proposer)).listed["train"][0].tolist() == list(range(1, 9))
+    assert load_proposals(file=str(path), most=[7, 3]).most == (7, 3)
+
+
+def test_a_run_without_proposals_and_one_of_two_that_is_none_are_told(classifier, proposer):
+    expected = (
+        f"x: the run {classifier} has no proposals.safetensors: python evaluate.py run={classifier} callbacks=saved"
+    )
+    with pytest.raises(UserError, match=expected):
+        inputs_of({"x": node("proposals", classifier)})
+    with pytest.raises(UserError, match="x: run and file are both null: give the folder of a finished run that has"):
+        inputs_of({"x": {"_target_": "launch.runs.load_proposals", "run": None}})
+    with pytest.raises(UserError, match="x: run is .* and file is here: give the folder"):
+        inputs_of({"x": node("proposals", proposer, file="here")})
+    with pytest.raises(UserError, match="x: there is no file of proposals here: give the path of one"):
+        inputs_of({"x": {"_target_": "launch.runs.load_proposals", "file": "here"}})
+
+
+def test_proposals_that_are_others_now_are_told():
+    before = {"a": {"file": "p.safetensors", "sha256": "0" * 64}}
+    (told,) = changed_inputs(before, {"a": {"file": "p.safetensors", "sha256": "1" * 64}})
+    assert told == "a: p.safetensors is no longer what it was: its sha256 was 000000000000... and is 111111111111...."
+    of_run = {"run": "r", "file": "p.safetensors", "sha256": "0" * 64}
+    (told,) = changed_inputs({"a": of_run}, {"a": of_run | {"iteration": 3}})
+    assert told.startswith("a: the run r is no longer what it was: its iteration was None and is 3")
 
 
 def test_a_checkpoint_that_does_not_exist_is_told(classifier):

@@ -175,7 +175,7 @@ def test_a_detector_without_an_rpn_beside_data_without_proposals():
     fast, data = SimpleNamespace(needs_proposals=True), SimpleNamespace(proposals=None)
     (problem,) = unfit_proposals(fast, data)
     assert problem.startswith("SimpleNamespace has no RPN as configured")
-    assert "set datamodule.proposals.run to a run that has saved some" in problem
+    assert 'load_proposals, run: <folder>}" to a run that has saved some' in problem
     assert [*unfit_proposals(fast, SimpleNamespace(name="digits"))] == [problem]
     assert not [*unfit_proposals(fast, SimpleNamespace(proposals=object()))]
     assert not [*unfit_proposals(SimpleNamespace(), data)]

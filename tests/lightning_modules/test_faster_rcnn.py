@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from lightning import Callback
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.roi_heads import fastrcnn_loss
@@ -16,7 +18,7 @@ from torchvision.models.detection.roi_heads import fastrcnn_loss
 from foundation.errors import UserError
 from foundation.protocols import DetectsObjects, DetectsObjectsInImages, ProposesRegions, ProposesRegionsInImages
 from launch.command_line import compose_job
-from launch.runs import build, instantiate
+from launch.runs import build, instantiate, load_proposals, load_run
 from lightning_modules.faster_rcnn import (
     REGION_WEIGHTS,
     FasterRCNN,
@@ -30,6 +32,7 @@ from lightning_modules.networks.detection_backbones import Pyramid
 from lightning_modules.networks.faster_rcnn import DetectionNetwork, RegionHeads
 from lightning_modules.networks.region_proposals import RegionProposals
 from lightning_modules.schedules import WarmUpAndDrops
+from tests.datamodules.test_shapes import write_tiny
 from tests.forks import run_in_fork
 
 # Overrides with which each experiment of this method runs in seconds (tests/contract).
@@ -49,6 +52,10 @@ RESNET = [
     "lightning_module.network.heads={norm:batch,regions_per_image:4}",
     "lightning_module.network.rpn.proposals=[4,4]",
 ]
+SCENES = [*SMALL, "datamodule.size=32", "datamodule.digit_sizes=[10,20]", "datamodule.train_size=8",
+          "datamodule.test_size=4"]  # fmt: skip
+NARROW = "lightning_module.network.heads.width=8"
+PROPOSED = "datamodule.proposals.file=${paths.data_dir}/proposals.safetensors"  # of tests/datamodules/test_shapes.py
 TINY = {
     "faster_rcnn_coco": THIN,
     "faster_rcnn_coco_v2": THIN,
@@ -59,8 +66,13 @@ TINY = {
     "mask_rcnn_coco": THIN,
     "faster_rcnn_coco_vgg16": [*LIGHT, "init_from=null"],
     "faster_rcnn_coco_resnet101": RESNET,
-    "faster_rcnn_shapes": [*SMALL, "datamodule.size=32", "datamodule.digit_sizes=[10,20]", "datamodule.train_size=8",
-                           "datamodule.test_size=4", "lightning_module.network.heads.width=8"],
+    "faster_rcnn_shapes": [*SCENES, NARROW],
+    "rpn_shapes": SCENES,
+    "fast_rcnn_shapes": [*SCENES, NARROW, PROPOSED],
+    "rcnn_shapes": [*SCENES, NARROW, PROPOSED, "lightning_module.network.heads.crop=16",
+                    "lightning_module.network.heads.context=1"],
+    "faster_rcnn_shapes_step3": [*SCENES, NARROW, "lightning_module.network.fixed=[]"],
+    "faster_rcnn_shapes_step4": [*SCENES, NARROW, PROPOSED, "lightning_module.network.fixed=[]"],
 }  # fmt: skip
 
 
@@ -267,7 +279,6 @@ class TestParts:
 
     def stepped(self, module: FasterRCNN, **more: Any) -> dict[str, float]:
         """What a step has changed, by the parts of the network: the largest difference of a weight or a statistic."""
-        module.train()
         before = {name: it.clone() for name, it in module.state_dict().items()}
         (optimizer,), _ = module.configure_optimizers()
         module.training_step(two_images() | more, 0).backward()
@@ -423,41 +434,127 @@ def test_a_number_that_is_not_above_0_is_refused(key, number):
         small(**{key: number})
 
 
+# --- alternating training ------------------------------------------------------------------------------------
+
+
+def run_of(folder: Path, experiment: str, *overrides: str) -> tuple[Path, Any]:
+    """A run as its command leaves it, and its module as it began: two iterations and a test."""
+    tiny = [it for it in TINY[experiment] if it != PROPOSED and ".fixed=" not in it]
+    told = [f"experiment={experiment}", *tiny, *overrides, "trainer=cpu", "trainer.max_steps=2", "logger=none"]
+    config = compose_job("train", told, str(folder))
+    run: Any = build(config)
+    begun = {}
+
+    class Remembers(Callback):
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            begun.update({name: it.clone() for name, it in pl_module.state_dict().items()})
+
+    run.trainer.callbacks.append(Remembers())
+    run.trainer.fit(run.module, datamodule=run.datamodule)
+    run.trainer.test(run.module, datamodule=run.datamodule, verbose=False)
+    (folder / ".hydra").mkdir()
+    saved = OmegaConf.to_yaml(OmegaConf.create(config)).replace(str(folder), "${paths.run_dir}")
+    (folder / ".hydra" / "config.yaml").write_text(saved)
+    return folder, begun
+
+
+def weights(folder: Path, *parts: str) -> dict[str, Tensor]:
+    state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    return {name: it for name, it in state.items() if name.split(".")[1] in parts}
+
+
+def test_four_commands_one_after_another(tmp_path):
+    """What each begins with, what it keeps to the bit, where it looks, and what its record says of that."""
+    one, _ = run_of(tmp_path / "1", "rpn_shapes")
+    two, _ = run_of(tmp_path / "2", "fast_rcnn_shapes", f"datamodule.proposals.run={one}")
+    three, at_third = run_of(tmp_path / "3", "faster_rcnn_shapes_step3", f"init_from={two}")
+    four, at_fourth = run_of(tmp_path / "4", "faster_rcnn_shapes_step4", f"datamodule.proposals.run={three}")
+    same: Any = partial(torch.testing.assert_close, rtol=0, atol=0)
+    same(
+        {name: at_third[name] for name in weights(two, "backbone", "roi_heads")}, weights(two, "backbone", "roi_heads")
+    )
+    same(weights(three, "backbone", "roi_heads"), weights(two, "backbone", "roi_heads"))
+    same({name: at_fourth[name] for name in weights(three, "backbone", "rpn", "roi_heads")},
+         weights(three, "backbone", "rpn", "roi_heads"))  # fmt: skip
+    same(weights(four, "backbone", "rpn"), weights(two, "backbone") | weights(three, "rpn"))
+    assert not torch.equal(*(weights(it, "rpn")["network.rpn.head.cls_logits.weight"] for it in (one, three)))
+    for before, after, name in ((two, four, "roi_heads"), (one, two, "backbone")):
+        assert any(not torch.equal(it, weights(after, name)[key]) for key, it in weights(before, name).items())
+
+    inputs = {it: json.loads((it / "record.json").read_text())["inputs"] for it in (two, three, four)}
+    assert inputs[two]["datamodule.proposals"]["experiment"] == "rpn_shapes"
+    assert inputs[three]["init_from"]["experiment"] == "fast_rcnn_shapes"
+    assert {it["run"] for it in inputs[four].values()} == {"3"}
+    assert inputs[four].keys() == {"datamodule.proposals", "init_from"}
+
+    module, _, datamodule = load_run(three)
+    datamodule.setup()
+    scene = datamodule.tables["test"].example(2).image / 255  # type: ignore
+    with torch.no_grad():
+        (found,) = module.propose_regions([scene])  # type: ignore
+    saved = load_proposals(str(three), most=[200, 200])
+    boxes, scores = saved.rows("test", 2, 200)
+    torch.testing.assert_close(boxes, found["boxes"], rtol=1e-4, atol=1e-3)  # a batch of one rounds otherwise
+    torch.testing.assert_close(scores, found["scores"], rtol=1e-4, atol=1e-5)
+    assert {split: len(it[0]) for split, it in saved.listed.items()} == {"train": 8, "test": 4}
+
+
+def test_steps_that_begin_with_nothing_are_refused(tmp_path):
+    for experiment, sentence in (
+        (
+            "faster_rcnn_shapes_step3",
+            "fixed keeps backbone and heads as they begin, and of .* begin with none: set init",
+        ),
+        ("faster_rcnn_shapes_step4", "datamodule.proposals: run and file are both null: give the folder of a finished"),
+        ("fast_rcnn_shapes", "datamodule.proposals: run and file are both null: give the folder of a finished"),
+        ("rcnn_shapes", "datamodule.proposals: run and file are both null: give the folder of a finished"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            build(compose_job("train", [f"experiment={experiment}", "trainer=cpu", "logger=none"], str(tmp_path)))
+
+
 # --- ranks ---------------------------------------------------------------------------------------------------
 
 
-def trained_on(world_size: int, folder: Path) -> None:
-    """Writes the weights after three iterations in float64, batch norm as it was."""
-    overrides = ["experiment=faster_rcnn_shapes", *TINY["faster_rcnn_shapes"], "trainer.precision=64-true",
-                 "lightning_module.network.backbone.norm=group", "datamodule.batch_size=4", "trainer.max_steps=3",
+NORMS = {"faster_rcnn_shapes": "lightning_module.network.backbone.norm=group",
+         "rcnn_shapes": "lightning_module.network.heads.norm=group"}  # fmt: skip
+
+
+def trained_on(world_size: int, experiment: str, folder: Path) -> None:
+    """Writes the weights after three iterations in float64, without statistics of a batch, of which a rank sees half."""
+    overrides = [f"experiment={experiment}", *TINY[experiment], f"paths.data_dir={folder}", "trainer.precision=64-true",
+                 NORMS[experiment], "datamodule.batch_size=4", "trainer.max_steps=3",
                  "trainer=cpu" if world_size == 1 else "trainer=ddp_cpu", f"trainer.devices={world_size}",
-                 "logger=none", "callbacks=default", "~callbacks.progress", "+trainer.enable_progress_bar=false",
-                 "paper=null", "trainer.log_every_n_steps=1"]  # fmt: skip
+                 "logger=none", "callbacks=default", "~callbacks.progress", "~callbacks.proposal_recall",
+                 "+trainer.enable_progress_bar=false", "paper=null", "trainer.log_every_n_steps=1"]  # fmt: skip
     overrides += ["+trainer.strategy.start_method=fork"] if world_size > 1 else []
-    run: Any = build(compose_job("train", overrides, str(folder / str(world_size))))
+    run: Any = build(compose_job("train", overrides, str(folder / f"{experiment}{world_size}")))
     run.module.double()
     run.trainer.fit(run.module, datamodule=run.datamodule)
     losses = {key: float(it) for key, it in run.trainer.callback_metrics.items() if key.startswith("train/loss")}
-    (folder / f"{world_size}.json").write_text(json.dumps(losses))
-    torch.save(torch.cat([it.detach().flatten() for it in run.module.parameters()]), folder / f"{world_size}.pt")
+    name = f"{experiment}{world_size}"
+    (folder / f"{name}.json").write_text(json.dumps(losses))
+    torch.save(torch.cat([it.detach().flatten() for it in run.module.parameters()]), folder / f"{name}.pt")
 
 
-def test_two_ranks_take_the_steps_of_one(tmp_path):
-    """In a process of its own, where no backward pass has run before it forks."""
-    done = run_in_fork("-m", "tests.lightning_modules.test_faster_rcnn", tmp_path)
+@pytest.mark.parametrize("experiment", NORMS)
+def test_two_ranks_take_the_steps_of_one(experiment, tmp_path, monkeypatch):
+    """In a process of its own, where no backward pass has run before it forks; R-CNN on proposals that are given."""
+    write_tiny(tmp_path, monkeypatch)
+    done = run_in_fork("-m", "tests.lightning_modules.test_faster_rcnn", experiment, tmp_path)
     assert done.returncode == 0, done.stderr
-    one, two = (torch.load(tmp_path / f"{it}.pt") for it in (1, 2))
+    one, two = (torch.load(tmp_path / f"{experiment}{it}.pt") for it in (1, 2))
     assert one.dtype == torch.float64
     torch.testing.assert_close(one, two, rtol=0, atol=1e-10)
-    losses = [json.loads((tmp_path / f"{it}.json").read_text()) for it in (1, 2)]
+    losses = [json.loads((tmp_path / f"{experiment}{it}.json").read_text()) for it in (1, 2)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)  # Lightning keeps what is logged in float32
 
 
-def main(folder: Path) -> None:
+def main(experiment: str, folder: Path) -> None:
     torch.set_num_threads(1)
     for world_size in (2, 1):
-        trained_on(world_size, folder)
+        trained_on(world_size, experiment, folder)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(sys.argv[1], Path(sys.argv[2]))

@@ -19,11 +19,12 @@ from lightning_modules.networks.detection_backbones import (
     ZF,
     FrozenBatchNorm,
     NormAroundPlaces,
+    Pixels,
     Pyramid,
     ResNetToLayer3,
 )
 from lightning_modules.networks.faster_rcnn import DetectionNetwork, RegionHeads, is_of_every_class, rows_by_name
-from lightning_modules.networks.region_pooling import RegionAlign
+from lightning_modules.networks.region_pooling import RegionAlign, RegionWarp
 from lightning_modules.networks.region_proposals import RegionProposals, Sampler
 
 ONE_EACH = [[32], [64], [128], [256], [512]]
@@ -178,6 +179,65 @@ class TestRegionAlign:
         assert features.dtype == torch.bfloat16
         assert torch.equal(features, whole.bfloat16())
         assert RegionAlign(14, 60)(self.maps, self.boxes(0, 0), self.shapes).shape == (0, 5, 14, 14)
+
+
+class TestRegionWarp:
+    """On an image whose first colour is the column and whose second is the row of a pixel's centre."""
+
+    image = torch.stack([torch.arange(30).expand(20, 30) + 0.5, torch.arange(20)[:, None].expand(20, 30) + 0.5])[None]
+
+    def crop(self, side: int, context: int, *box: float) -> Tensor:
+        return RegionWarp(side, context)({"0": self.image}, [torch.tensor([box])], None)[0]
+
+    def test_a_box_of_whole_pixels_is_cut_out(self):
+        assert torch.equal(self.crop(4, 0, 6, 3, 10, 7), self.image[0, :, 3:7, 6:10])
+
+    def test_is_stretched_to_one_size_each_pixel_the_mean_of_what_it_covers(self):
+        """8 x 2 pixels to 2 x 2: columns 6 to 13 in two halves, whose centres are at 8 and 12; rows 3.5 and 4.5."""
+        columns, rows = self.crop(2, 0, 6, 3, 14, 5)
+        torch.testing.assert_close(columns, torch.tensor([[8.0, 12.0]] * 2))
+        torch.testing.assert_close(rows, torch.tensor([[3.5, 3.5], [4.5, 4.5]]))
+
+    def test_context_lies_around_the_box(self):
+        """2 x 2 pixels to 4 of 6, one more on every side: what lies in the box is in the middle."""
+        found = self.crop(6, 1, 8, 8, 12, 12)
+        assert torch.equal(found, self.image[0, :, 7:13, 7:13])
+
+    def test_beyond_the_image_is_its_mean_colour(self):
+        found = self.crop(6, 1, 0, 0, 4, 4)
+        torch.testing.assert_close(found[:, 1:, 1:], self.image[0, :, :5, :5])
+        assert self.crop(10, 3, 0, 0, 4, 4)[:, :2, :2].abs().max() == 0
+
+    def test_keeps_the_precision_and_takes_no_boxes(self):
+        warp, images = RegionWarp(4, 0), {"0": self.image.expand(2, 2, 20, 30).bfloat16()}
+        found = warp(images, [torch.empty(0, 4), torch.tensor([[6.0, 3, 10, 7]])], None)
+        assert (found.dtype, found.shape) == (torch.bfloat16, (1, 2, 4, 4))
+        assert warp(images, [torch.empty(0, 4)] * 2, None).shape == (0, 2, 4, 4)
+
+    @pytest.mark.parametrize(("side", "context"), [(0, 0), (4, 2), (4, -1)])
+    def test_a_crop_of_nothing_is_refused(self, side, context):
+        with pytest.raises(UserError, match=f"network.heads.crop is {side} and context {context}"):
+            RegionWarp(side, context)
+
+    def test_a_net_of_its_own_looks_at_each_crop(self):
+        """What is said of a region depends on no other, and on nothing but its crop."""
+        torch.manual_seed(0)
+        heads = RegionHeads(3, 2, "crops", width=8, norm="batch", crop=16, context=2, min_score=0.0)
+        network = DetectionNetwork(Pixels(), None, heads, min_size=32, max_size=32).eval()
+        images = [torch.rand(3, 32, 32), torch.rand(3, 32, 32)]
+        given = [{"boxes": torch.tensor([[4.0, 4, 20, 24], [8, 2, 30, 30]]), "scores": torch.ones(2)}] * 2
+        with torch.no_grad():
+            features = network.features(network.transform(images)[0])
+            logits, deltas = heads.predict(features, [it["boxes"] for it in given], [(32, 32)] * 2)
+            changed = {"0": features["0"].clone()}
+            changed["0"][1] = 0
+            others, _ = heads.predict(changed, [it["boxes"] for it in given], [(32, 32)] * 2)
+        assert (logits.shape, deltas.shape) == ((4, 3), (4, 12))
+        assert torch.equal(others[:2], logits[:2])
+        assert not torch.equal(others[2:], logits[2:])
+        assert len(network(images, proposals=given)) == 2
+        with pytest.raises(UserError, match="heads.head is crops, a net of its own: give network.heads norm=batch"):
+            RegionHeads(3, 2, "crops")
 
 
 class TestSampler:
