@@ -1,7 +1,8 @@
 """Convolutional generator and discriminator in the manner of DCGAN, as InfoGAN's tables list them.
 
 Widths and sizes are arguments, so one class serves every table of the paper. Weights start at N(0, 0.02),
-batch-norm scales at N(1, 0.02), everything else at 0 (openai/InfoGAN).
+batch-norm scales at N(1, 0.02), everything else at 0 (openai/InfoGAN, which cuts the discriminator's convolutions off
+at two deviations: ``truncated``).
 """
 
 import math
@@ -82,6 +83,9 @@ class Discriminator(nn.Module):
         leak: slope of the leaky ReLU.
         strides: by how much each convolution divides the side, 1 or 2.
         signed: the trunk sees pixels as [-1, 1], so that its zero padding is grey and not black.
+        hidden_batch_norm: whether the trunk's fully connected layers have batch norm.
+        truncated: weights of convolutions that begin beyond two deviations are drawn again, which leaves a deviation of
+            0.0176, as in the authors' code.
     """
 
     def __init__(
@@ -94,6 +98,8 @@ class Discriminator(nn.Module):
         leak: float = 0.1,
         strides: int | Sequence[int] = 2,
         signed: bool = False,
+        hidden_batch_norm: bool = True,
+        truncated: bool = False,
     ) -> None:
         super().__init__()
         self.image_shape, self.posterior_size, self.signed = tuple(image_shape), posterior_size, signed
@@ -108,7 +114,9 @@ class Discriminator(nn.Module):
         layers.append(nn.Flatten())
         width *= height * breadth
         for size in hidden:
-            layers += [Linear(width, size), nn.BatchNorm1d(size), nn.LeakyReLU(leak, inplace=True)]
+            layers.append(Linear(width, size))
+            layers += [nn.BatchNorm1d(size)] if hidden_batch_norm else []
+            layers.append(nn.LeakyReLU(leak, inplace=True))
             width = size
         self.trunk = nn.Sequential(*layers)
         self.head = nn.Linear(width, 1)
@@ -118,7 +126,7 @@ class Discriminator(nn.Module):
             posterior.append(nn.LeakyReLU(leak, inplace=True))
             width = posterior_hidden
         self.posterior = nn.Sequential(*posterior, nn.Linear(width, posterior_size))
-        initialize(self)
+        initialize(self, truncated)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """images: [B, C, H, W] in [0, 1] -> D's logit [B] (positive: real) and Q's outputs [B, posterior_size]."""
@@ -184,9 +192,12 @@ def one_for_each(name: str, value: T | Sequence[T], count: int) -> Sequence[T]:
     return value
 
 
-def initialize(network: nn.Module) -> None:
+def initialize(network: nn.Module, truncated: bool = False) -> None:
+    """truncated: weights of convolutions within two deviations."""
     for module in network.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+        if truncated and isinstance(module, nn.Conv2d):
+            nn.init.trunc_normal_(module.weight, 0.0, 0.02, a=-0.04, b=0.04)
+        elif isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
             nn.init.normal_(module.weight, 0.0, 0.02)
         elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             nn.init.normal_(module.weight, 1.0, 0.02)

@@ -40,6 +40,7 @@ SMALL_28 = [*SMALL, "lightning_module.generator.hidden=[16]", "lightning_module.
 TINY = {
     "infogan_digits": SMALL,
     "infogan_mnist": SMALL_28,
+    "infogan_mnist_code": SMALL_28,
     "infogan_mnist_best": SMALL_28,
     "infogan_mnist_bound_off": SMALL_28,
     "infogan_svhn": [*SMALL[:1], *SMALL[2:], *SMALL_32],

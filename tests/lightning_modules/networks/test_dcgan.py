@@ -53,6 +53,31 @@ def test_the_other_networks_have_the_parameters_of_their_tables(
     ]  # fmt: skip
 
 
+def test_batch_norm_of_the_trunk_s_fully_connected_layers_is_a_switch():
+    """Of the development code's faces: conv 64, conv 128 with batch norm, 1,024 without."""
+    sizes = {"channels": [4, 8], "hidden": [16, 12], "posterior_hidden": 5, "posterior_size": 3}
+    kinds = {on: [type(it).__name__ for it in Discriminator([1, 8, 8], hidden_batch_norm=on, **sizes).trunk]
+             for on in (True, False)}  # fmt: skip
+    convolutions = ["Conv2d", "LeakyReLU", "Conv2d", "BatchNorm2d", "LeakyReLU", "Flatten"]
+    assert kinds[True] == [*convolutions, *["Linear", "BatchNorm1d", "LeakyReLU"] * 2]
+    assert kinds[False] == [*convolutions, *["Linear", "LeakyReLU"] * 2]
+
+
+def test_truncated_weights_of_convolutions_lie_within_two_deviations_and_others_as_before():
+    made = {}
+    for truncated in (True, False):
+        torch.manual_seed(0)
+        made[truncated] = Discriminator([1, 8, 8], [64, 128], [64], None, 4, truncated=truncated)
+    weights = made[True].trunk[2].weight
+    assert weights.abs().max() <= 0.04
+    # of a normal cut off at two deviations: sqrt(1 - 4 phi(2) / (2 Phi(2) - 1)) = 0.8796
+    assert weights.std().item() == pytest.approx(0.02 * 0.8796, rel=0.01)
+    assert made[False].trunk[2].weight.std().item() == pytest.approx(0.02, rel=0.01)
+    assert made[False].trunk[2].weight.abs().max() > 0.06
+    for it in made.values():
+        assert it.trunk[6].weight.abs().max() > 0.06  # fully connected
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 def test_up_convolution_is_the_transpose_of_convolution(stride):
     down = nn.Sequential(*convolution(2, 3, stride)).double()
