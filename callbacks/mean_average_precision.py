@@ -91,12 +91,7 @@ class MeanAveragePrecisionMetric(Metric):
         shares, answer = gather_on_first(self.packed(), self.process_group), None
         if shares is not None:
             try:
-                self.evaluations = self._evaluate(merge(shares))
-                answer = {
-                    PREFIXES[kind] + name: value
-                    for kind, evaluation in self.evaluations.items()
-                    for name, value in evaluation.figures.items()
-                }
+                answer = self.figures_of(merge(shares))
             except UserError as mistake:
                 answer = mistake  # the other ranks wait for an answer
         answer = broadcast_from_first(answer, self.process_group)
@@ -114,9 +109,15 @@ class MeanAveragePrecisionMetric(Metric):
         }
         return Packed(**{name: torch.cat([none, *getattr(self, name)]).numpy() for name, none in empty.items()})
 
-    def _evaluate(self, found: Packed) -> dict[str, Evaluation]:
+    def figures_of(self, found: Packed) -> dict[str, float]:
+        """Called on the first rank with what all have seen."""
         check_images(found, self.ground_truth, self.whole)
-        return {kind: evaluate(found, self.ground_truth, kind) for kind in self.kinds}
+        self.evaluations = {kind: evaluate(found, self.ground_truth, kind) for kind in self.kinds}
+        return {
+            PREFIXES[kind] + name: value
+            for kind, evaluation in self.evaluations.items()
+            for name, value in evaluation.figures.items()
+        }
 
 
 class MeanAveragePrecision(Measurement):

@@ -17,6 +17,7 @@ from torch import multiprocessing
 from torch.utils.data import DataLoader
 
 from callbacks.mean_average_precision import MeanAveragePrecision, MeanAveragePrecisionMetric
+from callbacks.voc_average_precision import VocAveragePrecision, VocAveragePrecisionMetric
 from datamodules.batches import GlobalBatches
 from foundation.errors import UserError
 
@@ -139,17 +140,27 @@ def measure_on_rank(rank: int, world_size: int, folder: Path) -> None:
     meeting = f"file://{folder}/meet{world_size}"
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world_size)
     truth, detections = scenes(7)
-    found = {}
-    for name, shares in SHARES.items():
-        metric = MeanAveragePrecisionMetric(truth, masks=True)
-        ids = [truth["images"][it]["id"] for it in shares[world_size][rank]]
-        metric.update(torch.tensor(ids, dtype=torch.int64), [filled(detections[it]) for it in ids])
-        try:
-            found[name] = str(metric.compute())
-        except UserError as mistake:
-            found[name] = f"refused: {mistake}"
-    (folder / f"metric{world_size}r{rank}.json").write_text(json.dumps(found))
+    for kind in METRICS:
+        found = {}
+        for name, shares in SHARES.items():
+            found[name] = measured(METRICS[kind](truth), truth, detections, shares[world_size][rank])
+        (folder / f"{kind}{world_size}r{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
+
+
+METRICS: dict[str, Any] = {
+    "coco": lambda truth: MeanAveragePrecisionMetric(truth, masks=True),
+    "voc": VocAveragePrecisionMetric,
+}
+
+
+def measured(metric: Any, truth: dict[str, Any], detections: dict[int, dict[str, Any]], share: list[int]) -> str:
+    ids = [truth["images"][it]["id"] for it in share]
+    metric.update(torch.tensor(ids, dtype=torch.int64), [filled(detections[it]) for it in ids])
+    try:
+        return str(metric.compute())
+    except UserError as mistake:
+        return f"refused: {mistake}"
 
 
 def run_under_ddp(world_size: int, folder: Path) -> None:
@@ -158,7 +169,8 @@ def run_under_ddp(world_size: int, folder: Path) -> None:
     arguments = {"devices": world_size}
     if world_size > 1:
         arguments["strategy"] = DDPStrategy(process_group_backend="gloo", start_method="fork")
-    trainer = trainer_with(MeanAveragePrecision(str(folder / f"run{world_size}")), **arguments)
+    run = str(folder / f"run{world_size}")
+    trainer = trainer_with(MeanAveragePrecision(run), VocAveragePrecision(run), **arguments)
     trainer.test(Parrot(detections), Scenes(truth), verbose=False)
     found = str({key: float(value) for key, value in sorted(trainer.callback_metrics.items())})
     (folder / f"ddp{world_size}.txt").write_text(found)

@@ -19,6 +19,7 @@ from pycocotools.cocoeval import COCOeval
 
 from callbacks.instruments.coco_evaluation import FIGURES
 from callbacks.mean_average_precision import MeanAveragePrecision, MeanAveragePrecisionMetric
+from callbacks.voc_average_precision import VocAveragePrecisionMetric
 from foundation.errors import UserError
 from foundation.protocols import AnnotatesObjects, DetectsObjects
 from tests.callbacks.detections_on_ranks import CATEGORIES, SHARES, Parrot, Scenes, filled, scenes, trainer_with
@@ -295,7 +296,7 @@ def ranks(tmp_path_factory):
 @pytest.mark.parametrize("shares", SHARES)
 def test_every_rank_has_the_figures_of_one_process(ranks, shares):
     truth, detections = scenes(7)
-    found = {path.stem: json.loads(path.read_text())[shares] for path in ranks.glob("metric*.json")}
+    found = {path.stem: json.loads(path.read_text())[shares] for path in ranks.glob("coco*.json")}
     assert len(found) == 1 + 2 + 3
     if shares == "one is missing":
         expected = f"refused: 1 of the 7 images were not measured, the first of them image {truth['images'][6]['id']}"
@@ -305,8 +306,23 @@ def test_every_rank_has_the_figures_of_one_process(ranks, shares):
         assert set(found.values()) == {str(expected)}
 
 
+@pytest.mark.parametrize("shares", SHARES)
+def test_every_rank_has_voc_s_figures_of_one_process(ranks, shares):
+    truth, detections = scenes(7)
+    found = {path.stem: json.loads(path.read_text())[shares] for path in ranks.glob("voc*.json")}
+    assert len(found) == 1 + 2 + 3
+    if shares == "one is missing":
+        assert all(it.startswith("refused: 1 of the 7 images were not measured") for it in found.values())
+    else:
+        metric = VocAveragePrecisionMetric(truth)
+        for number, of in detections.items():
+            metric.update(torch.tensor([number]), [of])
+        assert set(found.values()) == {str(metric.compute())}
+        assert 0 < metric.compute()["voc07_map"] < 1
+
+
 def test_a_real_run_on_two_ranks_logs_and_writes_the_same(ranks):
     assert (ranks / "ddp2.txt").read_text() == (ranks / "ddp1.txt").read_text()
     assert "'test/map': 0." in (ranks / "ddp1.txt").read_text()
-    for name in ("average_precision.csv", "detections.json"):
+    for name in ("average_precision.csv", "detections.json", "voc_average_precision.csv"):
         assert (ranks / "run2" / name).read_bytes() == (ranks / "run1" / name).read_bytes()
