@@ -20,7 +20,7 @@ PYTEST := $(WITH_WORDS) -m pytest --numprocesses auto --maxprocesses 8
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train test test-all lint record sample predict export curves report dashboard bench run-named input-named results \
-	experiments vocabulary gallery pack
+	experiments vocabulary gallery pack batch-size
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name what; do \
@@ -46,6 +46,9 @@ setup: .venv/ready  ## make .venv from requirements.lock, hashes checked (with u
 
 train: setup  ## train an experiment: make train EXPERIMENT=infogan_mnist ARGS="trainer=gpu seed=1"
 	@$(WITH_WORDS) train.py experiment="$$EXPERIMENT" @ARGS
+
+batch-size: setup  ## the largest batch that fits, with its rates: make batch-size EXPERIMENT=... ARGS="trainer=cpu memory=4"
+	@$(WITH_WORDS) -m launch.batch_size experiment="$$EXPERIMENT" @ARGS
 
 test: setup  ## the tests, in as many processes as there are cores
 	@$(PYTEST) -m 'not slow' @ARGS

@@ -26,6 +26,7 @@ MODULES = {
     "curves": "finished.curves",
     "export": "finished.onnx",
     "pack": "finished.packing",
+    "batch-size": "launch.batch_size",
 }
 
 if str(HOME) not in sys.path:

@@ -28,8 +28,20 @@ TARGETS = {
     "RUN": ["record", "sample", "predict", "export", "curves", "report"],
     "INPUT": ["predict", "vocabulary"],
     "METRIC": ["curves"],
-    "EXPERIMENT": ["train"],
-    "ARGS": ["train", "test", "sample", "predict", "export", "curves", "report", "dashboard", "bench", "vocabulary"],
+    "EXPERIMENT": ["train", "batch-size"],
+    "ARGS": [
+        "train",
+        "batch-size",
+        "test",
+        "sample",
+        "predict",
+        "export",
+        "curves",
+        "report",
+        "dashboard",
+        "bench",
+        "vocabulary",
+    ],
 }
 
 
@@ -51,6 +63,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("tables", "onnx", "curves", "report", "dashboard"):
         (folder / "finished").mkdir(exist_ok=True)
         (folder / "finished" / f"{name}.py").write_text(TELLS)
+    (folder / "launch" / "batch_size.py").write_text(TELLS)
     (folder / "datamodules" / "text").mkdir(parents=True)
     (folder / "datamodules" / "text" / "vocabulary.py").write_text(TELLS)
     (folder / "benchmarks").mkdir()
