@@ -80,6 +80,8 @@ class MLPGenerator(Generator):
     Args:
         hidden: widths of the hidden layers.
         output_init_std: of the pre-activations of pixels in the first batch; None: weights stay as drawn.
+        output_weight_std: of the normal that the last layer's weights are drawn from; None: Glorot's uniform, as in the
+            code. Their length, which weight norm takes away, decides how fast they turn.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class MLPGenerator(Generator):
         normalization: Normalization = "batch",
         references: int = 100,
         output_init_std: float | None = None,
+        output_weight_std: float | None = 0.05,
     ) -> None:
         super().__init__(input_size, normalization, references)
         channels, height, width = image_shape
@@ -101,7 +104,10 @@ class MLPGenerator(Generator):
             nn.init.xavier_uniform_(linear.weight)
             layers += [linear, self.normalized(following, 1, eps=1e-6), nn.Softplus()]
             size = following
-        last = WeightNormLinear(size, math.prod(image_shape), 0.05, train_gain=True, init_std=output_init_std)
+        pixels, std = math.prod(image_shape), 0.05 if output_weight_std is None else output_weight_std
+        last = WeightNormLinear(size, pixels, std, train_gain=True, init_std=output_init_std)
+        if output_weight_std is None:
+            nn.init.xavier_uniform_(last.weight)
         self.layers = nn.Sequential(*layers, last, nn.Unflatten(1, self.image_shape))
 
 

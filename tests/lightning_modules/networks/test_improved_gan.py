@@ -1,5 +1,7 @@
 """Layers against their definitions, and the sizes of the authors' networks."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -272,3 +274,14 @@ def test_batch_norm_has_a_shift_and_no_gain():
     assert norm.bias.requires_grad
     assert not norm.weight.requires_grad
     assert norm.eps == 1e-6
+
+
+def test_the_last_layer_of_the_code_s_generator_begins_at_glorot_s_uniform():
+    torch.manual_seed(0)
+    ours, code = (MLPGenerator(100, [500, 500], [1, 28, 28], output_weight_std=std) for std in (0.05, None))
+    bound = math.sqrt(6 / (500 + 784))
+    of_ours, of_code = ours.layers[-2].weight, code.layers[-2].weight
+    assert of_ours.std().item() == pytest.approx(0.05, rel=0.01)
+    assert of_code.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.01)  # 0.0395
+    assert bound * 0.99 < of_code.abs().max().item() <= bound
+    assert torch.equal(code.layers[-2].gain, torch.ones(784))
