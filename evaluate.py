@@ -53,7 +53,8 @@ def evaluate_checked(config: dict[str, Any], folder: Path) -> dict[str, float]:
     callbacks = {name: node for name, node in saved["callbacks"].items() if not for_training_only(node)} | added
     trainer = config["trainer"] | {"precision": precision}
     trainer |= {} if "progress" in callbacks else {"enable_progress_bar": False}  # Lightning's own floods a log
-    measured = saved | {"trainer": trainer, "callbacks": callbacks, "logger": None, "optimized_metric": None}
+    goes_by_none = {"optimized_metric": None, "paper": None}  # whoever measures by other callbacks has other figures
+    measured = saved | {"trainer": trainer, "callbacks": callbacks, "logger": None} | goes_by_none
     run = build(measured, trains=False)
     checkpoint = load_checkpoint(run.module, config["run"], config["checkpoint"], run.datamodule)
     if config["precision"] is None:

@@ -17,6 +17,8 @@ from datamodules.image_files import say, some
 from datamodules.images import ImageDataModule
 from datamodules.listing import is_system, listing_of
 from datamodules.photographs import DrawnBatches, PhotographLoader, Photographs, Views, made_by_workers, shift_colours
+from datamodules.views import ViewedPhotographs
+from datamodules.views import Views as ViewsOfTest
 from foundation.errors import UserError
 from foundation.randomness import keyed_generator
 
@@ -105,6 +107,12 @@ class ImageNetDataModule(ImageDataModule):
         table = self.tables["train"]
         order = torch.randperm(len(table), generator=keyed_generator(self.seed, "some images"))
         return table[order[torch.arange(count) % len(order)]]["image"].float() / 255  # pyright: ignore
+
+    def viewed(self, split: str, views: ViewsOfTest, batches: Sequence[Tensor]) -> PhotographLoader:
+        return made_by_workers(ViewedPhotographs(self.tables[split], views), batches, self.num_workers, self.trainer)
+
+    def unfit_views(self, views: ViewsOfTest) -> str | None:
+        return None
 
     def _loader(self, split: str, batch_size: int, seed: int | None) -> PhotographLoader:
         drawn = DrawnBatches(self._batches(split, batch_size, seed))

@@ -1,6 +1,6 @@
 """The base of the image sets, and the table of those that fit in memory."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from datamodules.batches import GlobalBatches
 from datamodules.binarization import Binarize
 from datamodules.semi_supervised import StreamBatches, labelled_subset, streams_of
 from datamodules.splits import SplitDataModule, Table
+from datamodules.views import Views, views_of_table
 from foundation.errors import UserError
 from foundation.randomness import keyed_generator
 
@@ -121,6 +122,16 @@ class ImageDataModule(SplitDataModule):
         assert isinstance(dtype, torch.dtype)
         scaled = images.to(torch.promote_types(dtype, torch.float32)).div_(255)
         return batch | {"image": scaled.to(dtype)}
+
+    def viewed(self, split: str, views: Views, batches: Sequence[Tensor]) -> Iterable[dict[str, Any]]:
+        """Each batch of these examples with ``index``, ``label`` and the ``groups`` of their views, on the host."""
+        return views_of_table(self.tables[split], views, batches)
+
+    def unfit_views(self, views: Views) -> str | None:
+        """Why there are no such views of its images; None where there are."""
+        if views.kind != "ten_crops":
+            return None
+        return f"{self.name} holds its images in the size of a crop: choose mirrored or scales"
 
     def _draws(self, index: Tensor) -> Tensor:
         """This epoch's draws for these training examples; those of all are made at once and stay on the device."""

@@ -1,7 +1,7 @@
 """Sets of photographs that do not fit in memory: workers decode them, and how many there are changes nothing."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -116,7 +116,7 @@ class Photographs(Dataset[dict[str, Tensor] | UserError]):
         size = self.views.size
         images = np.empty((len(positions), 3, size, size), dtype=np.uint8)
         for number, position in enumerate(positions.tolist()):
-            path = self.folder / os.fsdecode(bytes(self.names[position]))
+            path = self.path(position)
             pixels = attempt(partial(self._pixels, None if drawn is None else drawn[number, :4].tolist()), path)
             if isinstance(pixels, str):
                 return unreadable_photograph(path, pixels)
@@ -133,8 +133,14 @@ class Photographs(Dataset[dict[str, Tensor] | UserError]):
         """The examples at these positions, as a split of their own."""
         return Photographs(self.folder, self.names[positions.numpy()], self.labels[positions], self.views, self.bits)
 
+    def path(self, position: int) -> Path:
+        return self.folder / os.fsdecode(bytes(self.names[position]))
+
+    def image(self, path: Path) -> Image.Image:
+        return read(path, turn=as_stored, bits=self.bits)  # nobody's numbers on ImageNet are of turned images
+
     def _pixels(self, drawn: list[float] | None, path: Path) -> np.ndarray:
-        image = read(path, turn=as_stored, bits=self.bits)  # nobody's numbers on ImageNet are of turned images
+        image = self.image(path)
         view = self.views.test(image) if drawn is None else self.views.training(image, drawn)
         return np.asarray(view).transpose(2, 0, 1)
 
@@ -182,13 +188,13 @@ class PhotographLoader(DataLoader[Any]):
 
 
 def made_by_workers(
-    table: Dataset[Any], batches: DrawnBatches, num_workers: int, trainer: Trainer | None
+    table: Dataset[Any], batches: DrawnBatches | Sequence[Tensor], num_workers: int, trainer: Trainer | None
 ) -> PhotographLoader:
     """num_workers: 0: batches are made by the process that asks for them. They take denormals as that one does."""
     pinned = trainer is not None and trainer.strategy.root_device.type == "cuda"
     return PhotographLoader(
         table,
-        sampler=batches,
+        sampler=batches,  # pyright: ignore[reportArgumentType]
         batch_size=None,
         num_workers=num_workers,
         pin_memory=pinned,

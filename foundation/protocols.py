@@ -553,6 +553,20 @@ class HoldsImages(Protocol):
 
 
 @runtime_checkable
+class ShowsViews(HoldsImages, Protocol):
+    """Asked of a DataModule."""
+
+    def viewed(self, split: str, views: Any, batches: Sequence[Tensor]) -> Iterable[dict[str, Any]]:
+        """Each of these batches of examples with ``index``, ``label`` and ``groups``, the views of its images
+        (``datamodules.views``)."""
+        ...
+
+    def unfit_views(self, views: Any) -> str | None:
+        """Why it has no such views; None where it has."""
+        ...
+
+
+@runtime_checkable
 class AnnotatesObjects(Protocol):
     """Asked of a DataModule."""
 

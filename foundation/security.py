@@ -27,6 +27,7 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 # What a finished run gives to another. They read its config under the same rules, and weights alone of its checkpoint.
 FUNCTIONS = (
     "launch.runs.load_module",
+    "launch.runs.load_modules",
     "launch.runs.load_datamodule",
     "launch.runs.load_metric",
     "launch.runs.load_proposals",

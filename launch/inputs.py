@@ -3,6 +3,7 @@
 A node wherever a config has one stands for what a finished run has to give (``launch.runs``):
 
     {_target_: launch.runs.load_module, run: outputs/infogan_mnist/<folder>, part: generator}
+    {_target_: launch.runs.load_modules, runs: [outputs/resnet_mnist/<folder>, outputs/resnet_mnist/<another>]}
     {_target_: launch.runs.load_datamodule, run: outputs/infogan_mnist/<folder>}
     {_target_: launch.runs.load_metric, run: outputs/resnet_mnist/<folder>, metric: test/error}
     {_target_: launch.runs.load_proposals, run: outputs/rpn_shapes/<folder>}
@@ -33,12 +34,13 @@ def inputs_of(config: Mapping[str, Any]) -> dict[str, Origin]:
     """The origins of all input runs by the keys of their nodes; a UserError names the first that cannot be one."""
     found = {}
     for key, node in nodes_in(config, ""):
-        if (origin := ORIGINS.get(node["_target_"])) is None:
+        if (origin := ORIGINS.get(node["_target_"])) is None and node["_target_"] != SEVERAL:
             continue
         if "_args_" in node:
             raise UserError(f"{key}: give the arguments of {node['_target_']} by name, not as _args_.")
+        given = {name: value for name, value in node.items() if not name.startswith("_")}
         try:
-            found[key] = origin(**{name: value for name, value in node.items() if not name.startswith("_")})
+            found |= {key: origin(**given)} if origin else origins_of_modules(key, **given)
         except UserError as mistake:
             raise UserError(f"{key}: {mistake}") from None
     return found
@@ -122,6 +124,14 @@ def origin_of_module(run: str | None, part: str | None = None, checkpoint: str =
     return origin | ({} if part is None else {"part": part}) | weights_of(content)
 
 
+def origins_of_modules(key: str, runs: Sequence[str], checkpoint: str = "last") -> dict[str, Origin]:
+    """Of each run under the key of its place."""
+    folders = [Path(str(it)).resolve() for it in runs]
+    if twice := next((run for run, folder in zip(runs, folders, strict=True) if folders.count(folder) > 1), None):
+        raise UserError(f"runs names {twice} twice: name each run once.")
+    return {f"{key}.{number}": origin_of_module(run, checkpoint=checkpoint) for number, run in enumerate(runs)}
+
+
 def weights_of(checkpoint: Mapping[str, Any]) -> Origin:
     return {"weights": kind_of_weights(checkpoint), "weights_sha256": fingerprint(checkpoint["state_dict"])}
 
@@ -176,6 +186,7 @@ def file_of_proposals(run: str | None, file: str | None) -> Path:
     return path
 
 
+SEVERAL = "launch.runs.load_modules"
 ORIGINS: dict[str, Callable[..., Origin]] = {
     "launch.runs.load_module": origin_of_module,
     "launch.runs.load_datamodule": origin_of_datamodule,

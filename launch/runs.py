@@ -280,6 +280,11 @@ def load_module(run: str | None, part: str | None = None, checkpoint: str = "las
     return module if part is None else parts[part]
 
 
+def load_modules(runs: Sequence[str], checkpoint: str = "last") -> dict[str, nn.Module]:
+    """The modules of several finished runs, by their folders. checkpoint: of ``load_module``."""
+    return {str(run): load_module(run, checkpoint=checkpoint) for run in runs}
+
+
 def load_datamodule(run: str | None, checkpoint: str = "last") -> LightningDataModule:
     """The DataModule of a finished run with the state that it had there, not set up. Arguments: of ``load_module``."""
     folder = trained_run(run)

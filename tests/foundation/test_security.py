@@ -27,7 +27,7 @@ ALLOWED = [
     "callbacks.checkpoint.Checkpoint", "callbacks.cluster_accuracy.ClusterAccuracy", "launch.loggers.wandb_logger",
     "launch.loggers.MetricsFile", "lightning.Trainer", "lightning.pytorch.strategies.DDPStrategy", "torch.optim.Adam",
     "lightning.pytorch.callbacks.ModelCheckpoint",  # of before, which is the project's own today
-    "launch.runs.load_module", "launch.runs.load_datamodule", "launch.runs.load_metric",
+    "launch.runs.load_module", "launch.runs.load_modules", "launch.runs.load_datamodule", "launch.runs.load_metric",
 ]  # fmt: skip
 REFUSED = [
     "torch.utils.collect_env.run", "torch.hub.load", "torch.load", "torch.serialization.load", "torch.save",
