@@ -20,6 +20,7 @@ from datamodules.augmentation import Augment, shift_and_flip
 from datamodules.images import ImageTable
 from datamodules.semi_supervised import labelled_subset
 from foundation.errors import UserError
+from launch.capture import CapturingStrategy, Staging
 from launch.runs import Run
 from lightning_modules.draw import Draw
 from lightning_modules.faster_rcnn import FasterRCNN
@@ -136,6 +137,43 @@ def turns_loop(run: Run, following: Callable[[], dict[str, Any]]) -> Loop:
             inputs = on_device(module.host_inputs(following(), next(numbers)), module.device)
             with torch.autocast(kind, torch.bfloat16, enabled=half):
                 losses.append(loss_of(module.device_step(inputs)))
+            for schedule in schedules:
+                schedule.step()
+        return losses
+
+    return loop
+
+
+def captured_loop(run: Run, data: Data) -> Loop | None:
+    """The bare loop's iteration as one CUDA graph, its inputs and rates in fixed places; on a CPU without a graph.
+
+    None for what ``trainer.capture`` does not take.
+    """
+    whole = isinstance(run.module, TakesTurns) and isinstance(data, ImageTable)
+    if not whole or run.module.not_capturable() is not None or run.trainer.precision == "16-mixed":
+        return None
+    device = run.trainer.strategy.root_device
+    module: Any = untrained_copy(run, device)
+    module.setup("fit")
+    module.trainer.optimizers, schedules = module.configure_optimizers()
+    if any(not it.defaults.get("fused") for it in module.trainer.optimizers):
+        return None
+    streams = isinstance(run.module, ImprovedGAN)
+    following = streams_of_batches(run, data) if streams else augmented_batches(run, data)
+    strategy = CapturingStrategy(str(device), rehearses=device.type != "cuda")
+    strategy.connect(module)
+    strategy.optimizers = module.trainer.optimizers
+    strategy.on_train_start()  # rates become tensors
+    half, numbers = run.trainer.precision == "bf16-mixed", count()
+
+    def loop(iterations: int) -> list[Tensor]:
+        losses = []
+        for _ in range(iterations):
+            with torch.autocast(device.type, torch.bfloat16, enabled=half, cache_enabled=False):
+                inputs = module.host_inputs(following(), next(numbers))
+                if strategy.staging is None:
+                    strategy.staging = Staging(inputs, device)
+                losses.append(loss_of(strategy.take(module, strategy.staging.fill(inputs))).clone())
             for schedule in schedules:
                 schedule.step()
         return losses

@@ -1,4 +1,4 @@
-"""What the platform costs a training step: an experiment through the Trainer against two bare loops.
+"""What the platform costs a training step: an experiment through the Trainer against bare loops.
 
     python -m benchmarks.training_step infogan_digits infogan_mnist
     python -m benchmarks.training_step infogan_mnist --iterations 200 --rounds 7 --override trainer=gpu
@@ -9,10 +9,13 @@
 - ``bare loop``: the same losses, networks, optimisers, batch size and precision in a loop over a tensor in memory.
 - ``usual loop``: the method as it is usually written in plain PyTorch (``benchmarks/loops.py``), a detector as
   torchvision has it (``benchmarks/detection.py``).
+- ``captured loop``, on a GPU, of what ``trainer.capture`` can take: the bare loop's iteration as one CUDA graph. With
+  ``--override trainer.capture=true`` the platform's is one too. ``--rehearse`` has it on a CPU, without a graph.
 
 All take turns in one process, within one fit: after each turn of the Trainer a callback runs the loops. Each experiment
 is measured in float32, and in half precision where ``precision: auto`` chooses that. A contestant whose losses
-are not finite, or grow, ends the benchmark.
+are not finite, or grow, ends the benchmark. On a GPU a last turn of each is profiled: launches of an iteration, the
+time of its kernels, and the share of the (unprofiled) iteration in which none of them runs.
 Where the data is not there, random images of its shape stand in, which is said; nothing is downloaded.
 """
 
@@ -27,8 +30,10 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from benchmarks import device_work
 from benchmarks.detection import batches_in_memory, stand_ins
-from benchmarks.loops import Data, Loop, bare_loop, usual_loop
+from benchmarks.device_work import Watch
+from benchmarks.loops import Data, Loop, bare_loop, captured_loop, usual_loop
 from benchmarks.losses import Bounds, loss_of
 from benchmarks.turns import Turns, table
 from datamodules.detection import DetectionDataModule
@@ -38,7 +43,7 @@ from launch.command_line import compose_job
 from launch.config_check import TrainConfig, check_config
 from launch.runs import Run, build
 
-PLATFORM, BARE, USUAL = "platform", "bare loop", "usual loop"
+PLATFORM, BARE, USUAL, CAPTURED = "platform", "bare loop", "usual loop", "captured loop"
 LEFT_OUT = {"checkpoint", "best_checkpoint", "image_grid", "cluster_accuracy", "cluster_information", "run_record",
             "likelihood_bound", "drawing", "mean_average_precision", "detection_grid"}  # fmt: skip
 STAND_IN_SIZE = 10_000
@@ -46,10 +51,15 @@ TURN_S = 2.0
 
 
 class InTurns(Callback):
-    """Lets the other contestants have their turn after each ``turns.iterations`` of the Trainer's; ends the fit."""
+    """Lets the other contestants have their turn after each ``turns.iterations`` of the Trainer's; ends the fit.
 
-    def __init__(self, turns: Turns, loops: dict[str, Loop], rounds: int) -> None:
-        self.turns, self.loops, self.rounds = turns, loops, rounds
+    Args:
+        watch: what a last round is watched by; None: there is none.
+    """
+
+    def __init__(self, turns: Turns, loops: dict[str, Loop], rounds: int, watch: Watch | None = None) -> None:
+        self.turns, self.loops, self.rounds, self.watch = turns, loops, rounds, watch
+        self.watching = False
         self.bounds = {name: Bounds(f"{turns.title}, {name}") for name in (PLATFORM, *loops)}
         self.losses: list[Tensor] = []
 
@@ -62,13 +72,29 @@ class InTurns(Callback):
         self.losses.append(loss_of(outputs))
         if trainer.global_step % self.turns.iterations:
             return
+        if self.watching:
+            self._watch_loops()
+            trainer.should_stop = True
+            return
         self._stop(PLATFORM, self.losses)
         for name, loop in self.loops.items():
             self.turns.start()
             self._stop(name, loop(self.turns.iterations))
         self.losses = []
-        trainer.should_stop = len(self.turns.turns[PLATFORM]) > self.rounds
+        timed = len(self.turns.turns[PLATFORM]) > self.rounds
+        trainer.should_stop = timed and self.watch is None
+        if timed and self.watch is not None:
+            self.watching = True
+            self.watch.start()
         self.turns.start()
+
+    def _watch_loops(self) -> None:
+        assert self.watch is not None
+        count, works = self.turns.iterations, self.turns.works
+        works[PLATFORM] = self.watch.stop(count)
+        for name, loop in self.loops.items():
+            with self.watch.during(count, works, name):
+                loop(count)
 
     def _stop(self, contestant: str, losses: list[Tensor]) -> None:
         self.turns.stop(contestant)
@@ -89,22 +115,28 @@ def prepared(experiment: str, overrides: list[str], folder: str, everything: boo
 
 
 def measure(
-    experiment: str, overrides: list[str], iterations: int | None = None, rounds: int = 5, everything: bool = False
-) -> Turns:
+    experiment: str, overrides: list[str], iterations: int | None = None, rounds: int = 5, everything: bool = False,
+    rehearse: bool = False, watched: Any = None,
+) -> Turns:  # fmt: skip
     """Run an experiment and the loops in turns; the first of ``rounds`` + 1 warms up.
 
-    Without ``iterations`` a turn has as many as the bare loop makes in TURN_S.
+    Without ``iterations`` a turn has as many as the bare loop makes in TURN_S. ``watched`` is the device whose work is
+    told, a GPU's unless given.
     """
     with tempfile.TemporaryDirectory() as folder:
         run = prepared(experiment, overrides, folder, everything)
         data, device = training_data(run), run.trainer.strategy.root_device
         loops = {BARE: bare_loop(run, data)}
         iterations = iterations or fitting_iterations(loops[BARE], device)
-        title = f"{experiment}, {run.trainer.precision}"
+        title = f"{experiment}, {run.trainer.precision}" + (", captured" if run.captured == "on" else "")
         turns = Turns(title, device, iterations, run.datamodule.batch_size)  # pyright: ignore
         if usual := usual_loop(run, data):
             loops[USUAL] = usual
-        run.trainer.callbacks.append(InTurns(turns, loops, rounds))  # pyright: ignore[reportAttributeAccessIssue]
+        if (device.type == "cuda" or rehearse) and (captured := captured_loop(run, data)):
+            loops[CAPTURED] = captured
+        watched = device_work.watched_device(device) if watched is None else watched
+        in_turns = InTurns(turns, loops, rounds, None if watched is None else Watch(watched))
+        run.trainer.callbacks.append(in_turns)  # pyright: ignore[reportAttributeAccessIssue]
         print(f"{title}: batch {turns.batch_size}, {device.type}", file=sys.stderr)
         with redirect_stdout(io.StringIO()):  # the progress lines
             run.trainer.fit(run.module, datamodule=run.datamodule)
@@ -153,19 +185,30 @@ def main(arguments: list[str] | None = None) -> list[Turns]:
     parser.add_argument("--iterations", type=int, help=f"in a turn; {TURN_S:g} s of the bare loop unless given")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each that count")
     parser.add_argument("--everything", action="store_true", help="with validation, checkpoints, pictures and record")
+    parser.add_argument(
+        "--rehearse", action="store_true", help="also the captured loop's way, on a CPU without a graph"
+    )
     parser.add_argument("--override", action="append", default=[], help="a key of train.py, such as trainer=cpu")
     given = parser.parse_args(arguments)
     measured = []
     for experiment in given.experiments:
         for precision in precisions(experiment, given.override):
             overrides = [*given.override, f"trainer.precision={precision}"]
-            measured.append(measure(experiment, overrides, given.iterations, given.rounds, given.everything))
+            measured.append(
+                measure(experiment, overrides, given.iterations, given.rounds, given.everything, given.rehearse)
+            )
     return measured
 
 
 def report(measured: list[Turns]) -> str:
     lines = [turns.overhead(PLATFORM, BARE) for turns in measured]
-    return "\n".join([table([row for turns in measured for row in turns.rows(BARE)]), "", *lines])
+    lines += [turns.overhead(PLATFORM, CAPTURED) for turns in measured if CAPTURED in turns.turns]
+    works = [
+        device_work.row(turns.title, name, turns.milliseconds(name), work)
+        for turns in measured for name, work in turns.works.items()
+    ]  # fmt: skip
+    told = [table([row for turns in measured for row in turns.rows(BARE)]), ""]
+    return "\n".join([*told, *([device_work.table(works), ""] if works else []), *lines])
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass
 from statistics import median
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -35,6 +35,7 @@ class Turns:
         self.title, self.device, self.iterations, self.batch_size = title, device, iterations, batch_size
         self.clock = clock
         self.turns: dict[str, list[Spent]] = {}
+        self.works: dict[str, Any] = {}  # of a GPU, see device_work.py
         self.start()
 
     def start(self) -> None:

@@ -5,16 +5,20 @@ import math
 
 import pytest
 import torch
+from torch.autograd import DeviceType
 
 from benchmarks import (
     capture_check,
+    device_work,
     ending_scores,
     frechet_distance,
     launches,
     loader,
+    loops,
     mean_average_precision,
     peers,
     raml_step,
+    same_numbers,
     scaling,
     sweep,
     training_step,
@@ -37,6 +41,52 @@ def test_a_training_step_is_measured_against_both_loops():
     turns = training_step.measure("infogan_digits", ["trainer=cpu", *TINY["infogan_digits"]], iterations=2, rounds=1)
     assert {name: len(spent) for name, spent in turns.turns.items()} == {"platform": 2, "bare loop": 2, "usual loop": 2}
     assert "platform over bare loop" in training_step.report([turns])
+
+
+def test_a_gpu_s_work_is_told_by_its_spans():
+    """Two overlap, one lies inside another, one stands apart: 30 + 5 us of 45 in all; of two iterations."""
+    work = device_work.work_of([(100.0, 105.0), (0.0, 20.0), (10.0, 30.0)], 2)
+    assert (work.launches, work.kernel_ms, work.busy_ms) == (1.5, pytest.approx(0.0225), pytest.approx(0.0175))
+    assert device_work.work_of([(0.0, 20.0), (5.0, 10.0)], 1).busy_ms == pytest.approx(0.02)
+    assert work.idle_share(0.07) == pytest.approx(0.75)
+    assert work.idle_share(0.01) == 0
+    assert device_work.row("it", "platform", 0.07, work) == ["it", "platform", "0.070", "2", "0.022", "75 %"]
+    assert device_work.watched_device(CPU) is None
+    assert device_work.watched_device(torch.device("cuda")) == DeviceType.CUDA
+
+
+def test_a_captured_loop_and_the_device_s_work_stand_beside_the_others():
+    """On a CPU, whose own operations stand in for kernels: a rehearsal trains the same as the bare loop."""
+    overrides = ["trainer=cpu", *TINY["infogan_digits"]]
+    turns = training_step.measure(
+        "infogan_digits", overrides, iterations=2, rounds=1, rehearse=True, watched=DeviceType.CPU
+    )
+    contestants = ["platform", "bare loop", "usual loop", "captured loop"]
+    assert {name: len(spent) for name, spent in turns.turns.items()} == dict.fromkeys(contestants, 2)
+    assert list(turns.works) == contestants
+    for work in turns.works.values():
+        assert work.launches > 100
+        assert 0 < work.busy_ms < work.kernel_ms  # on a CPU operations lie inside others
+    told = training_step.report([turns])
+    assert "platform over captured loop" in told
+    assert "GPU idle" in told
+
+
+def test_a_captured_loop_is_the_bare_one_number_for_number(tmp_path):
+    run = training_step.prepared("draw_digits", ["trainer=cpu", *DRAW], str(tmp_path))
+    data, losses = training_step.training_data(run), []
+    for make in (loops.bare_loop, loops.captured_loop):
+        torch.manual_seed(0)  # which batches
+        loop = make(run, data)
+        assert loop is not None
+        losses.append(torch.stack(loop(4)))
+    assert torch.equal(*losses)
+    unfused = [*DRAW, "lightning_module.optimizer.fused=false"]
+    run = training_step.prepared("draw_digits", ["trainer=cpu", *unfused], str(tmp_path))
+    assert loops.captured_loop(run, data) is None
+
+
+DRAW = [it for it in test_draw.TINY["draw_digits"] if not it.startswith("callbacks.")]
 
 
 def test_draw_is_measured_against_its_usual_form():
@@ -85,7 +135,7 @@ def test_operations_are_counted_on_a_cpu_and_as_on_a_gpu():
     assert counted.total == 3
     cases = {"steps": ["draw_digits", "lightning_module.network.steps=2"],
              "more": ["draw_digits", "lightning_module.network.steps=4"]}  # fmt: skip
-    found = launches.counted_in(launches.ROOT, cases)
+    found = launches.counted_in(same_numbers.ROOT, cases)
     (two_on_cpu, two), (four_on_cpu, four) = found["steps"], found["more"]
     assert two is not None
     assert four is not None
