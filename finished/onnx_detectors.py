@@ -1,4 +1,4 @@
-"""A detector as an ONNX file: an image of any size in, boxes, scores and labels out.
+"""A detector as an ONNX file: an image of any size in, boxes, scores, labels and masks out.
 
 How many detections there are depends on the image, so the file is made by following a computation (torch's exporter of
 TorchScript), for which torchvision's detectors are written; its own RoIAlign and NMS stand in it as ONNX has them.
@@ -18,19 +18,22 @@ SHOWN = (192, 256)  # height and width of the image that is followed
 CHECKED = ((192, 256), (300, 170), (128, 128))
 COMPARED = 10  # best detections of each image
 OUTPUTS = ["boxes", "scores", "labels"]
+WITH_MASKS = [*OUTPUTS, "masks"]
 
 
 class Detector(nn.Module):
     """A run's detections of one image that score more than ``min_score``.
 
-    image: [3, H, W] in [0, 1]; min_score: a number -> boxes [N, 4] in the image's pixels, scores [N], labels [N].
+    image: [3, H, W] in [0, 1]; min_score: a number -> boxes [N, 4] in the image's pixels, scores [N], labels [N] and,
+    of a module that has them, masks [N, H, W] in [0, 1], the probabilities of pixels.
     """
 
     def __init__(self, module: Any) -> None:
         super().__init__()
         self.module = module
+        self.outputs = WITH_MASKS if module.network.roi_heads.has_mask() else OUTPUTS
 
-    def forward(self, image: Tensor, min_score: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, image: Tensor, min_score: Tensor) -> tuple[Tensor, ...]:
         heads = self.module.network.roi_heads
         before, heads.score_thresh = heads.score_thresh, min_score
         try:
@@ -38,7 +41,8 @@ class Detector(nn.Module):
         finally:
             heads.score_thresh = before
         ids = torch.tensor([0, *self.module.category_ids])
-        return found["boxes"], found["scores"], ids[found["labels"]]
+        masks = [found["masks"][:, 0]] if "masks" in self.outputs else []
+        return found["boxes"], found["scores"], ids[found["labels"]], *masks
 
 
 def write_detector(module: Any, metadata: Mapping[str, Any], path: Path) -> float:
@@ -52,8 +56,11 @@ def write_detector(module: Any, metadata: Mapping[str, Any], path: Path) -> floa
         warnings.simplefilter("ignore")  # of numbers that are constants as they are followed, as they should be
         torch.onnx.export(
             detector, example, str(path), dynamo=False, opset_version=OPSET, input_names=["image", "min_score"],
-            output_names=OUTPUTS,
-            dynamic_axes={"image": {1: "height", 2: "width"}, **{name: {0: "detections"} for name in OUTPUTS}},
+            output_names=detector.outputs,
+            dynamic_axes={
+                "image": {1: "height", 2: "width"}, **{name: {0: "detections"} for name in OUTPUTS},
+                "masks": {0: "detections", 1: "height", 2: "width"},
+            },
         )  # fmt: skip
     program = onnx.load(str(path))
     for key, value in {**metadata, **described(module)}.items():
@@ -66,9 +73,11 @@ def write_detector(module: Any, metadata: Mapping[str, Any], path: Path) -> floa
 
 def described(module: Any) -> dict[str, Any]:
     """What the file says of itself."""
+    masks = "; masks [detections, height, width], of each pixel how likely it is the object's"
     return {
         "input": "image [3, height, width] in [0, 1], RGB, in its own size; min_score, below which nothing is told",
-        "output": "boxes [detections, 4], left, top, right, bottom in pixels, scores and labels [detections]",
+        "output": "boxes [detections, 4], left, top, right, bottom in pixels, scores and labels [detections]"
+        + (masks if module.network.roi_heads.has_mask() else ""),
         "classes": module.class_names or [str(it) for it in module.category_ids],
         "labels": module.category_ids,
         "min_score": module.network.roi_heads.score_thresh,
@@ -85,16 +94,16 @@ def largest_difference(detector: Detector, path: Path) -> float:
         image, least = torch.rand(3, *size, generator=generator), torch.tensor(0.0)
         with torch.no_grad():
             expected = detector(image, least)
-        given = session.run(OUTPUTS, {"image": image.numpy(), "min_score": least.numpy()})
+        given = session.run(detector.outputs, {"image": image.numpy(), "min_score": least.numpy()})
         differences.append(distance(expected, tuple(map(torch.from_numpy, given)), max(size)))
     return max(differences)
 
 
 def distance(expected: tuple[Tensor, ...], found: tuple[Tensor, ...], side: int) -> float:
     """Of each of the best detections expected to the nearest found of its label, the largest; infinite where there is
-    none. The order of two that score alike is nobody's. side: of the image."""
+    none. The order of two that score alike is nobody's. Of masks the mean over their pixels. side: of the image."""
     best = expected[1].argsort(descending=True, stable=True)[:COMPARED]
-    boxes, scores, labels = (it[best] for it in expected)
+    boxes, scores, labels, *masks = (it[best] for it in expected)
     if not len(best):
         return 0.0 if not len(found[0]) else float("inf")
     if not len(found[0]):
@@ -104,4 +113,7 @@ def distance(expected: tuple[Tensor, ...], found: tuple[Tensor, ...], side: int)
         (scores[:, None] - found[1][None]).abs()[..., None],
     ], dim=2).amax(2)  # fmt: skip
     away[labels[:, None] != found[2][None]] = float("inf")
-    return float(away.amin(1).max())
+    least, nearest = away.min(1)
+    # A box that is rounded to the next pixel moves its mask by one, so that no single pixel tells.
+    apart = [(them - found[3][nearest]).abs().mean((1, 2)) for them in masks]
+    return float(torch.stack([least, *apart]).max())

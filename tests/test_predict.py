@@ -433,3 +433,24 @@ def test_a_detector_s_onnx_file_finds_what_the_run_finds_in_images_of_other_size
         np.testing.assert_allclose(boxes, expected["boxes"], atol=1e-2)
         assert labels.tolist() == expected["labels"].tolist()
         assert len(session.run(["boxes"], given | {"min_score": np.array(0.99, np.float32)})[0]) < len(boxes)
+
+
+def test_masks_are_in_a_detector_s_onnx_file(tmp_path):
+    folder = finished_run(tmp_path, "experiment=faster_rcnn_shapes", *test_faster_rcnn.TINY["faster_rcnn_shapes"],
+                          "lightning_module.network.heads.masks=true", "datamodule.masks=true",
+                          "lightning_module.network.heads.min_score=0.0",
+                          "lightning_module.network.heads.max_detections=7")  # fmt: skip
+    path, difference = export(folder, out=tmp_path / "detector.onnx")
+    assert difference <= 1e-4
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    assert "masks [detections, height, width]" in session.get_modelmeta().custom_metadata_map["output"]
+    module: Any = load_run(folder)[0]
+    for size in ((40, 90), (111, 64)):
+        image = torch.rand(3, *size)
+        (expected,) = module.detect_objects([image])
+        given = {"image": image.numpy(), "min_score": np.array(0, np.float32)}
+        masks, labels = session.run(["masks", "labels"], given)
+        assert masks.shape == (len(expected["labels"]), *size)
+        assert labels.tolist() == expected["labels"].tolist()
+        assert 0 <= masks.min() <= masks.max() <= 1
+        assert np.mean((masks > 0.5) != expected["masks"].numpy()) < 1e-3
