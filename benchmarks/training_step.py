@@ -38,6 +38,7 @@ from benchmarks.losses import Bounds, loss_of
 from benchmarks.turns import Turns, table
 from datamodules.detection import DetectionDataModule
 from datamodules.images import ImageDataModule, ImageTable
+from datamodules.svhn_numbers import SVHNNumbersDataModule, patches
 from foundation.errors import UserError, told_as_sentences
 from launch.command_line import compose_job
 from launch.config_check import TrainConfig, check_config
@@ -176,7 +177,10 @@ def training_data(run: Run) -> Data:
         labels = torch.randint(datamodule.num_classes or 1, (STAND_IN_SIZE,))
         datamodule.tables = dict.fromkeys(("train", "val", "test"), ImageTable(pixels, labels))
         datamodule.prepare_data = lambda: None  # it would download
-    return datamodule.tables["train"].to(run.trainer.strategy.root_device)
+    table = datamodule.tables["train"]
+    if isinstance(datamodule, SVHNNumbersDataModule):  # the loops see the same patch of an image every time
+        table = ImageTable(patches(table.images, datamodule.patch).contiguous())
+    return table.to(run.trainer.strategy.root_device)
 
 
 def main(arguments: list[str] | None = None) -> list[Turns]:

@@ -34,7 +34,7 @@ TINY = {
     "draw_mnist": [*DRAWN, "datamodule.val_size=8"],
     "draw_mnist_no_attention": [*DRAWN, "datamodule.val_size=8"],
     "draw_mnist_t10": [*DRAWN, "datamodule.val_size=8"],
-    "draw_svhn": DRAWN,
+    "draw_svhn": [*DRAWN, "datamodule.val_size=8"],
     "draw_cifar10": DRAWN,
     "draw_two_digits": DRAWN,
     "draw_cluttered": [*SMALL, "datamodule.val_size=8"],
