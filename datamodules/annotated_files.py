@@ -25,8 +25,6 @@ from foundation.randomness import keyed_generator
 
 Parts = Mapping[str, tuple[Listed, Rows]]
 
-LOOKED_THROUGH = 20_000  # images, which takes minutes, once
-
 
 class AnnotatedFiles(DetectionDataModule):
     """Image files and COCO's rows about them.
@@ -34,13 +32,12 @@ class AnnotatedFiles(DetectionDataModule):
     Crowds and boxes that have no area within their image are no targets, and stay in the ground truth of an evaluation;
     a line says which images have them. Images whose objects are none are trained on as such.
 
-    A subclass implements ``training_part`` and ``parts``.
+    A subclass implements ``training_part``, ``listed`` and ``parts``.
 
     Args:
         name: what a record calls the data.
         bits: see ``datamodules.decoding.read``.
-        cache_dir: remembers that all images could be read, which is found out before training where there are no more
-            than ``LOOKED_THROUGH``, and lists those that could not; None: an image is looked at when it is needed.
+        cache_dir: see ``datamodules.image_files.look_through``; None: an image is looked at when it is needed.
     """
 
     tables: dict[str, CocoTable]  # type: ignore
@@ -75,7 +72,7 @@ class AnnotatedFiles(DetectionDataModule):
 
     def look_through(self, names: Sequence[str]) -> None:
         """A UserError names those of the folder's images that cannot be read."""
-        if self.cache_dir is not None and len(names) <= LOOKED_THROUGH:
+        if self.cache_dir is not None:
             read_it = partial(read, turn=as_stored, bits=self.bits)
             look_through(self.name, self.folder, names, read_it, {"bits": self.bits}, self.cache_dir)
 

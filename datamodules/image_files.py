@@ -23,6 +23,7 @@ from foundation.whole_files import whole, write_whole
 
 FORMAT = 2  # of the cache, and of how a file becomes pixels: a change here makes former ones unused
 CHUNK = 32  # files a thread takes at once
+LOOKED_THROUGH = 20_000  # images before training, which takes minutes, once
 SECONDS_A_LINE = 20
 
 
@@ -77,12 +78,14 @@ def look_through(
     name: str, folder: Path, names: Sequence[str], read: Callable[[Path], Any], content: Mapping[str, Any], cache: Path
 ) -> None:
     """Whether all images can be read that will be decoded batch by batch: found out once, and again where a file has
-    changed. A UserError names those that cannot.
+    changed. A UserError names those that cannot. Of more than ``LOOKED_THROUGH`` nothing is found out.
 
     Args:
         content: what else decides how they are read.
         cache: the folder that remembers it.
     """
+    if len(names) > LOOKED_THROUGH:
+        return
     key = key_of(folder, names, content)
     mark = None if key is None else cache / f"{as_file_name(name)}-{key}.readable"
     if mark is not None and mark.exists():

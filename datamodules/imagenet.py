@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.decoding import ENDINGS, check_bits
+from datamodules.decoding import ENDINGS, as_stored, check_bits, read
 from datamodules.folder_layout import counts_in_words, split_of
-from datamodules.image_files import say, some
+from datamodules.image_files import look_through, say, some
 from datamodules.images import ImageDataModule
 from datamodules.listing import is_system, listing_of
 from datamodules.photographs import DrawnBatches, PhotographLoader, Photographs, Views, made_by_workers, shift_colours
@@ -39,6 +39,7 @@ class ImageNetDataModule(ImageDataModule):
         pca_colour: shift each training image along the principal components of ImageNet's colours.
         num_workers: processes that decode, on each rank; 0: none but the one that trains.
         bits: see ``datamodules.decoding.read``.
+        cache_dir: see ``datamodules.image_files.look_through``; None: an image is looked at when it is needed.
     """
 
     tables: dict[str, Photographs]  # type: ignore
@@ -54,6 +55,7 @@ class ImageNetDataModule(ImageDataModule):
         pca_colour: bool = True,
         num_workers: int = 8,
         bits: int | None = None,
+        cache_dir: str | None = None,
         **splits: Any,
     ) -> None:
         super().__init__(**splits)
@@ -67,6 +69,7 @@ class ImageNetDataModule(ImageDataModule):
         check_bits(bits)
         self.bits, self.views = bits, Views(size, tuple(short_sides), test_short_side)
         self.image_shape = (3, size, size)
+        self.cache_dir = None if cache_dir is None else Path(cache_dir)
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -86,7 +89,12 @@ class ImageNetDataModule(ImageDataModule):
         return len(self.class_names)
 
     def load(self) -> dict[str, Photographs]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return {"train": self._split("train"), "test": self._split("val")}
+        tables = {"train": self._split("train"), "test": self._split("val")}
+        if self.cache_dir is not None:
+            names = [os.fsdecode(name) for table in tables.values() for name in table.names.tolist()]
+            read_it = partial(read, turn=as_stored, bits=self.bits)
+            look_through(self.name, self.folder, names, read_it, {"bits": self.bits}, self.cache_dir)
+        return tables
 
     def describe(self) -> dict[str, Any]:
         """Name, sizes, and a fingerprint of the files' names: to read them all would take an hour."""

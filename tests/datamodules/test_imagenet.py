@@ -266,6 +266,22 @@ def test_a_file_that_cannot_be_read_is_named_without_a_traceback(folder, num_wor
         list(ready(folder, num_workers=num_workers).test_dataloader())
 
 
+def test_files_that_cannot_be_read_are_all_listed_before_training(folder):
+    cache = folder.parent / "cache"
+    ready(folder, cache_dir=str(cache))
+    (mark,) = cache.iterdir()
+    assert mark.suffix == ".readable"
+    paths = [folder / split / CLASSES[1] / f"{CLASSES[1]}_1.JPEG" for split in ("train", "val")]
+    for path in paths:
+        path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(
+        UserError, match=rf"^2 of \d+ images in .* All are listed in {cache}/imagenet-unreadable.txt\.$"
+    ):
+        ready(folder, cache_dir=str(cache))
+    listed = (cache / "imagenet-unreadable.txt").read_text().splitlines()
+    assert [line.split("\t")[0] for line in listed] == [str(it) for it in paths]
+
+
 def test_endings_in_any_case_at_any_depth_and_modes_other_than_colour(folder):
     added = folder / "train" / CLASSES[0] / "more"
     added.mkdir()
