@@ -11,6 +11,11 @@ from launch.runs import instantiate
 SMALL = ["datamodule.batch_size=8", "lightning_module.network.depth=8", "lightning_module.network.width=4",
          "trainer.precision=32-true"]  # fmt: skip
 FAST = [*SMALL, "lightning_module.scheduler.warmup=1"]
+PHOTOGRAPHS = ["datamodule.batch_size=8", "datamodule.num_workers=0", "datamodule.size=32",
+               "datamodule.short_sides=[36,40]", "datamodule.test_short_side=36",
+               "lightning_module.network={depth: 18, image_shape: [3, 32, 32], num_classes: 3}",
+               "callbacks.classification.top_k=2", "callbacks.averaged_predictions.top_k=2",
+               "trainer.precision=32-true"]  # fmt: skip
 TINY = {
     "resnet_cifar10": SMALL,
     "resnet_cifar10_32": SMALL,
@@ -20,11 +25,8 @@ TINY = {
     "resnet_cifar10_1202": SMALL,
     "resnet_cifar10_fast": FAST,
     "resnet_cifar10_speed": [SMALL[0], *SMALL[2:], "lightning_module.scheduler.warmup=1"],
-    "resnet_imagenet": ["datamodule.batch_size=8", "datamodule.num_workers=0", "datamodule.size=32",
-                        "datamodule.short_sides=[36,40]", "datamodule.test_short_side=36",
-                        "lightning_module.network={depth: 18, image_shape: [3, 32, 32], num_classes: 3}",
-                        "callbacks.classification.top_k=2", "callbacks.averaged_predictions.top_k=2",
-                        "trainer.precision=32-true"],
+    "resnet_imagenet": PHOTOGRAPHS,
+    "resnet_imagenet_34": PHOTOGRAPHS,
     "resnet_mnist": FAST,
     "resnet_svhn": FAST,
     "resnet_digits": FAST,
