@@ -19,7 +19,7 @@ class SavedProposals(Callback):
     """Writes ``proposals.safetensors`` at the end of a test: where the tested weights propose objects in the images of
     every split, as ``datamodules/proposals.py`` says. Training images are looked at as a test would, not flipped.
 
-    Proposals of all splits are in the first rank's memory until they are written, 20 bytes each.
+    Proposals of all splits are in the first rank's memory until they are written, 20 bytes each and as many again.
 
     Args:
         folder: where the file goes.

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from foundation.errors import UserError, in_one_line
@@ -47,7 +47,8 @@ def write_proposals(path: Path, splits: Mapping[str, ProposedSplit]) -> None:
     """The same bytes of the same proposals: metadata of more than one key have no order."""
     tensors = {f"{split}.{kind}": getattr(it, kind).contiguous() for split, it in splits.items() for kind in KINDS}
     with whole(path) as unfinished:
-        save_file(tensors, unfinished, {"format": FORMAT})
+        # Its save_file would make a file for its owner alone, and have words of its own for a full disk.
+        unfinished.write_bytes(save(tensors, {"format": FORMAT}))
 
 
 class Proposals:

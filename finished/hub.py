@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 from tokenizers import Tokenizer, processors
 
 from datamodules.text.tokens import WordPieceDataModule
@@ -49,7 +49,8 @@ def export(run: Path, checkpoint: str = "last", out: Path | None = None) -> Path
     told = {"experiment": finished.config["name"], "weights": weights_in(finished.checkpoint)}
     unfinished = folder / f"{SAFETENSORS}.unfinished"
     try:
-        save_file(module.released_weights(), unfinished, {"format": "pt"} | {key: str(it) for key, it in told.items()})
+        metadata = {"format": "pt"} | {key: str(it) for key, it in told.items()}
+        unfinished.write_bytes(save(module.released_weights(), metadata))  # save_file's is for its owner alone
         os.replace(unfinished, folder / SAFETENSORS)
     finally:
         unfinished.unlink(missing_ok=True)

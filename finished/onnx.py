@@ -31,6 +31,7 @@ from foundation.places import inside
 from foundation.protocols import (
     ClassifiesImages,
     ClassifiesText,
+    DetectsObjects,
     DetectsObjectsInImages,
     EmbedsText,
     EstimatesNumbers,
@@ -149,6 +150,11 @@ def exportable_of(module: Any, run: Path, output: str = "predictions") -> Export
         raise UserError(
             f"{run} is a run of {type(module).__name__}, which says nothing of a text as it was trained: give "
             "--output embeddings for its vectors."
+        )
+    if serves(module, DetectsObjects):
+        raise UserError(
+            f"{run} is a run of {type(module).__name__}, which looks for objects in regions that its data give, and an "
+            "image comes without: name a run of a detector with an RPN."
         )
     raise UserError(
         f"{run} is a run of {type(module).__name__}, which neither classifies images or texts nor detects objects "

@@ -632,6 +632,8 @@ class Says:
     """Its functions of texts take ``segment_ids`` [B, L] int64, too: 0 in the first text of a pair, 1 in the second."""
     needs_proposals: bool = False
     """The regions that it looks at come with the images, from ``datamodule.proposals``."""
+    takes_proposals: bool = False
+    """It looks at them where they come, in training at least."""
     needs_streams: bool = False
     """It learns from few labels and many images: from the three streams that ``datamodule.num_labels`` makes."""
     needs_find_unused_parameters: bool = False

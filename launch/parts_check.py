@@ -212,11 +212,17 @@ def unlabelled(config: Mapping[str, Any], module: Any, datamodule: Any, callback
 
 
 def unfit_proposals(module: Any, datamodule: Any) -> Iterator[str]:
-    """A module that proposes nothing itself, beside data that give no proposals either."""
-    if said(module, "needs_proposals") and said(datamodule, "proposals") is None:
+    """A module that proposes nothing itself beside data that give no proposals either, and proposals for nobody."""
+    given = said(datamodule, "proposals") is not None
+    if said(module, "needs_proposals") and not given:
         yield (
             f"{type(module).__name__} has no RPN as configured and looks at regions that come with the images: set "
             '"datamodule.proposals={_target_: launch.runs.load_proposals, run: <folder>}" to a run that has saved some.'
+        )
+    if given and not said(module, "takes_proposals"):
+        yield (
+            f"{type(module).__name__} as configured looks at no regions that come with the images, since its heads are "
+            "null or fixed: set datamodule.proposals=null."
         )
 
 

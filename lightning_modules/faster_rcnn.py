@@ -268,6 +268,10 @@ class FasterRCNN(Optimized):
         """The data give the regions that are looked at."""
         return self.network.rpn is None
 
+    @property
+    def takes_proposals(self) -> bool:
+        return self.needs_proposals or self.network.learns("heads")
+
     def capabilities(self) -> set[type]:
         detects = self.network.roi_heads is not None
         if self.needs_proposals:

@@ -49,6 +49,9 @@ def test_the_file_is_safetensors_of_the_format_that_is_stated(tmp_path):
     assert found["val.boxes"].dtype == found["val.scores"].dtype == torch.float32
     assert torch.equal(found["val.boxes"][:1], rows_of(1))
     assert not list(tmp_path.glob("*.unfinished"))
+    (tmp_path / "other").touch()
+    modes = {it.stat().st_mode for it in tmp_path.iterdir()}
+    assert len(modes) == 1  # who may read a run's other files may read this one
 
 
 def test_every_image_gets_its_own_in_whatever_order_the_file_has_them(tmp_path):

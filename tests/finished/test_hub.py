@@ -47,6 +47,11 @@ def test_the_reference_library_reads_what_is_written(run, tmp_path):
     assert json.loads((folder / "config.json").read_text())["architectures"] == ["BertForPreTraining"]
 
 
+def test_who_may_read_the_config_may_read_the_weights(run, tmp_path):
+    folder = export(run, out=tmp_path / "hub")
+    assert (folder / "model.safetensors").stat().st_mode == (folder / "config.json").stat().st_mode
+
+
 def test_it_lies_in_the_run_and_training_begins_with_it(run, tmp_path, capsys):
     main([str(run)])
     assert capsys.readouterr().out.strip() == str(run / "hub")

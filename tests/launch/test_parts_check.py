@@ -177,8 +177,11 @@ def test_a_detector_without_an_rpn_beside_data_without_proposals():
     assert problem.startswith("SimpleNamespace has no RPN as configured")
     assert 'load_proposals, run: <folder>}" to a run that has saved some' in problem
     assert [*unfit_proposals(fast, SimpleNamespace(name="digits"))] == [problem]
-    assert not [*unfit_proposals(fast, SimpleNamespace(proposals=object()))]
+    given = SimpleNamespace(proposals=object())
+    assert not [*unfit_proposals(SimpleNamespace(needs_proposals=True, takes_proposals=True), given)]
     assert not [*unfit_proposals(SimpleNamespace(), data)]
+    (problem,) = unfit_proposals(SimpleNamespace(takes_proposals=False), given)
+    assert problem.endswith("since its heads are null or fixed: set datamodule.proposals=null.")
 
 
 @pytest.mark.parametrize(

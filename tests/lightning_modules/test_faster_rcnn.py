@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.roi_heads import fastrcnn_loss
 
+from finished.predictors import predictor_of
 from foundation.errors import UserError
 from foundation.protocols import DetectsObjects, DetectsObjectsInImages, ProposesRegions, ProposesRegionsInImages
 from launch.command_line import compose_job
@@ -374,6 +375,16 @@ class TestParts:
         fast = with_parts(rpn=False)
         assert (fast.capabilities(), fast.needs_proposals) == ({ProposesRegions, DetectsObjects}, True)
         assert with_parts(heads=False).num_classes == 0
+        takes = {it.takes_proposals for it in (fast, with_parts(), with_parts("backbone", "rpn"))}
+        assert takes == {True}
+        assert not with_parts(heads=False).takes_proposals
+        assert not with_parts("backbone", "heads").takes_proposals
+
+    def test_images_of_one_s_own_come_without_proposals_and_are_refused(self):
+        with pytest.raises(UserError, match="a run of FasterRCNN, which looks for objects in regions that its data"):
+            predictor_of(with_parts(rpn=False), "a run")
+        with pytest.raises(UserError, match="a run is a run of FasterRCNN, which does not tell what is in an image"):
+            predictor_of(with_parts(heads=False), "a run")
 
     def test_fixed_parts_begin_with_what_has_been_learned(self):
         module = with_parts("backbone", "heads")
