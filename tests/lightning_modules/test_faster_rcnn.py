@@ -68,7 +68,7 @@ TINY = {
     "faster_rcnn_coco_vgg16": [*LIGHT, "init_from=null"],
     "faster_rcnn_coco_resnet101": RESNET,
     "faster_rcnn_voc_vgg16": [*LIGHT, "init_from=null"],
-    "faster_rcnn_voc_zf": LIGHT,
+    "faster_rcnn_voc_zf": [*LIGHT, "init_from=null"],
     "faster_rcnn_voc0712_vgg16": [*LIGHT, "init_from=null"],
     "faster_rcnn_voc0712_resnet101": RESNET,
     "faster_rcnn_shapes": [*SCENES, NARROW],

@@ -434,6 +434,19 @@ class TestThePapersNets:
         assert {name for name, here in taken.items() if here not in own} == {"classifier.6.weight", "classifier.6.bias"}
         assert all(own[here].shape == theirs[name].shape for name, here in taken.items() if here in own)
 
+    def test_zf_begins_with_layers_by_their_names_in_caffe(self):
+        shapes = {"conv1": (96, 3, 7, 7), "conv2": (256, 96, 5, 5), "conv3": (384, 256, 3, 3), "conv4": (384, 384, 3, 3),
+                  "conv5": (256, 384, 3, 3), "fc6": (4096, 256 * 6 * 6), "fc7": (4096, 4096)}  # fmt: skip
+        with torch.device("meta"):
+            network = DetectionNetwork(ZF(), RegionProposals(256, [[128]]), RegionHeads(256, 20, "zf", 4096))
+            module = FasterRCNN(network, optimizer=torch.optim.SGD)
+        own = module.state_dict()
+        for layer, shape in shapes.items():
+            for part, wanted in {"weight": shape, "bias": shape[:1]}.items():
+                assert own[own_name(f"{layer}.{part}", own, module.initial_prefixes)].shape == wanted
+        begun = {own_name(f"{it}.{part}", own, module.initial_prefixes) for it in shapes for part in ("weight", "bias")}
+        assert {it for it in own if it not in begun} == {it for it in own if ".rpn." in it or "box_predictor" in it}
+
     def test_a_resnet_s_heads_begin_with_its_last_stage(self):
         with torch.device("meta"):
             heads = RegionHeads(1024, 20, "layer4", 2048, norm="frozen")
