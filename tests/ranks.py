@@ -182,7 +182,8 @@ def measured(world_size: int, folder: Path, experiment: str) -> dict[str, Any]:
     trained = {key: float(value) for key, value in run.trainer.callback_metrics.items() if "_s" not in key}
     weights = weights_of(run.module)
     torch.save(weights, folder / f"{experiment}{world_size}.pt")
-    found = {"metrics": tested, "trained": trained, "few": without_examples(world_size, folder, experiment)}
+    few = without_examples(world_size, folder, experiment)
+    found: dict[str, Any] = {"metrics": tested, "trained": trained, "few": few}
     found["samples"] = samples_on(world_size, folder) if experiment == "infogan_digits" else None
     if world_size == 1:  # forks keep theirs to themselves
         found["swaps"] = [it["swaps"] for it in getattr(run.datamodule, "history", [])]

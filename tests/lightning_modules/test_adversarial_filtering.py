@@ -95,6 +95,20 @@ def test_nothing_is_assigned_twice_and_what_is_missing_never():
         assert scores.gather(1, assignment).isfinite().all()
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_where_all_candidates_are_assigned_nothing_is_exchanged(weighted):
+    """Also where some texts have fewer than others, so that places are empty."""
+    nothing = float("-inf")
+    scores = torch.tensor([[0.1, 0.2, 0.3], [0.9, 0.1, nothing]])
+    assignment = torch.tensor([[2, 0], [0, 1]])
+    found = swap_easiest(scores, torch.tensor([0.0, 0.5]), assignment, 2, draws(2, 6), weighted)
+    assert torch.equal(found.assignment, assignment)
+    every = torch.tensor([[0, 1, 2]])
+    found = swap_easiest(scores[:1], torch.tensor([0.5]), every, 2, draws(1, 6), weighted)
+    assert torch.equal(found.assignment, every)
+    assert not found.came.any()
+
+
 def test_accuracies_and_limits():
     assert binary_accuracy(SCORES, RIGHT, ASSIGNED) == pytest.approx((2 + 3 + 0 + 1) / 12)
     assert choice_accuracy(SCORES, RIGHT, ASSIGNED) == 1 / 4  # what is as good is not told
@@ -139,6 +153,23 @@ def test_what_is_planted_is_filtered_out(whole):
     assert int(since.max()) <= 3
     names = sorted(path.name for path in folder.iterdir())
     assert {"filtered.jsonl", "rounds.csv", "rounds.png", "examples.txt"} <= {*names}
+
+
+def test_right_endings_stay_and_so_do_texts_that_a_round_has_learnt_from(whole):
+    data = whole[0].datamodule
+    for told, it in zip(data.outcome(), data.pool, strict=True):
+        assert told["endings"][told["label"]] == it.ending
+        assert told["endings"].count(it.ending) == 1
+    assert all(len(set(row)) == data.negatives for row in data.assignment.tolist())
+    rounds, last = set(data.since.unique().tolist()) - {0}, data.round
+    assert rounds
+    try:
+        for since in rounds:
+            data.round = since - 1
+            changed = (data.since == since).any(1).nonzero().squeeze(1).tolist()
+            assert set(changed) <= set(data.filtered.tolist())
+    finally:
+        data.round = last
 
 
 def test_what_comes_out_is_read_as_multiple_choice(whole, tmp_path):

@@ -61,6 +61,14 @@ def test_no_text_has_two_parts_and_each_round_draws_others(data_dir):
     assert len({tuple(it) for it in parts}) == 3
 
 
+def test_parts_and_what_is_assigned_are_functions_of_the_seed(data_dir):
+    one, again, other = (made(data_dir, seed=it) for it in (1, 1, 2))
+    assert torch.equal(one.assignment, again.assignment)
+    assert torch.equal(one.filtered, again.filtered)
+    assert not torch.equal(one.assignment, other.assignment)
+    assert not torch.equal(one.filtered, other.filtered)
+
+
 def test_a_batch_has_the_right_ending_at_its_label_and_the_shown_negatives(data_dir):
     datamodule = made(data_dir, negatives=5, shown=2, start="first")
     table = datamodule.tables["test"]
