@@ -29,7 +29,7 @@ from lightning_modules.classifier import Classifier
 from lightning_modules.micro_batches import Inputs
 from lightning_modules.networks.bert_released import from_released, is_released
 from lightning_modules.networks.precision import at_least_single
-from lightning_modules.networks.products import as_in_training
+from lightning_modules.networks.products import as_in_training, to_round
 from lightning_modules.optimized import Batch
 from lightning_modules.turns import Player, Told
 
@@ -257,9 +257,12 @@ class AdversarialFiltering(Classifier):
         share = torch.arange(len(ends.rows)).tensor_split(self.trainer.world_size)[self.trainer.global_rank]
         with evaluating(self), as_in_training():
             for positions in datamodule.parts(ends.rows, share, self.tokens_at_once):
-                batch = {key: it.to(self.device) for key, it in datamodule.row_of(ends.rows[positions]).items()}
-                batch = {key: it.unsqueeze(1) for key, it in batch.items()}
-                found[positions.to(self.device)] = self.of_heads(batch, self.judge)[:, 0, self.head].double()
+                rows = ends.rows[positions]
+                if self.device.type == "cpu":  # some rows once more, for the reason of ``in_round_numbers``
+                    rows = torch.cat([rows, rows[: to_round(len(rows))]])
+                batch = {key: it.to(self.device).unsqueeze(1) for key, it in datamodule.row_of(rows).items()}
+                scores = self.of_heads(batch, self.judge)[: len(positions), 0, self.head]
+                found[positions.to(self.device)] = scores.double()
         summed: Any = self.trainer.strategy.reduce(found, reduce_op="sum")
         whole = torch.full((len(items), datamodule.widest + 1), NEVER, dtype=torch.float64)
         whole[ends.texts, ends.places] = summed.cpu()

@@ -18,12 +18,10 @@ from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from foundation.errors import UserError
-from lightning_modules.networks.products import Linear
+from lightning_modules.networks.products import Linear, to_round
 
 SEGMENTS = 2
 INITIAL_STD = 0.02
-FEW = 5
-"""As a power of two: up to half as many numbers of tokens there are from one number to its double."""
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": gelu, "gelu_tanh": partial(gelu, approximate="tanh")}
 """With the error function, as released files on the Hub say, and Google's approximation."""
 Activation = Literal["gelu", "gelu_tanh"]
@@ -103,8 +101,7 @@ class Rows:
 def in_round_numbers(chosen: Tensor, is_chosen: Tensor) -> Tensor:
     """Places, and behind them so many of those that are not chosen that there are few numbers of places: by these a
     CPU's library keeps kernels, some megabytes of them for each number that it has met."""
-    few = 2 ** max(len(chosen).bit_length() - FEW, 0)
-    if not (missing := -len(chosen) % few):
+    if not (missing := to_round(len(chosen))):
         return chosen
     return torch.cat([chosen, (~is_chosen).flatten().nonzero().squeeze(1)[:missing]])
 

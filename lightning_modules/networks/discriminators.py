@@ -9,12 +9,14 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from datamodules.text.vectors import given_vectors
 from foundation.errors import UserError
 from lightning_modules.networks.bert import Bert, Pooler, head
 from lightning_modules.networks.precision import at_least_single
+from lightning_modules.networks.products import to_round
 
 Ends = Mapping[str, Tensor]
 
@@ -133,6 +135,8 @@ class Convolutions(TokenScorer):
 
     def vectors(self, ends: Ends) -> Tensor:
         x = self.embedded(ends).mT
+        if x.is_cpu and (missing := to_round(x.shape[2])):  # few lengths, for the reason of ``in_round_numbers``
+            x = pad(x, (0, missing))
         found = []
         for of_width in self.filters:
             answers = of_width(x).relu()

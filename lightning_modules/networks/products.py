@@ -18,6 +18,8 @@ from torch.nn import functional
 
 LEAST = 2**15
 """Numbers in a matrix of weights from which on a product is long enough for what it takes to call one's own."""
+FEW = 5
+"""As a power of two: up to half as many numbers of rows there are from one number to its double."""
 
 
 @cache
@@ -45,6 +47,18 @@ def suits(left: Tensor, right: Tensor) -> bool:
     return plain and not usual and right.numel() >= LEAST and by_onednn()
 
 
+def to_round(number: int) -> int:
+    """How many there are from a number to the next round one."""
+    return -number % 2 ** max(number.bit_length() - FEW, 0)
+
+
+def with_round_rows(x: Tensor) -> Tensor:
+    """[M, K] -> the same with zeros behind it, so that there are few numbers of rows: by these the library keeps
+    kernels, up to megabytes of them for each number that it has met, and texts have any number of tokens."""
+    missing = to_round(x.shape[0])
+    return torch.cat([x, x.new_zeros(missing, x.shape[1])]) if missing else x
+
+
 class Product(torch.autograd.Function):
     """``multiply`` with a gradient, which has one in its turn."""
 
@@ -66,7 +80,10 @@ class Product(torch.autograd.Function):
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``torch.nn.functional.linear``."""
-    return Product.apply(x, weight, bias) if suits(x, weight) else functional.linear(x, weight, bias)  # pyright: ignore
+    if not suits(x, weight):
+        return functional.linear(x, weight, bias)
+    found: Tensor = Product.apply(with_round_rows(x), weight, bias)  # pyright: ignore
+    return found[: x.shape[0]] if to_round(x.shape[0]) else found
 
 
 class Products:

@@ -30,9 +30,13 @@ NETWORK = "lightning_module.network"
 SHORT = ["lightning_module.epochs_a_round=1", "lightning_module.optimizer.fused=false", "datamodule.val_size=5",
          "datamodule.eval_batch_size=20", "datamodule.batch_size=20"]  # fmt: skip
 BERT = [f"{NETWORK}.network.{it}" for it in ("layers=1", "hidden_size=16", "heads=2", "max_length=64")]
+MEMBERS = [f"{NETWORK}.members.features.hidden_size=16",
+           *(f"+{NETWORK}.members.{it}.embedding_size=8" for it in ("bag_of_words", "convolutions", "lstm"))]  # fmt: skip
 TINY = {
     "filtering_synthetic": [*SHORT, "datamodule.texts=50", "datamodule.candidates=6"],
     "filtering_hellaswag_weak": [*SHORT, f"{NETWORK}.embedding_size=8"],
+    "filtering_hellaswag_features": [*SHORT, f"{NETWORK}.hidden_size=16"],
+    "filtering_hellaswag_ensemble": [*SHORT, f"{NETWORK}.hidden_size=16", *MEMBERS],
     "filtering_hellaswag_strong": [*SHORT, "trainer.precision=32-true", "datamodule.max_length=48", *BERT],
 }
 

@@ -65,6 +65,24 @@ def test_only_what_is_asked_for_is_computed(wide, monkeypatch):
     assert made == [(6, 130), (6, 260)]
 
 
+@needs_onednn
+def test_there_are_few_numbers_of_rows_and_those_that_are_added_change_nothing(wide, monkeypatch):
+    """The library keeps kernels for each number that it meets."""
+    made = set()
+    monkeypatch.setattr(products, "multiply", lambda *them: made.update(them[0].shape) or multiply(*them))
+    for rows in range(1025, 1090):
+        x, weight, bias = operands(rows=rows)
+        ours = linear(x, weight, bias)
+        mine = torch.autograd.grad(ours.square().sum(), [x, weight, bias])
+        if rows == 1027:
+            theirs = functional.linear(x, weight, bias)
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+            other = torch.autograd.grad(theirs.square().sum(), [x, weight, bias])
+            for one, two in zip(mine, other, strict=True):
+                torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-2)
+    assert made == {1088, 1152, 260, 130}
+
+
 def test_what_does_not_suit_is_left_to_torch(wide):
     x, weight, _ = operands()
     assert suits(x, weight)
