@@ -169,8 +169,9 @@ def numbers_of(path: Path) -> tuple[list[str], np.ndarray]:
         raise UserError(f"{path} is read by h5py, which is not installed: pip install '.[svhn]'.") from None
     names, boxes = [], []
     try:
-        with h5py.File(path, "r") as file:
-            struct: Any = file["digitStruct"]
+        with h5py.File(path, "r") as opened:
+            file: Any = opened
+            struct = file["digitStruct"]
             for name, box in zip(struct["name"][:, 0], struct["bbox"][:, 0], strict=True):
                 names.append("".join(map(chr, file[name][:, 0])))
                 left, top, width, height = (values(file, file[box][key]) for key in ("left", "top", "width", "height"))
