@@ -101,12 +101,13 @@ def most_overlapped(found: Packed, objects: Objects) -> tuple[np.ndarray, np.nda
 
 
 def overlap_of(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Intersection over union of pairs, [P]; boxes, others: [P, 4]."""
-    sides = np.minimum(boxes[:, 2:], others[:, 2:]) - np.maximum(boxes[:, :2], others[:, :2])
-    common = sides.clip(min=0).prod(axis=1)
-    areas = [(it[:, 2:] - it[:, :2]).prod(axis=1) for it in (boxes, others)]
-    union = areas[0] + areas[1] - common
-    return np.divide(common, union, out=np.zeros_like(common), where=union > 0)
+    """Intersection over union of pairs, [P]; boxes, others: [P, 4]. 0 for a box that is not finite."""
+    with np.errstate(invalid="ignore"):
+        sides = np.minimum(boxes[:, 2:], others[:, 2:]) - np.maximum(boxes[:, :2], others[:, :2])
+        common = sides.clip(min=0).prod(axis=1)
+        areas = [(it[:, 2:] - it[:, :2]).prod(axis=1) for it in (boxes, others)]
+        union = areas[0] + areas[1] - common
+        return np.nan_to_num(np.divide(common, union, out=np.zeros_like(common), where=union > 0))
 
 
 def judged(best: np.ndarray, overlap: np.ndarray, difficult: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

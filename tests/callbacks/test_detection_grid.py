@@ -37,6 +37,8 @@ def test_annotated_objects_are_those_of_the_image_the_small_ones_on_top():
     ]
     frames = annotated(annotations, 1, NAMES)
     assert [(it.caption, it.crowd, it.box[2]) for it in frames] == [("car (crowd)", True, 9), ("car", False, 5)]
+    annotations[2]["difficult"] = 1
+    assert annotated(annotations, 1, NAMES)[0].caption == "car (difficult)"
 
 
 def test_boxes_are_drawn_where_they_are_on_both_sides(tmp_path):

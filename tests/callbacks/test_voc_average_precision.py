@@ -84,6 +84,10 @@ TWICE = ((10, 10, 50, 50), (30, 10, 70, 50))  # two objects whose outlines overl
         # ... which holds of what overlaps a difficult one most, though it would find another.
         (truth_of((10, 10, 60, 60), (10, 10, 60, 50), difficult=(1,)), [(10, 10, 60, 51, 0.9)], (0, 0)),
         (truth_of(BOX, difficult=(0,)), [(*BOX, 0.9)], (math.nan, math.nan)),
+        # A box that a diverged module gives is a false one.
+        (truth_of(BOX), [(math.nan, 10, 60, 60, 0.9), (*BOX, 0.8)], (0.5, 0.5)),
+        (truth_of(BOX), [(-math.inf, -math.inf, math.inf, math.inf, 0.9), (*BOX, 0.8)], (0.5, 0.5)),
+        (truth_of(BOX), [(60, 60, 10, 10, 0.9), (*BOX, 0.8)], (0.5, 0.5)),
         # A mean over the classes that have an object to be found.
         (truth_of((*BOX, 3), (*ELSEWHERE, 9)), [(*BOX, 0.9)], (0.5, 0.5)),
     ],
