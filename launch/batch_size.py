@@ -214,7 +214,8 @@ def report(found: Found, config: Mapping[str, Any], words: list[str]) -> list[st
             "that are counted in iterations."
         )
     kept = [it for it in words if it.partition("=")[0] not in {it.partition("=")[0] for it in changes}]
-    lines.append(f"python train.py {shlex.join([*kept, *changes])}")
+    is_clone = Path(__file__).parent.with_name("Makefile").exists()  # else an installed package
+    lines.append(f"{'python train.py' if is_clone else 'relight train'} {shlex.join([*kept, *changes])}")
     return lines
 
 
