@@ -348,6 +348,21 @@ def test_all_steps_at_once_are_the_steps_one_by_one(read_size, write_size, shape
     torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.parametrize("scale", [30.0, 1e4])
+def test_all_steps_at_once_have_the_same_gradient_where_windows_lie_far_outside(scale):
+    torch.manual_seed(0)
+    network = DrawNetwork((1, 10, 7), 4, 6, 2, 2, 3, learn_init=True).double()
+    with torch.no_grad():
+        network.attention.linear.weight.mul_(scale)  # type: ignore
+        network.initial_outputs.normal_()
+    module, noise = alone(Draw(network, optimizer=ADAM)), torch.randn(4, 5, 2, dtype=torch.float64)
+    at_once, one_by_one = both_ways(module, binary(5, (1, 10, 7)).double(), noise)
+    torch.testing.assert_close(at_once, one_by_one, rtol=1e-6, atol=1e-9)
+    network.float()
+    single, _ = both_ways(module, binary(5, (1, 10, 7)), noise.float())
+    assert all(bool(it.isfinite().all()) for it in single)
+
+
 def both_ways(module: Draw, images: torch.Tensor, noise: torch.Tensor) -> list[list[torch.Tensor]]:
     """Loss and gradients, of all steps at once and of one after the other."""
     found = []
