@@ -75,9 +75,11 @@ def test_a_former_judge_is_a_run_as_an_input_now(tmp_path):
     asked = saved_config(run)["callbacks"]["classifier_score"]["judge"]
     assert asked == {"_target_": "launch.runs.load_module", "run": str(judge), "checkpoint": "last"}
     found = measured(run, tmp_path / "again")
+    images = found.pop("test/real_classifier_score_images")  # of how many, which a run of before did not say
     assert found == pytest.approx(figures("judged"), rel=1e-4)
     written = json.loads((tmp_path / "again" / "record.json").read_text())
     assert written["inputs"]["callbacks.classifier_score.judge"]["run"] == "resnet"
+    assert written["judges"]["classifier_score"]["images"]["real test"] == images
     assert str(prepare(str(run), ["trainer.max_steps=3"])[1]) == str(run / "checkpoints" / "last.ckpt")
 
 

@@ -28,6 +28,7 @@ from tests.lightning_modules.test_infogan import TINY
 CLASSIFIER = ["experiment=resnet_digits", "trainer.precision=32-true", "lightning_module.network.width=4",
               "lightning_module.network.depth=8", "lightning_module.scheduler.warmup=5"]  # fmt: skip
 KEYS = {f"test/{real}classifier_score{end}" for real in ("", "real_") for end in ("", "_std", "_all")}
+KEYS.add("test/real_classifier_score_images")
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +93,7 @@ def test_a_finished_run_is_judged_by_what_it_was_trained_without(classifier, gen
             for name, images in (("", samples), ("real_", real))
             for end, value in scored(judge.class_logits(images / 255)).items()  # type: ignore
         }
+    expected["test/real_classifier_score_images"] = 360
     assert {key: found[key] for key in KEYS} == pytest.approx(expected, rel=1e-5)
     assert found["test/real_classifier_score"] > 2 * found["test/classifier_score"]  # two iterations make noise
     written = json.loads((tmp_path / "metrics.json").read_text())
