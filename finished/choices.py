@@ -118,20 +118,22 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--context", default="context", help="its column of texts")
     parser.add_argument("--endings", default="endings", help="its column of lists of endings")
     parser.add_argument("--label", default="label", help="its column of the right ending's number, from 0")
+    parser.add_argument("--texts", type=int, help="at most so many, the first")
     parser.add_argument("--out", type=Path, help="also write the figures into this file, .json")
     parser.add_argument("--batch", type=int, default=16, help="texts at once")
     parser.add_argument("--checkpoint", default="last", help="a file of its checkpoints/ without .ckpt")
     parser.add_argument("--accelerator", default="auto", help="a GPU where there is one; cpu, gpu, ...")
     names, words = split_trust(sys.argv[1:] if arguments is None else arguments)
     given = parser.parse_args(words)
-    if given.batch < 1:
-        raise UserError(f"--batch is {given.batch}: give 1 or more.")
+    for name in ("batch", "texts"):
+        if (value := getattr(given, name)) is not None and value < 1:
+            raise UserError(f"--{name} is {value}: give 1 or more.")
     if given.out is not None:
         check_writable("--out", given.out.parent)
     with trusting(names):
         writer = writer_of(given.run, given.checkpoint, given.accelerator)
         of, asked = asked_of(writer, given)
-        told = choose(writer, asked, given.batch, given.out, of)
+        told = choose(writer, asked[: given.texts], given.batch, given.out, of)
     say(", ".join(f"{key} {it:.4f}" if isinstance(it, float) else f"{key} {it}" for key, it in told.items()))
     return told
 

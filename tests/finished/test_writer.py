@@ -144,9 +144,13 @@ def test_it_writes_endings_that_end(released, tmp_path):
 # --- what is no such folder ------------------------------------------------------------------------------------------
 
 
-def test_a_released_model_holds_no_texts_out(released):
+def test_a_released_model_holds_no_texts_out_and_some_of_a_file_can_be_asked(released):
     with pytest.raises(UserError, match="--file is missing, and .* holds no texts with several endings out: name a"):
         choices([str(released)])
+    with pytest.raises(UserError, match="--texts is 0: give 1 or more"):
+        choices([str(released), "--texts", "0"])
+    words = ["--file", str(released / "rows.jsonl"), "--context", "ctx", "--accelerator", "cpu"]
+    assert choices([str(released), *words, "--texts", "3"])["texts"] == 3
 
 
 def without(folder: Path, *names: str) -> None:
