@@ -114,7 +114,7 @@ class AveragedPredictions(Callback):
             )
         names = list(module.class_names or said(datamodule, "class_names") or ())
         for run, other in self.others.items():
-            theirs = list(getattr(other, "class_names", None) or ())
+            theirs = list(said(other, "class_names") or ())
             if other.num_classes != module.num_classes or (names and theirs and names != theirs):
                 raise UserError(
                     f"{KEY}.others.runs: {run} tells other classes apart ({in_words(theirs, other.num_classes)}) than "
