@@ -149,8 +149,9 @@ def captured_loop(run: Run, data: Data) -> Loop | None:
 
     None for what ``trainer.capture`` does not take.
     """
-    whole = isinstance(run.module, TakesTurns) and isinstance(data, ImageTable)
-    if not whole or run.module.not_capturable() is not None or run.trainer.precision == "16-mixed":
+    if not isinstance(run.module, TakesTurns) or not isinstance(data, ImageTable):
+        return None
+    if run.module.not_capturable() is not None or run.trainer.precision == "16-mixed":
         return None
     device = run.trainer.strategy.root_device
     module: Any = untrained_copy(run, device)

@@ -195,9 +195,9 @@ class DrawNetwork(nn.Module):
         self.attention = Attention(hidden, windows, height, width) if windows else None
         # The image's half of eq. 17 is the same at every step.
         self.image_gates = nn.Linear(pixels, 4 * hidden, bias=False) if read_size is None else None
-        # All steps at once, where both ends attend.
-        attends = read_size is not None and write_size is not None
-        self.whole = WholePass(self.image_shape, hidden, read_size, write_size, LOG_RANGE) if attends else None
+        self.whole = None
+        if read_size is not None and write_size is not None:  # all steps at once, where both ends attend
+            self.whole = WholePass(self.image_shape, hidden, read_size, write_size, LOG_RANGE)
         beginning = {"initial_canvas": torch.zeros(height, channels, width), "initial_outputs": torch.zeros(2, hidden)}
         for name, value in beginning.items():
             if learn_init:

@@ -125,5 +125,6 @@ class ImageNetResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.maxpool(relu(self.bn1(self.conv1(images)), inplace=True))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        for stage in range(len(WIDTHS)):
+            x = self.get_submodule(f"layer{stage + 1}")(x)
         return self.fc(x.mean(dim=(2, 3)))
