@@ -35,8 +35,11 @@ def measured(run: Path, folder: Path) -> dict[str, float]:
     return evaluate(compose_job("evaluate", words, str(folder)), folder)
 
 
+TODAY = {"test/nll_importance_nats": "test/nll_importance_2_nats"}  # it names its samples now: two in that run
+
+
 def figures(name: str) -> dict[str, float]:
-    return {key: value for key, value in metrics_of(name).items() if key.startswith("test/")}
+    return {TODAY.get(key, key): value for key, value in metrics_of(name).items() if key.startswith("test/")}
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -23,7 +23,7 @@ from foundation.security import FUNCTIONS, check_targets
 from launch import runs
 from launch.command_line import compose_job
 from launch.config_check import TrainConfig, check_config
-from launch.inputs import ORIGINS, changed_inputs, inputs_of
+from launch.inputs import ORIGINS, SEVERAL, changed_inputs, inputs_of
 from launch.resume import prepare, take_up
 from launch.runs import build, load_datamodule, load_metric, load_module, load_proposals, load_run
 from lightning_modules.networks.resnet import CifarResNet
@@ -390,7 +390,7 @@ def test_a_config_from_elsewhere_may_ask_for_runs_and_they_are_held_to_the_same_
     check_targets(
         {"x": node("module", "a"), "y": [node("datamodule", "a")], "z": node("metric", "a", metric="b")}, "it"
     )
-    assert set(FUNCTIONS) == set(ORIGINS)
+    assert set(FUNCTIONS) == {*ORIGINS, SEVERAL}
     assert all(callable(getattr(runs, it.removeprefix("launch.runs."))) for it in FUNCTIONS)
     for other in (
         "launch.runs.load_run",
