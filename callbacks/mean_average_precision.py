@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning import LightningModule, Trainer
+from lightning import Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torchmetrics import Metric
@@ -25,12 +25,11 @@ from callbacks.instruments.coco_evaluation import (
     merge,
 )
 from callbacks.instruments.detection_confusion import confusion_of
-from callbacks.instruments.measurement import Measurement
+from callbacks.instruments.detections import MeasuresDetections
 from callbacks.instruments.pictures import draw_counts, log_picture, log_table, shortened
 from callbacks.instruments.tables import write_table
 from foundation.errors import UserError
 from foundation.metrics import Directions, in_stage
-from foundation.protocols import AnnotatesObjects, DetectsObjects
 from foundation.whole_files import whole, write_whole
 
 PREFIXES = {"boxes": "", "masks": "mask_"}
@@ -120,7 +119,7 @@ class MeanAveragePrecisionMetric(Metric):
         }
 
 
-class MeanAveragePrecision(Measurement):
+class MeanAveragePrecision(MeasuresDetections):
     """Logs COCO's twelve figures, ``<stage>/map`` to ``<stage>/mar_large``, and writes what the test found.
 
     ``average_precision.csv`` has a row a class, ``detections.json`` the detections as COCO's evaluation server takes
@@ -136,8 +135,6 @@ class MeanAveragePrecision(Measurement):
     """
 
     metric: MeanAveragePrecisionMetric
-    requires = DetectsObjects
-    requires_data = AnnotatesObjects
 
     def __init__(
         self, folder: str, masks: bool = False, write_detections: bool = True, confusion_min_score: float = 0.5
@@ -161,19 +158,8 @@ class MeanAveragePrecision(Measurement):
     def pictures(self, module: Any) -> set[str]:
         return {"test/confusion"}
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._start(trainer, "val", trainer.limit_val_batches)
-
-    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._start(trainer, "test", trainer.limit_test_batches)
-
-    def _start(self, trainer: Trainer, stage: str, limit: float) -> None:
-        datamodule: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-        whole = isinstance(limit, float) and limit == 1.0  # the whole number 1 is a single batch
-        self.metric = MeanAveragePrecisionMetric(datamodule.coco_ground_truth(stage), self.masks, whole)
-
-    def update(self, trainer: Trainer, module: Any, outputs: Any, batch: Any) -> None:
-        self.metric.update(outputs["image_id"], outputs["detections"])
+    def metric_of(self, ground_truth: Mapping[str, Any], whole: bool) -> MeanAveragePrecisionMetric:
+        return MeanAveragePrecisionMetric(ground_truth, self.masks, whole)
 
     @rank_zero_only
     def write(self, trainer: Trainer, module: Any) -> None:

@@ -1,19 +1,19 @@
 """PASCAL VOC's mean average precision of a detector, exact on any number of ranks."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning import LightningModule, Trainer
+from lightning import Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 from callbacks.instruments.coco_evaluation import Packed, check_images
-from callbacks.instruments.measurement import Measurement
+from callbacks.instruments.detections import MeasuresDetections
 from callbacks.instruments.pictures import log_table
 from callbacks.instruments.tables import write_table
 from callbacks.instruments.voc_evaluation import FIGURES, VocEvaluation, evaluate_voc
 from callbacks.mean_average_precision import MeanAveragePrecisionMetric
 from foundation.metrics import Directions, in_stage
-from foundation.protocols import AnnotatesObjects, DetectsObjects
 
 
 class VocAveragePrecisionMetric(MeanAveragePrecisionMetric):
@@ -28,7 +28,7 @@ class VocAveragePrecisionMetric(MeanAveragePrecisionMetric):
         return self.evaluation.figures
 
 
-class VocAveragePrecision(Measurement):
+class VocAveragePrecision(MeasuresDetections):
     """Logs ``<stage>/voc07_map``, by VOC's rule of 2007 to 2009, and ``<stage>/voc12_map``, by that since 2010.
 
     ``voc_average_precision.csv`` has a row a class: how many objects there are to be found, how many are difficult, and
@@ -40,8 +40,6 @@ class VocAveragePrecision(Measurement):
     """
 
     metric: VocAveragePrecisionMetric
-    requires = DetectsObjects
-    requires_data = AnnotatesObjects
 
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
@@ -52,19 +50,8 @@ class VocAveragePrecision(Measurement):
     def tables(self, module: Any) -> set[str]:
         return {"test/voc_average_precision_table"}
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._start(trainer, "val", trainer.limit_val_batches)
-
-    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._start(trainer, "test", trainer.limit_test_batches)
-
-    def _start(self, trainer: Trainer, stage: str, limit: float) -> None:
-        datamodule: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-        whole = isinstance(limit, float) and limit == 1.0  # the whole number 1 is a single batch
-        self.metric = VocAveragePrecisionMetric(datamodule.coco_ground_truth(stage), whole=whole)
-
-    def update(self, trainer: Trainer, module: Any, outputs: Any, batch: Any) -> None:
-        self.metric.update(outputs["image_id"], outputs["detections"])
+    def metric_of(self, ground_truth: Mapping[str, Any], whole: bool) -> VocAveragePrecisionMetric:
+        return VocAveragePrecisionMetric(ground_truth, whole=whole)
 
     @rank_zero_only
     def write(self, trainer: Trainer, module: Any) -> None:
