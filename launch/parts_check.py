@@ -58,7 +58,7 @@ def unkept_promises(module: Any) -> Iterator[str]:
         if lacking := sorted(name for name in members_of(protocol) if not hasattr(module, name)):
             yield (
                 f"{type(module).__name__} says that it is {protocol.__name__} and has no {', '.join(lacking)}: add "
-                f"{'it' if len(lacking) == 1 else 'them'}, as foundation/protocols.py says, or change capabilities()."
+                f"{'it' if len(lacking) == 1 else 'them'}, as foundation/protocols/ says, or change capabilities()."
             )
 
 

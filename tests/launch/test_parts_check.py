@@ -148,7 +148,7 @@ def test_a_module_has_what_it_says_that_it_serves():
 
     assert not list(unkept_promises(Reader()))
     assert list(unkept_promises(Forgetful())) == [
-        "Forgetful says that it is ClassifiesText and has no class_logits: add it, as foundation/protocols.py says, or "
+        "Forgetful says that it is ClassifiesText and has no class_logits: add it, as foundation/protocols/ says, or "
         "change capabilities()."
     ]
 
