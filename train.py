@@ -39,8 +39,8 @@ def train_checked(config: dict[str, Any], checkpoint: Path | None) -> float | No
     from callbacks.instruments.signals import Interrupted
     from callbacks.run_record import mark_failed
     from finished.run_in_words import ending, heading
-    from launch.loggers import end_as_failed, wandb_run
     from launch.runs import build
+    from launch.wandb_run import end_as_failed, wandb_run
 
     run = build(config, resumes=checkpoint is not None)
     folder = Path(config["paths"]["run_dir"])

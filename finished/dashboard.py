@@ -20,7 +20,7 @@ from foundation.protocols import said
 from foundation.published import TESTED, published
 from launch.command_line import CONF, compose_job
 from launch.declared import Parts
-from launch.loggers import has_key
+from launch.wandb_run import has_key
 
 INSTALL = (
     "wandb-workspaces is not installed: add it with `uv pip install --python .venv/bin/python wandb-workspaces`, or "

@@ -37,7 +37,7 @@ from launch.composition import CONF, SEARCHPATH, compose_job
 from launch.config_check import TrainConfig, check_config, plain
 from launch.inputs import refuse_changes
 from launch.length_check import LastCheck
-from launch.loggers import MetricsFile, rows_in
+from launch.metrics_file import MetricsFile, rows_in
 from launch.processes import is_first_process, warn_of_other_ranks
 from launch.saved_config import run_config
 

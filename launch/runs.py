@@ -54,8 +54,8 @@ from launch.fit_loop import go_on_exactly
 from launch.initial_weights import InitialWeights
 from launch.inputs import file_of_proposals, inputs_of, no_such_part, origin_of_metric, trained_run
 from launch.length_check import LastCheck, monitors_of_validation
-from launch.loggers import MetricsFile, RowsSoFar
 from launch.machine import hush, keep_freed_memory, spare_driver_queries
+from launch.metrics_file import MetricsFile, RowsSoFar
 from launch.parts_check import check_run
 from launch.precision import resolve_precision
 from launch.saved_config import saved_config

@@ -12,7 +12,7 @@ import torch
 
 from finished.run_in_words import places_in, summary
 from tests.forks import run_in_fork
-from tests.launch.test_loggers import of_kind, records
+from tests.launch.test_wandb_run import of_kind, records
 from tests.lightning_modules.test_infogan import TINY
 
 ROOT = Path(__file__).resolve().parent.parent

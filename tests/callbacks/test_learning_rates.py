@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 
 from callbacks.learning_rates import LearningRates
 from launch.command_line import compose_job
-from launch.loggers import MetricsFile
+from launch.metrics_file import MetricsFile
 from launch.runs import build
 from tests.lightning_modules.test_infogan import TINY
 

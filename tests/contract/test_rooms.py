@@ -121,7 +121,7 @@ def test_a_training_starts_without_what_it_does_not_need():
 import sys
 from launch.command_line import check_command_line
 check_command_line("train", ["experiment=infogan_mnist"])
-import callbacks.run_record, launch.loggers, launch.resume, launch.runs
+import callbacks.run_record, launch.metrics_file, launch.wandb_run, launch.resume, launch.runs
 assert "torch" in sys.modules
 print(sorted(set(sys.argv[1:]) & set(sys.modules)))
 """

@@ -1,4 +1,4 @@
-"""metrics.csv across a resume, and wandb: what is in an offline run, how it ends, and what goes wrong without harm."""
+"""wandb: what is in an offline run, how it ends, and what goes wrong without harm."""
 
 import io
 import json
@@ -21,10 +21,10 @@ from callbacks.checkpoint import Interrupted
 from callbacks.instruments.pictures import save_single
 from foundation.errors import UserError
 from foundation.protocols import said
-from launch import loggers
+from launch import wandb_run as module
 from launch.command_line import compose_job
-from launch.loggers import MetricsFile, WandbRun, has_key, sweep_of, wandb_run
 from launch.runs import build, instantiate
+from launch.wandb_run import WandbRun, has_key, sweep_of, wandb_run
 from tests.lightning_modules.test_infogan import TINY
 
 
@@ -198,7 +198,7 @@ def test_a_resumed_run_is_the_same_run_in_two_segments(tmp_path, capsys):
 
 
 def test_another_rank_opens_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(loggers.rank_zero_only, "rank", 1)
+    monkeypatch.setattr(module.rank_zero_only, "rank", 1)
     logger = WandbRun("relight", str(tmp_path))
     logger.log_metrics({"train/loss": 1.0}, 0)
     assert logger.experiment is None
@@ -302,9 +302,9 @@ def test_jobs_of_a_sweep_are_not_one_wandb_run(tmp_path):
 
 
 def test_a_tag_of_the_project_s_own_is_cut_aloud(capsys):
-    assert loggers.cut_aloud("x" * 64) == "x" * 64
+    assert module.cut_aloud("x" * 64) == "x" * 64
     assert capsys.readouterr().out == ""
-    assert loggers.cut_aloud("x" * 65) == "x" * 64
+    assert module.cut_aloud("x" * 65) == "x" * 64
     assert "is cut after 64 characters" in capsys.readouterr().out
 
 
@@ -319,7 +319,7 @@ def test_a_resumed_run_keeps_its_id_whatever_is_asked(tmp_path, capsys):
 def test_a_key_without_a_network_costs_seconds_and_the_run_is_kept(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody listens there
-    monkeypatch.setattr(loggers, "START_S", 2.0)
+    monkeypatch.setattr(module, "START_S", 2.0)
     start = time.monotonic()
     logger = WandbRun("relight", str(tmp_path))
     logger.log_metrics({"train/loss": 1.0}, 0)
@@ -368,38 +368,3 @@ def test_a_run_by_itself_has_no_group(tmp_path):
     (tmp_path / ".hydra").mkdir()
     OmegaConf.save(OmegaConf.create({"hydra": {"mode": "RUN"}}), tmp_path / ".hydra" / "hydra.yaml")
     assert sweep_of(tmp_path) is None
-
-
-def test_a_resumed_metrics_file_keeps_the_rows_before_its_checkpoint(tmp_path):
-    first = MetricsFile(str(tmp_path))
-    for step in (4, 9, 14):
-        first.log_metrics({"epoch": 0, "train/loss": step / 10}, step)
-    first.save()
-    second = MetricsFile(str(tmp_path))
-    second.go_on_from(10)  # iterations; steps count from 0
-    second.log_metrics({"epoch": 1, "train/loss": 7.0, "test/new": 1.0}, 14)
-    second.save()
-    assert (tmp_path / "metrics.csv").read_text().split() == [
-        "epoch,step,test/new,train/loss", "0,4,,0.4", "0,9,,0.9", "1,14,1.0,7.0"]  # fmt: skip
-
-
-def test_a_run_that_is_made_longer_keeps_its_former_tests(tmp_path):
-    first = MetricsFile(str(tmp_path))
-    first.log_metrics({"epoch": 0, "train/loss": 0.5}, 9)
-    first.log_metrics({"epoch": 0, "test/error": 0.25}, 10)  # Lightning counts a test's step from 1
-    first.save()
-    second = MetricsFile(str(tmp_path))
-    second.go_on_from(10)
-    second.log_metrics({"epoch": 1, "test/error": 0.125}, 20)
-    second.save()
-    assert (tmp_path / "metrics.csv").read_text().split() == [
-        "epoch,step,test/error,train/loss", "0,9,,0.5", "0,10,0.25,", "1,20,0.125,"]  # fmt: skip
-
-
-def test_a_resumed_metrics_file_has_the_keys_of_today(tmp_path):
-    (tmp_path / "metrics.csv").write_text("epoch,step,train/images_per_s\n0,4,8.0\n")
-    file = MetricsFile(str(tmp_path))
-    file.go_on_from(5)
-    file.log_metrics({"epoch": 0, "train/examples_per_s": 9.0}, 9)
-    file.save()
-    assert (tmp_path / "metrics.csv").read_text().split() == ["epoch,step,train/examples_per_s", "0,4,8.0", "0,9,9.0"]
