@@ -41,7 +41,7 @@ CAPTURED, USUAL = ("true", "rehearse") if ON_GPU else ("rehearse", "false")
 CHECKED = 50
 """Iterations after which numbers are compared; the resume begins after three fifths of them."""
 
-EXPERIMENTS = ("resnet_digits", "infogan_digits", "improved_gan_digits", "draw_digits", "wrm_digits")
+EXPERIMENTS = ("resnet_digits", "infogan_digits", "improved_gan_digits", "draw_digits", "wrm_digits", "oracle_digits")
 
 
 def prepared(experiment: str, capture: str, folder: Path, iterations: int, overrides: list[str]) -> Run:

@@ -20,7 +20,7 @@ from datamodules.augmentation import Augment, shift_and_flip
 from datamodules.images import ImageTable
 from datamodules.semi_supervised import labelled_subset
 from foundation.errors import UserError
-from launch.capture import CapturingStrategy, Staging
+from launch.capture import CapturingStrategy, Staging, form_of
 from launch.runs import Run
 from lightning_modules.draw import Draw
 from lightning_modules.faster_rcnn import FasterRCNN
@@ -38,21 +38,28 @@ Data = ImageTable | list[dict[str, Any]]
 
 def bare_loop(run: Run, data: Data) -> Loop:
     """The experiment's losses, networks, optimisers, batch size and precision over data in memory."""
-    if isinstance(data, list):
-        return one_loss_loop(run, cycle(data).__next__)
-    if not isinstance(run.module, TakesTurns):
+    if isinstance(run.module, TakesTurns):
+        return turns_loop(run, following_batches(run, data))
+    if not isinstance(data, list):
         raise UserError(f"The loop of {type(run.module).__name__} is not written.")
-    streams = isinstance(run.module, ImprovedGAN)
-    return turns_loop(run, streams_of_batches(run, data) if streams else augmented_batches(run, data))
+    return one_loss_loop(run, cycle(data).__next__)
+
+
+def following_batches(run: Run, data: Data) -> Callable[[], dict[str, Any]]:
+    """Each call gives the next batch, as the experiment's loader would."""
+    if isinstance(data, list):
+        return cycle(data).__next__
+    return streams_of_batches(run, data) if isinstance(run.module, ImprovedGAN) else augmented_batches(run, data)
 
 
 def usual_loop(run: Run, data: Data) -> Loop | None:
     """The method in plain PyTorch. It does less where the experiment has terms of its own (infogan_digits)."""
     if isinstance(data, list):
+        if not isinstance(run.module, FasterRCNN) or run.module.network.published is None:
+            return None
         module: Any = untrained_copy(run, run.trainer.strategy.root_device)
         module.setup("fit")
-        known = isinstance(module, FasterRCNN) and module.network.published is not None
-        return usual_detector_loop(module, data) if known else None
+        return usual_detector_loop(module, data)
     batch_size: int = run.datamodule.batch_size  # pyright: ignore[reportAttributeAccessIssue]
     if isinstance(run.module, InfoGAN):
         return usual_infogan_loop(deepcopy(run.module).to(data.images.device), data.images.float() / 255, batch_size)
@@ -80,7 +87,7 @@ def untrained_copy(run: Run, device: torch.device) -> Any:
         reduce=lambda it, reduce_op: it, backward=lambda loss, optimizer: loss.backward(), optimizer_step=step
     )
     never: Any = SimpleNamespace(
-        world_size=1, global_rank=0, log_every_n_steps=2**62, global_step=0, datamodule=run.datamodule,
+        world_size=1, global_rank=0, log_every_n_steps=2**62, global_step=0, current_epoch=0, datamodule=run.datamodule,
         state=SimpleNamespace(fn="fit"), ckpt_path=None, strategy=strategy,
     )  # fmt: skip
     module._trainer = never
@@ -149,9 +156,11 @@ def captured_loop(run: Run, data: Data) -> Loop | None:
 
     None for what ``trainer.capture`` does not take.
     """
-    if not isinstance(run.module, TakesTurns) or not isinstance(data, ImageTable):
+    if not isinstance(run.module, TakesTurns):
         return None
     if run.module.not_capturable() is not None or run.trainer.precision == "16-mixed":
+        return None
+    if isinstance(data, list) and any(form_of(it) != form_of(data[0]) for it in data):
         return None
     device = run.trainer.strategy.root_device
     module: Any = untrained_copy(run, device)
@@ -159,8 +168,7 @@ def captured_loop(run: Run, data: Data) -> Loop | None:
     module.trainer.optimizers, schedules = module.configure_optimizers()
     if any(not it.defaults.get("fused") for it in module.trainer.optimizers):
         return None
-    streams = isinstance(run.module, ImprovedGAN)
-    following = streams_of_batches(run, data) if streams else augmented_batches(run, data)
+    following = following_batches(run, data)
     strategy = CapturingStrategy(str(device), rehearses=device.type != "cuda")
     strategy.connect(module)
     strategy.optimizers = module.trainer.optimizers

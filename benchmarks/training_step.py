@@ -6,7 +6,8 @@
 
 - ``platform``: the experiment's config, DataModule, module, logger and callbacks, as train.py runs them. Validation,
   checkpoints, pictures and the record are left out; ``--everything`` leaves them in.
-- ``bare loop``: the same losses, networks, optimisers, batch size and precision in a loop over a tensor in memory.
+- ``bare loop``: the same losses, networks, optimisers, batch size and precision in a loop over a tensor in memory, or
+  over an epoch's first batches of texts or points.
 - ``usual loop``: the method as it is usually written in plain PyTorch (``benchmarks/loops.py``), a detector as
   torchvision has it (``benchmarks/detection.py``).
 - ``captured loop``, on a GPU, of what ``trainer.capture`` can take: the bare loop's iteration as one CUDA graph. With
@@ -16,7 +17,8 @@ All take turns in one process, within one fit: after each turn of the Trainer a 
 is measured in float32, and in half precision where ``precision: auto`` chooses that. A contestant whose losses
 are not finite, or grow, ends the benchmark. On a GPU a last turn of each is profiled: launches of an iteration, the
 time of its kernels, and the share of the (unprofiled) iteration in which none of them runs.
-Where the data is not there, random images of its shape stand in, which is said; nothing is downloaded.
+Where images are not there, random ones of their shape stand in, which is said; texts have to be there. Nothing is
+downloaded.
 """
 
 import argparse
@@ -24,6 +26,7 @@ import io
 import sys
 import tempfile
 from contextlib import redirect_stdout
+from itertools import islice
 from typing import Any
 
 import torch
@@ -48,6 +51,8 @@ PLATFORM, BARE, USUAL, CAPTURED = "platform", "bare loop", "usual loop", "captur
 LEFT_OUT = {"checkpoint", "best_checkpoint", "image_grid", "cluster_accuracy", "cluster_information", "run_record",
             "likelihood_bound", "drawing", "mean_average_precision", "detection_grid"}  # fmt: skip
 STAND_IN_SIZE = 10_000
+BATCHES = 32
+"""Of texts or points, which the loops go through again and again."""
 TURN_S = 2.0
 
 
@@ -130,7 +135,7 @@ def measure(
         loops = {BARE: bare_loop(run, data)}
         iterations = iterations or fitting_iterations(loops[BARE], device)
         title = f"{experiment}, {run.trainer.precision}" + (", captured" if run.captured == "on" else "")
-        turns = Turns(title, device, iterations, run.datamodule.batch_size)  # pyright: ignore
+        turns = Turns(title, device, iterations, examples_of_batch(run, data))
         if usual := usual_loop(run, data):
             loops[USUAL] = usual
         if (device.type == "cuda" or rehearse) and (captured := captured_loop(run, data)):
@@ -168,7 +173,8 @@ def training_data(run: Run) -> Data:
     datamodule = run.datamodule
     if isinstance(datamodule, DetectionDataModule):
         return batches_in_memory(run)
-    assert isinstance(datamodule, ImageDataModule)
+    if not isinstance(datamodule, ImageDataModule):
+        return batches_of_loader(run)
     try:
         datamodule.setup("fit")
     except UserError as missing:
@@ -181,6 +187,22 @@ def training_data(run: Run) -> Data:
     if isinstance(datamodule, SVHNNumbersDataModule):  # the loops see the same patch of an image every time
         table = ImageTable(patches(table.images, datamodule.patch).contiguous())
     return table.to(run.trainer.strategy.root_device)
+
+
+def batches_of_loader(run: Run) -> list[dict[str, Any]]:
+    """The first ``BATCHES`` of an epoch, of texts or points, on the run's device."""
+    run.datamodule.setup("fit")
+    device = run.trainer.strategy.root_device
+    taken = islice(run.datamodule.train_dataloader(), BATCHES)
+    return [run.module.transfer_batch_to_device(it, device, 0) for it in taken]
+
+
+def examples_of_batch(run: Run, data: Data) -> int:
+    """Their mean, where a batch is cut by something else than a number of examples."""
+    if (size := run.datamodule.batch_size) is not None:  # pyright: ignore[reportAttributeAccessIssue]
+        return size
+    assert isinstance(data, list)
+    return round(sum(len(it["index"]) for it in data) / len(data))
 
 
 def main(arguments: list[str] | None = None) -> list[Turns]:

@@ -31,7 +31,15 @@ from benchmarks.turns import Spent, Turns, table
 from benchmarks.usual_draw import UsualDraw
 from foundation.errors import UserError
 from tests.forks import run_in_fork
-from tests.lightning_modules import test_draw, test_improved_gan, test_resnet
+from tests.lightning_modules import (
+    test_adversarial_filtering,
+    test_bert,
+    test_draw,
+    test_improved_gan,
+    test_raml,
+    test_resnet,
+    test_wrm,
+)
 from tests.lightning_modules.test_infogan import TINY
 
 CPU = torch.device("cpu")
@@ -101,6 +109,20 @@ def test_improved_gan_is_measured_against_its_usual_form():
     overrides = [it for it in overrides if not it.startswith("callbacks.")]
     turns = training_step.measure("improved_gan_digits", overrides, iterations=2, rounds=1)
     assert turns.turns.keys() == {"platform", "bare loop", "usual loop"}
+
+
+@pytest.mark.parametrize(
+    ("experiment", "method", "captured"),
+    [("wrm_synthetic", test_wrm, True), ("bert_tiny_text", test_bert, False), ("raml_copy", test_raml, False),
+     ("filtering_synthetic", test_adversarial_filtering, False)],
+)  # fmt: skip
+def test_texts_and_points_are_measured_over_batches_of_their_loader(experiment, method, captured):
+    """A captured loop where all batches have one form."""
+    tiny = [it for it in method.TINY[experiment] if not it.startswith("callbacks.")]
+    overrides = ["trainer=cpu", "trainer.precision=32-true", *tiny]
+    turns = training_step.measure(experiment, overrides, iterations=2, rounds=1, rehearse=True)
+    assert turns.turns.keys() == {"platform", "bare loop", *(["captured loop"] if captured else [])}
+    assert turns.batch_size > 1
 
 
 def test_a_detector_is_measured_against_torchvision_s():
