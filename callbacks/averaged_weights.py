@@ -1,6 +1,8 @@
 """An exponential moving average of the weights, measured and sampled in their place."""
 
+from collections import defaultdict
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -17,7 +19,8 @@ class AveragedWeights(EMAWeightAveraging):
     Validation, test, the pictures at the end and every checkpoint's ``state_dict`` have the averaged weights; a run's
     record says so. A checkpoint keeps the trained ones beside them (``current_model_state``), so a resumed run goes
     on as if nothing had happened. What differs from Lightning: the average is swapped in for the whole of validation,
-    so that the best checkpoint is the one that was measured, and the end of training keeps both.
+    so that the best checkpoint is the one that was measured, and the end of training keeps both; and how many weights
+    it is the average of is counted on the host, where Lightning's asks the device twice an iteration and waits for it.
 
     Args:
         decay: the share of the former average that an iteration keeps.
@@ -38,8 +41,7 @@ class AveragedWeights(EMAWeightAveraging):
             raise UserError("callbacks.averaged_weights.parts is empty: name a part of the module, or null for all.")
         super().__init__(decay=decay, update_starting_at_step=start)
         self.decay, self.bias_corrected, self.averaged_parts = decay, bias_corrected, parts
-        if bias_corrected:
-            self._kwargs = {"multi_avg_fn": self._towards}
+        self.averaged = 0  # weights so far
         self.averaged_is_in_place = False
 
     def describe(self) -> str:
@@ -47,19 +49,53 @@ class AveragedWeights(EMAWeightAveraging):
         how += [] if self.averaged_parts is None else [f"{' and '.join(self.averaged_parts)} alone"]
         return f"averaged ({', '.join(how)})"
 
-    def _towards(self, averages: Any, weights: Any, averaged: Tensor) -> None:
-        """To the average of t weights: a step of (1 - decay) / (1 - decay^t) keeps it the corrected one."""
-        share = (1 - self.decay) / (1 - self.decay ** (int(averaged) + 1))
-        if averages[0].is_floating_point():
-            torch._foreach_lerp_(averages, weights, share)  # pyright: ignore[reportPrivateImportUsage]
-        else:  # counts and flags
-            torch._foreach_copy_(averages, weights)  # pyright: ignore[reportPrivateImportUsage]
-
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # The copy was made before the module moved to its device.
         assert self._average_model is not None
         self._average_model.to(pl_module.device)
         self.averaged_is_in_place = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert self._average_model is not None
+        self.averaged = int(self._average_model.n_averaged)  # of a checkpoint
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        done = trainer.global_step
+        if done > self._latest_update_step and self.should_update(step_idx=done - 1):
+            self._average(pl_module)
+            self._latest_update_step = done
+
+    @torch.no_grad()
+    def _average(self, module: LightningModule) -> None:
+        model = self._average_model
+        assert model is not None
+        averages = chain(model.module.parameters(), model.module.buffers())
+        of_type: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = defaultdict(lambda: ([], []))
+        for average, weight in zip(averages, chain(module.parameters(), module.buffers()), strict=True):
+            of_type[average.dtype][0].append(average)
+            of_type[average.dtype][1].append(weight)
+        for them in of_type.values():
+            self._towards(*them)
+        self.averaged += 1
+        model.n_averaged += 1
+
+    def _towards(self, averages: list[Tensor], weights: list[Tensor]) -> None:
+        """Of one type; counts and flags are those of the weights where the average is a corrected one."""
+        is_floating = averages[0].is_floating_point()
+        if not self.averaged or (self.bias_corrected and not is_floating):
+            torch._foreach_copy_(averages, weights)  # pyright: ignore[reportPrivateImportUsage]
+        elif self.bias_corrected:  # a step of this share keeps the average of t weights the corrected one
+            share = (1 - self.decay) / (1 - self.decay ** (self.averaged + 1))
+            torch._foreach_lerp_(averages, weights, share)  # pyright: ignore[reportPrivateImportUsage]
+        elif is_floating:
+            torch._foreach_mul_(averages, self.decay)  # pyright: ignore[reportPrivateImportUsage]
+            shares = torch._foreach_mul(weights, 1 - self.decay)  # pyright: ignore[reportPrivateImportUsage]
+            torch._foreach_add_(averages, shares)  # pyright: ignore[reportPrivateImportUsage]
+        else:
+            for average, weight in zip(averages, weights, strict=True):
+                average.copy_(self.decay * average + (1 - self.decay) * weight)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None: ...
 

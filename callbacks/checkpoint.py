@@ -167,8 +167,9 @@ class Checkpoint(ModelCheckpoint):
 
 
 def weights_are_finite(module: LightningModule) -> bool:
-    """Parameters alone, since these are the same on every rank."""
-    return all(bool(parameter.isfinite().all()) for parameter in module.parameters())
+    """Parameters alone, since these are the same on every rank; the host waits once for all of them."""
+    found = [parameter.isfinite().all() for parameter in module.parameters()]
+    return not found or bool(torch.stack(found).all())
 
 
 def random_state() -> dict[str, Any]:

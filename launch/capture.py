@@ -9,7 +9,9 @@ without, and a checkpoint is the same.
 ``rehearse`` does all of this but the recording, on a CPU too, so that tests find what a replay would do otherwise.
 """
 
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -28,7 +30,7 @@ from lightning_modules.turns import on_device
 Asked = bool | Literal["auto", "rehearse"]
 
 WARM_UP = 3
-"""Iterations of a process that are taken as usual: they create the optimisers' state and the libraries' handles."""
+"""Iterations of a fit that are taken as usual: they create the optimisers' state and the libraries' handles."""
 
 ALIGNED = 64
 """Bytes at whose multiples the tensors of a ``Staging`` begin."""
@@ -182,12 +184,15 @@ class CapturingStrategy(SingleDeviceStrategy):
         self.graph: torch.cuda.CUDAGraph | None = None
         self.stream = None if rehearses else torch.cuda.Stream(self.root_device)
         self.outputs: dict[str, Tensor] = {}
-        self.taken = 0  # whole iterations of this process
+        self.taken = 0  # whole iterations of this fit
         self.places: dict[str, int] = {}
+        """Where everything lay that outlives an iteration when one was recorded."""
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
-        batch, *_ = (*args, *kwargs.values())
+        batch, batch_idx = (*args, *kwargs.values())[:2]
         module: Any = self.lightning_module
+        if batch_idx == 0:
+            self.check_places()
         with self.precision_plugin.train_step_context():
             inputs = module.host_inputs(batch, module.trainer.global_step)
             if self.staging is None:
@@ -215,16 +220,17 @@ class CapturingStrategy(SingleDeviceStrategy):
         return self.outputs
 
     def recorded(self, module: Any, inputs: Inputs) -> torch.cuda.CUDAGraph:
-        graph = torch.cuda.CUDAGraph()
+        """Nothing of the iteration is executed. ``thread_local``: threads that pin memory may go on."""
+        graph, self.places = torch.cuda.CUDAGraph(), self.addresses()
         try:
             with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
                 self.outputs = module.device_step(inputs)
         except RuntimeError as error:  # Python's state is half changed, so that it cannot go on as usual
             raise UserError(
-                f"An iteration of {type(module).__name__} cannot be captured ({str(error).splitlines()[0]}): set "
+                f"An iteration of {type(module).__name__} cannot be captured ({first_cause(error)}): set "
                 "trainer.capture=false."
             ) from error
-        self.places = self.addresses()
+        self.check_places()  # what is made while recording lies in the graph's memory, and every replay makes it anew
         return graph
 
     # --- a run -------------------------------------------------------------------------------------------------------
@@ -239,13 +245,19 @@ class CapturingStrategy(SingleDeviceStrategy):
             group["lr"] = torch.tensor(float(group["lr"]), dtype=dtype, device=self.root_device)
             if not on_cpu and "capturable" in group:
                 group["capturable"] = True
+        for optimizer in self.optimizers:  # else torch warns of ``capturable`` in the first steps, which are as usual
+            optimizer._warned_capturable_if_run_uncaptured = True  # pyright: ignore[reportAttributeAccessIssue]
 
     def on_validation_end(self) -> None:
         super().on_validation_end()
         self.check_places()
 
     def check_places(self) -> None:
-        if self.places and (moved := [name for name, at in self.addresses().items() if self.places.get(name) != at]):
+        """After whatever may have made a tensor anew: an evaluation, or what begins an epoch."""
+        if not self.places:
+            return
+        now = self.addresses()
+        if moved := [name for name in now | self.places if self.places.get(name) != now.get(name)]:
             raise UserError(
                 f"{', '.join(moved[:3])} lies elsewhere than when the iteration was captured, which a replay would not "
                 "see: write into it with copy_, or set trainer.capture=false."
@@ -280,7 +292,16 @@ class CapturingStrategy(SingleDeviceStrategy):
 
     def teardown(self) -> None:
         self.graph, self.outputs, self.staging, self.places = None, {}, None, {}
+        self.taken = 0  # another fit has other optimisers, whose state must not be made while recording
         super().teardown()
+
+
+def first_cause(error: BaseException) -> str:
+    """What an operator has said; that the recording then could not be ended is raised over it."""
+    while isinstance(error.__context__, RuntimeError):
+        error = error.__context__
+    own = [it for it in traceback.extract_tb(error.__traceback__) if "site-packages" not in it.filename]
+    return f"{str(error).splitlines()[0]}, {Path(own[-1].filename).name}:{own[-1].lineno}"
 
 
 def asked_by(optimizer: Any, key: str, group: Mapping[str, Any]) -> dict[str, Any]:

@@ -276,7 +276,9 @@ class AdversarialFiltering(Classifier):
         self.network.load_state_dict(fresh | self.pretrained)
         self.best_nats.fill_(float("inf"))
         for optimizer in self.trainer.optimizers:
-            optimizer.state.clear()
+            for state in optimizer.state.values():
+                for it in state.values():
+                    it.zero_()  # in place, where a captured iteration finds it
 
     def metrics(self, stage: str) -> Directions:
         more: dict[str, Direction] = {}

@@ -2,16 +2,18 @@
 
 import importlib
 import math
+import re
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from foundation.checkpoints import read_checkpoint
 from foundation.errors import UserError
-from launch.capture import CapturingStrategy, Staging, leaves_of
+from launch.capture import CapturingStrategy, Staging, first_cause, leaves_of
 from launch.command_line import compose_job
 from launch.runs import build
 from lightning_modules.image_classifier import ImageClassifier
@@ -32,10 +34,13 @@ METHODS = {
 }  # fmt: skip
 
 
-def overrides_of(experiment: str, *more: str) -> list[str]:
+def tiny(experiment: str) -> list[str]:
     module = compose_job("train", [f"experiment={experiment}"])["lightning_module"]["_target_"].split(".")[1]
-    tiny = importlib.import_module(f"tests.lightning_modules.test_{module}").TINY[experiment]
-    return [f"experiment={experiment}", *tiny, *OF_ALL, *METHODS[experiment], *more]
+    return importlib.import_module(f"tests.lightning_modules.test_{module}").TINY[experiment]
+
+
+def overrides_of(experiment: str, *more: str) -> list[str]:
+    return [f"experiment={experiment}", *tiny(experiment), *OF_ALL, *METHODS[experiment], *more]
 
 
 def built(folder, experiment: str, capture: str, *more: str) -> Any:
@@ -103,6 +108,14 @@ class Watched(CapturingStrategy):
             poisoned(it)
         return super().training_step(*args, **kwargs)
 
+    def no_graph_is_kept(self, module):
+        """One that outlives its iteration would tie the next one's gradients to the stream that it was made on."""
+        for name, parameter in module.named_parameters():
+            if parameter.requires_grad:
+                told: Any = get_gradient_edge(parameter).node.metadata
+                assert "former iteration" not in told, name
+                told["former iteration"] = True
+
     def take(self, module, inputs):
         lasting = [it for optimizer in self.optimizers for state in optimizer.state.values() for it in state.values()]
         lasting = [*module.parameters(), *module.buffers(), *lasting, *(group["lr"] for group in self.groups())]
@@ -110,6 +123,7 @@ class Watched(CapturingStrategy):
         with Trace({"an input": static, "lasting": [it for it in lasting if isinstance(it, Tensor)]}) as trace:
             outputs = super().take(module, inputs)
         self.traces.append(trace.seen)
+        self.no_graph_is_kept(module)
         places = {it.data_ptr() for it in lasting if isinstance(it, Tensor)}  # of which a loss may tell
         self.left = [it for it in outputs.values() if it.data_ptr() not in places]
         return outputs
@@ -160,18 +174,29 @@ class Careless(ImageClassifier):
         if self.rule == "what the last step has left":
             told["loss"] = told["loss"] + 0.01 * (told["loss"] if self.former is None else self.former)
             self.former = told["loss"].detach()
+        if self.rule == "a graph that is kept":
+            self.former = told["loss"]
         return told
+
+
+def careless(folder, rule: str) -> Any:
+    config = compose_job("train", overrides_of("resnet_digits", "trainer.capture=rehearse", "trainer.max_steps=4",
+                                               "~callbacks.nan_guard"), str(folder))  # fmt: skip
+    config["lightning_module"] |= {"_target_": f"{__name__}.Careless", "rule": rule}
+    run: Any = build(config)
+    run.trainer.fit(run.module, datamodule=run.datamodule)
+    return run
 
 
 @pytest.mark.parametrize("rule", ["a number that changes", "a tensor made of a list", "what the last step has left"])
 def test_a_step_that_a_replay_would_take_otherwise_is_found(rule, tmp_path, watched):
-    config = compose_job("train", overrides_of("resnet_digits", "trainer.capture=rehearse", "trainer.max_steps=4",
-                                               "~callbacks.nan_guard"), str(tmp_path))  # fmt: skip
-    config["lightning_module"] |= {"_target_": f"{__name__}.Careless", "rule": rule}
-    run: Any = build(config)
-    run.trainer.fit(run.module, datamodule=run.datamodule)
-    _, second, third, fourth = run.trainer.strategy.traces
+    _, second, third, fourth = careless(tmp_path, rule).trainer.strategy.traces
     assert second != third or third != fourth or any("FROM ELSEWHERE" in it for it in second)
+
+
+def test_a_graph_that_is_kept_is_found(tmp_path, watched):
+    with pytest.raises(AssertionError, match="network"):
+        careless(tmp_path, "a graph that is kept")
 
 
 # --- checkpoints and refusals ----------------------------------------------------------------------------------------
@@ -194,15 +219,37 @@ def test_checkpoints_go_from_one_to_the_other(tmp_path):
 
 
 def test_a_tensor_that_has_moved_ends_the_run(tmp_path):
+    """Or one that is gone, or was not there when the iteration was recorded."""
     run = fitted(tmp_path, "resnet_digits", "rehearse", "trainer.max_steps=2")
     strategy: Any = run.trainer.strategy
     strategy.connect(run.module)
     strategy.places = strategy.addresses()
     strategy.check_places()
+    strategy.optimizers[0].state.popitem()
+    with pytest.raises(UserError, match="momentum_buffer .* lies elsewhere"):
+        strategy.check_places()
+    strategy.places = strategy.addresses()
     last: Any = run.module.get_submodule("network.linear")
     last.weight = torch.nn.Parameter(last.weight.detach().clone())
     with pytest.raises(UserError, match="linear.weight lies elsewhere.*trainer.capture=false"):
         strategy.check_places()
+
+
+def test_a_second_fit_is_warmed_up_anew(tmp_path):
+    """Its optimisers are others, whose state is made in the first iterations."""
+    run = fitted(tmp_path, "resnet_digits", "rehearse", "trainer.max_steps=2")
+    strategy: Any = run.trainer.strategy
+    assert (strategy.taken, strategy.graph, strategy.staging) == (0, None, None)
+
+
+def test_a_failed_recording_is_told_by_its_first_cause():
+    """Ending it fails, too, and raises over what has failed."""
+    with pytest.raises(RuntimeError) as raised:
+        try:
+            raise RuntimeError("CUDA error: operation not permitted\nCompile with ...")
+        finally:
+            raise RuntimeError("capture was invalidated")
+    assert re.fullmatch(r"CUDA error: operation not permitted, test_capture.py:\d+", first_cause(raised.value))
 
 
 @pytest.mark.parametrize(
