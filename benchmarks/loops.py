@@ -137,6 +137,8 @@ def turns_loop(run: Run, following: Callable[[], dict[str, Any]]) -> Loop:
     module.trainer.optimizers, schedules = module.configure_optimizers()
     half, kind = run.trainer.precision == "bf16-mixed", run.trainer.strategy.root_device.type
     numbers = count()
+    if kind == "cuda":
+        module.draw_ahead()
 
     def loop(iterations: int) -> list[Tensor]:
         losses = []

@@ -10,7 +10,7 @@ from datamodules.augmentation import Augment, shift_and_flip
 from datamodules.batches import GlobalBatches
 from datamodules.binarization import Binarize
 from datamodules.semi_supervised import StreamBatches, labelled_subset, streams_of
-from datamodules.splits import SplitDataModule, Table
+from datamodules.splits import SplitDataModule, Table, sent
 from datamodules.views import Views, views_of_table
 from foundation.errors import UserError
 from foundation.randomness import keyed_generator
@@ -139,7 +139,7 @@ class ImageDataModule(SplitDataModule):
         assert self.trainer is not None
         epoch, size = self.trainer.current_epoch, len(self.tables["train"])
         if self.drawn is None or self.drawn[0] != (epoch, size):
-            self.drawn = (epoch, size), self.augment.draw(size, self.seed, epoch).to(index.device)
+            self.drawn = (epoch, size), sent(self.augment.draw(size, self.seed, epoch), index.device)
         return self.drawn[1][index]
 
     def _batches(self, split: str, batch_size: int, seed: int | None) -> GlobalBatches:

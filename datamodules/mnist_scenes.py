@@ -10,6 +10,7 @@ from torch import Tensor
 
 from datamodules.images import ImageTable
 from datamodules.mnist import MNISTDataModule
+from datamodules.splits import sent
 from foundation.errors import UserError
 from foundation.randomness import keyed_generator
 
@@ -61,7 +62,7 @@ class SceneTable(ImageTable):
         return len(self.groups[0].places)
 
     def __getitem__(self, positions: Tensor) -> dict[str, Tensor]:
-        positions = positions.to(self.images.device)
+        positions = sent(positions, self.device)
         groups = [group.take(positions) for group in self.groups]
         batch = {"index": positions, "image": compose(self.images, groups, self.size)}
         return batch if self.labels is None else batch | {"label": self.labels[groups[0].places[:, 0, 0].long()]}

@@ -19,6 +19,14 @@ from foundation.published import part_of
 from foundation.randomness import keyed_generator
 
 
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """On a device, by a copy for which the host does not wait: one out of ordinary memory would wait for all that a GPU
+    has been given to do before."""
+    if not values.is_cpu or device.type == "cpu":
+        return values.to(device)
+    return (values.pin_memory() if device.type == "cuda" else values).to(device, non_blocking=True)
+
+
 class Table(Dataset[dict[str, Tensor]]):
     """A split in memory; indexing with a tensor of positions gives a whole batch, which says them as ``index``.
 
@@ -36,8 +44,13 @@ class Table(Dataset[dict[str, Tensor]]):
         return len(next(iter(self.columns.values())))
 
     def __getitem__(self, positions: Tensor) -> dict[str, Tensor]:
-        positions = positions.to(next(iter(self.columns.values())).device)
+        positions = sent(positions, self.device)
         return {"index": positions} | {name: column[positions] for name, column in self.columns.items()}
+
+    @property
+    def device(self) -> torch.device:
+        """Where its rows are made."""
+        return next(iter(self.columns.values())).device
 
     def take(self, positions: Tensor) -> Self:
         """The rows at these positions, as a table of their own."""
@@ -224,11 +237,13 @@ class SplitDataModule(LightningDataModule):
 
     def _loader(self, split: str, batch_size: int, seed: int | None) -> DataLoader[Any]:
         """seed: of training; None evaluates."""
-        table = self.tables[split]
+        table, pinned = self.tables[split], False
         if self.trainer is not None:
-            table = table.to(self.trainer.strategy.root_device)  # indexing on the device: no copy a step
+            device = self.trainer.strategy.root_device
+            table = table.to(device)  # indexing on the device: no copy a step but of which rows
+            pinned = device.type == "cuda" and table.device.type == "cpu"  # where it stays on the host
         batches = self._batches(split, batch_size, seed)
-        return DataLoader(table, sampler=batches, batch_size=None, generator=torch.Generator())
+        return DataLoader(table, sampler=batches, batch_size=None, generator=torch.Generator(), pin_memory=pinned)
 
     def _batches(self, split: str, batch_size: int, seed: int | None) -> GlobalBatches:
         """This rank's."""

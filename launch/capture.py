@@ -24,16 +24,14 @@ from torch.optim import Optimizer
 
 from foundation.errors import UserError
 from foundation.protocols import WholeIteration, said
+from lightning_modules.ahead import Places, leaves_of, on_device, tree_of
 from lightning_modules.micro_batches import Inputs
-from lightning_modules.turns import on_device
+from lightning_modules.turns import TakesTurns
 
 Asked = bool | Literal["auto", "rehearse"]
 
 WARM_UP = 3
 """Iterations of a fit that are taken as usual: they create the optimisers' state and the libraries' handles."""
-
-ALIGNED = 64
-"""Bytes at whose multiples the tensors of a ``Staging`` begin."""
 
 SKIPPED_HOOKS = ("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step")
 
@@ -105,20 +103,13 @@ class Staging:
 
     def __init__(self, inputs: Inputs, device: torch.device) -> None:
         self.device, self.form = device, form_of(inputs)
-        leaves = dict(leaves_of(inputs))
-        offsets, size = {}, 0
-        for name, it in leaves.items():
-            if it.device.type == "cpu":
-                offsets[name], size = size, size + -(-it.nbytes // ALIGNED) * ALIGNED
-        pinned = device.type == "cuda"
-        self.buffers = [torch.empty(size, dtype=torch.uint8, pin_memory=pinned) for _ in range(2)]
+        of_host, pinned = Places(inputs), device.type == "cuda"
+        self.buffers = [torch.empty(of_host.size, dtype=torch.uint8, pin_memory=pinned) for _ in range(2)]
         self.arrived = [torch.cuda.Event() for _ in self.buffers] if pinned else []
-        self.on_device = torch.empty(size, dtype=torch.uint8, device=device)
-        self.on_host = [{key: view(buffer, at, leaves[key]) for key, at in offsets.items()} for buffer in self.buffers]
-        self.places = {
-            name: view(self.on_device, offsets[name], it) if name in offsets else torch.empty_like(it)
-            for name, it in leaves.items()
-        }
+        self.on_device = torch.empty(of_host.size, dtype=torch.uint8, device=device)
+        self.on_host = [of_host.of(buffer) for buffer in self.buffers]
+        elsewhere = {name: torch.empty_like(it) for name, it in leaves_of(inputs) if name not in of_host.like}
+        self.places = elsewhere | of_host.of(self.on_device)
         self.inputs = tree_of(self.places, inputs)
         """The places, as a step takes them."""
         self.filled = 0
@@ -141,27 +132,8 @@ class Staging:
         return self.inputs
 
 
-def leaves_of(inputs: Inputs, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Tensor]]:
-    for name, it in inputs.items():
-        if isinstance(it, Mapping):
-            yield from leaves_of(dict(it), (*above, name))
-        else:
-            yield (*above, name), it
-
-
 def form_of(inputs: Inputs) -> dict[tuple[str, ...], Any]:
     return {name: (it.shape, it.dtype, it.device) for name, it in leaves_of(inputs)}
-
-
-def tree_of(leaves: Mapping[tuple[str, ...], Tensor], like: Inputs, above: tuple[str, ...] = ()) -> Inputs:
-    return {
-        name: tree_of(leaves, dict(it), (*above, name)) if isinstance(it, Mapping) else leaves[(*above, name)]
-        for name, it in like.items()
-    }
-
-
-def view(buffer: Tensor, offset: int, like: Tensor) -> Tensor:
-    return buffer[offset : offset + like.nbytes].view(like.dtype).view(like.shape)
 
 
 # --- an iteration ----------------------------------------------------------------------------------------------------
@@ -247,6 +219,8 @@ class CapturingStrategy(SingleDeviceStrategy):
                 group["capturable"] = True
         for optimizer in self.optimizers:  # else torch warns of ``capturable`` in the first steps, which are as usual
             optimizer._warned_capturable_if_run_uncaptured = True  # pyright: ignore[reportAttributeAccessIssue]
+        if isinstance(self.lightning_module, TakesTurns):
+            self.lightning_module.draw_ahead()  # also where a CPU rehearses
 
     def on_validation_end(self) -> None:
         super().on_validation_end()

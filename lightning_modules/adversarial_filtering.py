@@ -214,6 +214,7 @@ class AdversarialFiltering(Classifier):
     # --- rounds ------------------------------------------------------------------------------------------------
 
     def on_train_start(self) -> None:
+        super().on_train_start()
         if not self.pretrained and not self.trainer.global_step:
             state = self.network.state_dict()
             self.pretrained = {it: state[it].detach().clone() for it in state if f"network.{it}" in self.taken}

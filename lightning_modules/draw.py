@@ -159,12 +159,11 @@ class Draw(TakesTurns):
     def players(self) -> dict[str, Player]:
         return {"": Player(list(self.parameters()), self.optimizer, self.loss)}
 
-    def host_inputs(self, batch: Batch, iteration: int) -> Inputs:
-        """Beside the batch ``noise`` [B, T, latent], standard normal, other in every step."""
-        size = len(batch["image"]) * self.trainer.world_size
+    def draws(self, iteration: int, size: int) -> Inputs:
+        """``noise`` [B, T, latent], standard normal, other in every step."""
         generator = keyed_generator(self.seed, "noise", iteration)
         noise = torch.randn(size, self.steps, self.network.latent, generator=generator)
-        return batch | {"noise": share(self.trainer, noise).to(self.dtype)}
+        return {"noise": share(self.trainer, noise).to(self.dtype)}
 
     def loss(self, inputs: Inputs) -> Told:
         reconstruction, latent = self.losses(inputs["image"], inputs["noise"].transpose(0, 1))

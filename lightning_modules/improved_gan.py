@@ -32,7 +32,6 @@ from lightning_modules.turns import Player, Told
 from lightning_modules.two_player import TwoPlayer
 
 Distance = Literal["squared", "absolute"]
-Streams = dict[str, dict[str, Tensor]]
 INITIAL_IMAGES = 500  # that set gains and biases, as in the code
 
 
@@ -172,14 +171,13 @@ class ImprovedGAN(TwoPlayer):
 
     # --- the two losses --------------------------------------------------------------------------------------
 
-    def host_inputs(self, batch: Streams, iteration: int) -> Inputs:
-        """Beside the streams, the noise of D's step and of each of G's."""
+    def draws(self, iteration: int, size: int) -> Inputs:
+        """The noise of D's step and of each of G's."""
         if not self.unlabelled_weight:
-            return batch
-        size = len(batch["unlabelled"]["image"]) * self.trainer.world_size
+            return {}
         streams = {"noise_d": "noise of d"} | {f"noise_g{it}": f"noise of g{it}" for it in range(self.generator_steps)}
         drawn = {name: self.draw_noise(size, stream, iteration) for name, stream in streams.items()}
-        return batch | {name: across_ranks.share(self.trainer, noise).to(self.dtype) for name, noise in drawn.items()}
+        return {name: across_ranks.share(self.trainer, noise).to(self.dtype) for name, noise in drawn.items()}
 
     def discriminator_loss(self, inputs: Inputs) -> Told:
         images = [inputs["labelled"]["image"]] if self.labelled_weight else []

@@ -139,11 +139,10 @@ class InfoGAN(TwoPlayer):
 
     # --- the losses ------------------------------------------------------------------------------------------
 
-    def host_inputs(self, batch: Batch, iteration: int) -> Inputs:
-        """Beside the batch, for each player ``noise`` and its ``codes``; what every lambda is; how images are moved."""
-        size = len(batch["image"]) * self.trainer.world_size
+    def draws(self, iteration: int, size: int) -> Inputs:
+        """For each player ``noise`` and its ``codes``; what every lambda is; how images are moved."""
         drawn = {name: self.draw(size, f"codes of {name}", iteration) for name in self.turns}
-        inputs = batch | drawn | {"weights": self.code_weights(iteration)}
+        inputs = drawn | {"weights": self.code_weights(iteration)}
         if self.real_images is None:
             return inputs
         motions = torch.rand(size, 6, generator=keyed_generator(self.seed, "transform", iteration)) * 2 - 1

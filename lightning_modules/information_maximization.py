@@ -99,11 +99,10 @@ class InformationMaximization(TakesTurns):
         moved = [*self.discriminator.trunk.parameters(), *self.discriminator.posterior.parameters()]
         return {"": Player(moved, self.optimizer, self.loss, sees_means=True)}
 
-    def host_inputs(self, batch: Batch, iteration: int) -> Inputs:
-        """Beside the batch, how this iteration moves its images."""
-        size = len(batch["image"]) * self.trainer.world_size
+    def draws(self, iteration: int, size: int) -> Inputs:
+        """How an iteration moves its images."""
         motions = torch.rand(size, 6, generator=keyed_generator(self.seed, "transform", iteration)) * 2 - 1
-        return batch | {"motion": share(self.trainer, motions)}
+        return {"motion": share(self.trainer, motions)}
 
     def loss(self, inputs: Inputs) -> Told:
         images, logits = inputs["image"], self.category_logits(inputs["image"])

@@ -213,19 +213,25 @@ class OracleRobustness(Classifier):
         if self.oracle is not None:
             self.oracle.to(self.device)
 
-    def host_inputs(self, batch: Batch, iteration: int) -> Inputs:
-        """Beside the batch what moves it: ``noise``, or what neighbours are made with; points that are the oracle's."""
-        size = len(batch["index"]) * self.trainer.world_size
-        inputs, shape = dict(batch), (size, *self.input_shape)
-        generator = keyed_generator(self.seed, self.trained_on, iteration)
+    def draws(self, iteration: int, size: int) -> Inputs:
+        """What moves a batch: ``noise``, or what neighbours are made with."""
+        shape, generator = (size, *self.input_shape), keyed_generator(self.seed, self.trained_on, iteration)
         if self.trained_on == "stability":
-            inputs["noise"] = self._of_rank(torch.randn(shape, generator=generator))
+            return {"noise": self._of_rank(torch.randn(shape, generator=generator))}
         if self.trained_on in ("siamese", "worst"):
             assert self.oracle is not None
-            if self.oracle.own_points:
-                points = self.oracle.draw_points(torch.arange(iteration * size, (iteration + 1) * size))
-                inputs["points"], shape = self._of_rank(points), points.shape
-            inputs["drawn"] = self._of_rank(self.oracle.draw(shape, generator))
+            if not self.oracle.own_points:
+                return {"drawn": self._of_rank(self.oracle.draw(shape, generator))}
+        return {}
+
+    def host_inputs(self, batch: Batch, iteration: int) -> Inputs:
+        """Beside the batch and its draws, points that are the oracle's: a network joins them, where that lies."""
+        inputs = super().host_inputs(batch, iteration)
+        if self.oracle is not None and self.oracle.own_points and self.trained_on in ("siamese", "worst"):
+            size = len(batch["index"]) * self.trainer.world_size
+            points = self.oracle.draw_points(torch.arange(iteration * size, (iteration + 1) * size))
+            drawn = self.oracle.draw(points.shape, keyed_generator(self.seed, self.trained_on, iteration))
+            inputs = inputs | {"points": self._of_rank(points), "drawn": self._of_rank(drawn)}
         return inputs
 
     def _of_rank(self, drawn: Tensor) -> Tensor:

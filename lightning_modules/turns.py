@@ -5,7 +5,7 @@ A method with one loss has one player. What an iteration must keep to so that a 
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,8 @@ from torch.optim import Optimizer
 
 from foundation.errors import UserError
 from lightning_modules import across_ranks
-from lightning_modules.micro_batches import BatchMeans, Inputs, cut, joined, rehearsing
+from lightning_modules.ahead import Ahead, on_device
+from lightning_modules.micro_batches import BatchMeans, Inputs, cut, joined, rehearsing, rows_of
 from lightning_modules.networks.precision import out_of_autocast
 from lightning_modules.optimized import Batch, Optimized, OptimizerFactory
 
@@ -65,6 +66,7 @@ class TakesTurns(Optimized):
         self.micro_batch_size = micro_batch_size
         self.repetition = 0  # the step of a turn, counted from 0
         self.batch_means: BatchMeans | None = None
+        self.ahead: Ahead | None = None
 
     @abstractmethod
     def players(self) -> dict[str, Player]:
@@ -102,7 +104,21 @@ class TakesTurns(Optimized):
 
         iteration: how many are finished, the key of this one's draws.
         """
-        return batch
+        if not self.draws_something():
+            return batch
+        draws = self.draws if self.ahead is None else self.ahead.take
+        return batch | draws(iteration, rows_of(batch) * self.trainer.world_size)
+
+    def draws(self, iteration: int, size: int) -> Inputs:
+        """What is drawn or made on the host for an iteration: this rank's share of a global batch of that size.
+
+        A function of these two and of settings that stay, since a thread may ask for the next iteration's during this
+        one. It stays on the host, and no batch, device, global generator or state of an iteration is read.
+        """
+        return {}
+
+    def draws_something(self) -> bool:
+        return type(self).draws is not TakesTurns.draws
 
     def device_step(self, inputs: Inputs) -> Told:
         told: Told = {}
@@ -123,6 +139,31 @@ class TakesTurns(Optimized):
             schedule.step()  # pyright: ignore[reportCallIssue]
         self.log_training(self.trainer.global_step, {key: value for key, value in outputs.items() if not value.ndim})
         return outputs
+
+    # --- the next iteration's draws --------------------------------------------------------------------------
+
+    def on_train_start(self) -> None:
+        """Whoever overrides it calls this one."""
+        super().on_train_start()
+        self.stop_drawing_ahead()  # of a fit that a mistake has ended
+        if self.device.type == "cuda":  # a CPU has no time to spare while it takes an iteration
+            self.draw_ahead()
+
+    def draw_ahead(self) -> None:
+        """From now to the end of the fit, a thread draws for the next iteration."""
+        # The type of numbers that are drawn is the process's, and other precisions change it for a step at a time.
+        if self.ahead is None and self.draws_something() and self.dtype is torch.float32:
+            self.ahead = Ahead(self.draws)
+
+    def stop_drawing_ahead(self) -> None:
+        if self.ahead is not None:
+            self.ahead.close()
+            self.ahead = None
+
+    def on_train_end(self) -> None:
+        """Whoever overrides it calls this one."""
+        super().on_train_end()
+        self.stop_drawing_ahead()
 
     # --- a turn ----------------------------------------------------------------------------------------------
 
@@ -205,8 +246,3 @@ class TakesTurns(Optimized):
         lightning_s = loops.get("epoch_loop.automatic_optimization.optim_progress")
         if own and lightning_s and not own["total"]["completed"]:
             own |= lightning_s["optimizer"]["step"]
-
-
-def on_device(inputs: Inputs | Mapping[str, Any], device: torch.device) -> Inputs:
-    """What was drawn on the host goes where the batch is."""
-    return {key: on_device(it, device) if isinstance(it, Mapping) else it.to(device) for key, it in inputs.items()}

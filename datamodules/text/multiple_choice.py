@@ -40,7 +40,7 @@ class ChoiceTable(Table):
 
     def __getitem__(self, positions: Tensor) -> dict[str, Tensor]:
         batch = super().__getitem__(positions)
-        pairs = self.pairs[self.rows(batch["index"])]
+        pairs = self.pairs[self.rows(positions)]
         pairs.setdefault("segment_ids", torch.zeros_like(pairs["input_ids"]))
         shape = (len(positions), self.choices)
         return batch | {key: pairs[key].view(*shape, *pairs[key].shape[1:])

@@ -1,6 +1,7 @@
 """Tables that change while a trainer is at work: what it is served, what it counts, and what it refuses."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
-from datamodules.splits import SplitDataModule, Table
+from datamodules.splits import SplitDataModule, Table, sent
 from foundation.errors import UserError
 
 
@@ -246,3 +247,55 @@ def test_data_that_no_memory_holds_are_told_and_other_faults_are_not_hidden(monk
     monkeypatch.setattr(data, "load", broken)
     with pytest.raises(RuntimeError, match="a fault of ours"):
         data.setup()
+
+
+# --- on a device -----------------------------------------------------------------------------------------------------
+
+
+class Recorded:
+    """Stands for a tensor in ordinary memory."""
+
+    is_cpu = True
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+
+    def pin_memory(self) -> "Recorded":
+        self.calls.append("pinned")
+        return self
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "Recorded":
+        self.calls.append((device.type, non_blocking))
+        return self
+
+
+@pytest.mark.parametrize(
+    ("device", "calls"),
+    [("cuda", ["pinned", ("cuda", True)]), ("meta", [("meta", True)]), ("cpu", [("cpu", False)])],
+)
+def test_the_host_waits_for_no_copy_to_a_gpu(device, calls):
+    values: Any = Recorded()
+    sent(values, torch.device(device))
+    assert values.calls == calls
+
+
+def test_rows_are_made_where_a_table_lies():
+    table = Table({"number": torch.arange(24)}).to(torch.device("meta"))
+    batch = table[torch.tensor([3, 1])]
+    assert {key: it.device.type for key, it in batch.items()} == {"index": "meta", "number": "meta"}
+
+
+class Stays(Table):
+    def to(self, device: torch.device) -> "Stays":
+        return self
+
+
+@pytest.mark.parametrize(("device", "pinned"), [("cuda", True), ("cpu", False)])
+def test_batches_of_a_table_that_stays_on_the_host_are_pinned(device, pinned):
+    data = Numbers()
+    data.tables = {"train": Stays({"number": torch.arange(24)})}
+    strategy = SimpleNamespace(root_device=torch.device(device))
+    loop = SimpleNamespace(epoch_loop=None)
+    trainer: Any = SimpleNamespace(strategy=strategy, global_rank=0, world_size=1, fit_loop=loop)
+    data.trainer = trainer
+    assert data.train_dataloader().pin_memory == pinned
