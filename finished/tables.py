@@ -71,10 +71,10 @@ def record(run: Path, results: Path) -> Path:
         reason = "outside a git checkout" if found["clean"] is None else "with changes that its commit does not hold"
         named = f" ({', '.join(found['changes'])})" if found.get("changes") else ""
         raise UserError(f"{run} ran {reason}{named}: commit, and run it again.")
-    # Where a person keeps data and runs is nobody's business and changes no number.
-    kept = [it for it in found["overrides"] if not it.lstrip("+").startswith(("paths.", "hydra."))]
     since = changes_within(found.get("resumes", []))
-    found["overrides"] = [without_folders(it) + since.get(key_of(it), "") for it in latest_of_each_key(kept)]
+    found["overrides"] = [it + since.get(key_of(it), "") for it in without_places(found["overrides"])]
+    for given in found.get("inputs", {}).values():
+        given |= {"overrides": without_places(given["overrides"])} if "overrides" in given else {}
     for judged in found.get("judges", {}).values():
         judged.get("judge", {}).pop("run", None)
     content = json.dumps({key: found[key] for key in EXPORTED if key in found}, indent=2)
@@ -110,6 +110,12 @@ def changes_within(resumes: list[dict[str, Any]]) -> dict[str, str]:
     """By key of what a resume changed in the midst of training, since when it holds; a later end is no such change."""
     given = [(key, it["from_iteration"]) for it in resumes for key in it.get("changed", {})]
     return {key: f" (from iteration {begun})" for key, begun in given if not key.startswith("trainer.")}
+
+
+def without_places(overrides: list[str]) -> list[str]:
+    """Where a person keeps data and runs is nobody's business and changes no number."""
+    kept = [it for it in overrides if not it.lstrip("+").startswith(("paths.", "hydra."))]
+    return [without_folders(it) for it in latest_of_each_key(kept)]
 
 
 def without_folders(override: str) -> str:

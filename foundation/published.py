@@ -54,12 +54,20 @@ class Figure:
 def figures_of(paper: Mapping[str, Any] | None) -> list[Figure]:
     """The paper's own figure, then each of its ``figures``; what has no value is none.
 
-    One of the latter says its metric, has data and split from the paper unless it says them, and adds its ``where`` to
-    the paper's.
+    One of the latter says its metric and value, or several as ``values``, has data and split from the paper unless it
+    says them, and adds its ``where`` to the paper's.
     """
     paper = paper or {}
-    return [it for it in (figure_of({}, paper), *(figure_of(paper, it) for it in paper.get("figures") or ()))
-            if it.value is not None]  # fmt: skip
+    more = [one for said in paper.get("figures") or () for one in each_of(said)]
+    return [it for it in (figure_of({}, paper), *(figure_of(paper, said) for said in more)) if it.value is not None]
+
+
+def each_of(said: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Of a figure's ``values`` each by itself: a number, or a number and its spread."""
+    if not said.get("values"):
+        return [dict(said)]
+    pairs = {metric: it if isinstance(it, list) else [it, None] for metric, it in said["values"].items()}
+    return [{**said, "metric": metric, "value": value, "spread": spread} for metric, (value, spread) in pairs.items()]
 
 
 def figure_of(paper: Mapping[str, Any], said: Mapping[str, Any]) -> Figure:

@@ -30,8 +30,10 @@ class PaperFigure:
 
     what: str
     """What sets it apart, in words."""
-    metric: str
-    value: float
+    metric: str | None = None
+    value: float | None = None
+    values: dict[str, float | list[float]] | None = None
+    """Several metrics of the same, in place of ``metric`` and ``value``, each with its value, or value and spread."""
     spread: float | None = None
     data: str | None = None
     split: str | None = None
@@ -173,8 +175,20 @@ def check_config(config: dict[str, Any], schema: type) -> None:
         if field.default is not MISSING:
             config.setdefault(field.name, field.default)
     problems = [*unfit_keys(config, schema, ""), *unchosen_parts(config), *unfit_seeds(config), *unfit_name(config)]
-    if problems:
+    if problems := problems or [*unfit_figures(config)]:
         raise UserError("\n".join(problems))
+
+
+def unfit_figures(config: Mapping[str, Any]) -> Iterator[str]:
+    """Of a paper's figures those that say neither one metric and value nor several, or both."""
+    figures: list[dict[str, Any]] = (config.get("paper") or {}).get("figures") or []
+    for place, it in enumerate(figures):
+        one, several = [it.get("metric"), it.get("value")], it.get("values") or {}
+        if [name is None for name in one] != [bool(several)] * 2:
+            yield f"paper.figures[{place}] ({it['what']}): give metric and value, or values, {{<metric>: <value>}}."
+        for metric, value in several.items():
+            if isinstance(value, list) and len(value) != 2:
+                yield f"paper.figures[{place}].values.{metric} is {value}: give a value, or [<value>, <spread>]."
 
 
 @dataclass

@@ -52,10 +52,11 @@ def changed_inputs(before: Mapping[str, Origin], now: Mapping[str, Origin]) -> I
         was, is_now = before[key], now[key]
         if was == is_now or any(was.get(it) != is_now.get(it) for it in IDENTITY):
             continue
-        differing = [it for it in was.keys() | is_now.keys() if was.get(it) != is_now.get(it)]
+        differing = [it for it in (was.keys() | is_now.keys()) - {"overrides"} if was.get(it) != is_now.get(it)]
         told = [f"its {it} was {short(was.get(it))} and is {short(is_now.get(it))}" for it in sorted(differing)]
         named = f"the run {was['run']}" if "run" in was else was.get("file")
-        yield f"{key}: {named} is no longer what it was: {', '.join(told)}."
+        if told:
+            yield f"{key}: {named} is no longer what it was: {', '.join(told)}."
 
 
 def tell_changes(folder: Path, inputs: Mapping[str, Origin]) -> None:
@@ -125,11 +126,20 @@ def origin_of_module(run: str | None, part: str | None = None, checkpoint: str =
 
 
 def origins_of_modules(key: str, runs: Sequence[str], checkpoint: str = "last") -> dict[str, Origin]:
-    """Of each run under the key of its place."""
+    """Of each run under the key of its place, with its overrides: whether runs are alike, a later reader asks."""
     folders = [Path(str(it)).resolve() for it in runs]
     if twice := next((run for run, folder in zip(runs, folders, strict=True) if folders.count(folder) > 1), None):
         raise UserError(f"runs names {twice} twice: name each run once.")
-    return {f"{key}.{number}": origin_of_module(run, checkpoint=checkpoint) for number, run in enumerate(runs)}
+    return {
+        f"{key}.{number}": origin_of_module(run, checkpoint=checkpoint) | overrides_of(Path(str(run)))
+        for number, run in enumerate(runs)
+    }
+
+
+def overrides_of(run: Path) -> Origin:
+    """Nothing of a run without a record."""
+    record = read_record(run)
+    return {"overrides": record["overrides"]} if "overrides" in record else {}
 
 
 def weights_of(checkpoint: Mapping[str, Any]) -> Origin:

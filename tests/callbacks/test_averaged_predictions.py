@@ -133,6 +133,7 @@ def test_an_ensemble_is_the_mean_of_its_runs_probabilities(kind, name, runs, tmp
     assert record["judges"][f"predictions_{name}"] == {"views": kind, "runs": 2, "images": len(table)}
     given = record["inputs"]["callbacks.averaged_predictions.others.0"]
     assert (given["run"], given["experiment"], given["checkpoint"]) == ("seed1", "resnet_digits", "last.ckpt")
+    assert "seed=1" in given["overrides"]
     assert record["directions"][f"test/error_{name}"] == "min"
 
 

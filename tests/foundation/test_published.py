@@ -75,6 +75,9 @@ def test_of_several_figures_that_of_the_same_metric_split_and_settings_stands_th
     assert published(alone, "test/top_5_error", DATA, None) == 0.01
     assert [(it.what, it.value, it.spread) for it in figures_of(alone)] == [
         ("56 layers", 0.0697, None), ("top five", 0.01, 0.002), ("on other images", 0.5, None)]  # fmt: skip
+    several = {"what": "both", "values": {"test/error": [0.06, 0.001], "test/error_top5": 0.01}, "spread": 0.5}
+    assert [(it.what, it.metric, it.value, it.spread, it.data) for it in figures_of(alone | {"figures": [several]})] == [
+        ("both", "test/error", 0.06, 0.001, "cifar10"), ("both", "test/error_top5", 0.01, None, "cifar10")]  # fmt: skip
     assert figures_of(PAPER | {"figures": None})[0].value == 0.0875
     assert figures_of(None) == figures_of({"id": "arXiv:1"}) == []
 

@@ -110,3 +110,22 @@ def test_what_is_no_number_is_told_wherever_it_stands():
     config = compose_job("train", ["experiment=infogan_digits", "lightning_module.discriminator.leak=nan"])
     with pytest.raises(UserError, match="^lightning_module.discriminator.leak is nan, which is no number: give one.$"):
         check_config(config, TrainConfig)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"metric": "test/error"}, r"paper.figures\[0\] \(56 layers\): give metric and value, or values"),
+        ({"metric": "test/error", "value": 1.0, "values": {"test/error": 1.0}}, "give metric and value, or values"),
+        ({"values": {"test/error": [1.0, 2.0, 3.0]}}, r"values.test/error is \[1.0, 2.0, 3.0\]: give a value, or \["),
+    ],
+)
+def test_a_figure_of_a_paper_is_one_or_several(given, expected):
+    config = compose_job("train", ["experiment=resnet_cifar10_56"])
+    config["paper"]["figures"] = [
+        {"what": "56 layers", "values": {"test/error": [0.07, 0.01], "test/error_top5": 0.01}}
+    ]
+    check_config(config, TrainConfig)
+    config["paper"]["figures"] = [{"what": "56 layers"} | given]
+    with pytest.raises(UserError, match=expected):
+        check_config(config, TrainConfig)
