@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional
-from torchvision.tv_tensors import BoundingBoxFormat
 
 from datamodules.batches import AspectBatches, GlobalBatches
 from datamodules.photographs import DrawnBatches, PhotographLoader, made_by_workers
@@ -121,7 +120,8 @@ def unpack(packed: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
 
 
 def flip_target(target: dict[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
-    boxes = functional.horizontal_flip_bounding_boxes(target["boxes"], BoundingBoxFormat.XYXY, size)
+    left, top, right, bottom = target["boxes"].unbind(1)
+    boxes = torch.stack([size[1] - right, top, size[1] - left, bottom], dim=1)
     masks = {"masks": functional.horizontal_flip_mask(target["masks"])} if "masks" in target else {}
     return target | {"boxes": boxes} | masks
 

@@ -39,6 +39,7 @@ from lightning_modules.networks.faster_rcnn import (
     is_of_every_class,
     rows_by_name,
 )
+from lightning_modules.networks.fixed_numbers import Keys
 from lightning_modules.networks.region_proposals import SampledAnchors
 from lightning_modules.optimized import Batch, Optimized, OptimizerFactory
 
@@ -55,7 +56,7 @@ def box_coordinates(boxes: Tensor, anchors: Tensor, weights: Sequence[float] = (
     sizes, anchor_sizes = boxes[:, 2:] - boxes[:, :2], anchors[:, 2:] - anchors[:, :2]
     centres, anchor_centres = boxes[:, :2] + sizes / 2, anchors[:, :2] + anchor_sizes / 2
     coordinates = torch.cat([(centres - anchor_centres) / anchor_sizes, (sizes / anchor_sizes).log()], dim=1)
-    return coordinates * coordinates.new_tensor(weights)
+    return torch.stack([it * weight for it, weight in zip(coordinates.unbind(1), weights, strict=True)], dim=1)
 
 
 def smooth_l1(difference: Tensor, beta: float) -> Tensor:
@@ -64,21 +65,34 @@ def smooth_l1(difference: Tensor, beta: float) -> Tensor:
     return torch.where(size < beta, size.square() / (2 * beta), size - beta / 2)
 
 
-def objectness_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """The sum of L_cls of eq. 1 over the anchors drawn: log loss of object against background. Both: [S]."""
-    return binary_cross_entropy_with_logits(logits, labels, reduction="sum")
+def objectness_loss(logits: Tensor, labels: Tensor, counts: Tensor | None = None) -> Tensor:
+    """The sum of L_cls of eq. 1 over the anchors drawn, log loss of object against background, or over those that count
+    (bool). All: [S]."""
+    if counts is None:
+        return binary_cross_entropy_with_logits(logits, labels, reduction="sum")
+    return (binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none") * counts).sum()
 
 
-def class_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """The sum of the log loss over the regions drawn. logits: [R, K + 1]; labels: [R], 0 the background."""
-    return cross_entropy(logits, labels, reduction="sum")
+def class_loss(logits: Tensor, labels: Tensor, counts: Tensor | None = None) -> Tensor:
+    """The sum of the log loss over the regions drawn, or over those that count (bool [R]). logits: [R, K + 1]; labels:
+    [R], 0 the background."""
+    if counts is None:
+        return cross_entropy(logits, labels, reduction="sum")
+    return (cross_entropy(logits, labels, reduction="none") * counts).sum()
 
 
 def box_loss(
-    deltas: Tensor, boxes: Tensor, anchors: Tensor, beta: float, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)
+    deltas: Tensor,
+    boxes: Tensor,
+    anchors: Tensor,
+    beta: float,
+    weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
+    counts: Tensor | None = None,
 ) -> Tensor:
-    """The sum of L_reg of eq. 1 over anchors around objects: R(t - t*). All: [P, 4]."""
-    return smooth_l1(deltas - box_coordinates(boxes, anchors, weights), beta).sum()
+    """The sum of L_reg of eq. 1 over anchors around objects, R(t - t*), or over those that count (bool [P]). Others:
+    [P, 4]."""
+    sizes = smooth_l1(deltas - box_coordinates(boxes, anchors, weights), beta)
+    return sizes.sum() if counts is None else (sizes * counts.unsqueeze(1)).sum()
 
 
 def names_of_rows(last: Mapping[str, Tensor]) -> list[str] | None:
@@ -145,8 +159,8 @@ class FasterRCNN(Optimized):
     # --- training ----------------------------------------------------------------------------------------------
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        drawn_by = self.generators(batch["index"])
-        anchors, regions = self.network(batch["image"], batch["target"], drawn_by, batch.get("proposals"))
+        draws = self.draws(batch["index"])
+        anchors, regions = self.network(batch["image"], batch["target"], draws, batch.get("proposals"))
         parts = self.losses(anchors, regions)
         loss = torch.stack([*parts.values()]).sum()
         self.log_training(self.trainer.global_step + 1, {"loss": loss, **parts})
@@ -156,27 +170,37 @@ class FasterRCNN(Optimized):
         """Eq. 1 for the anchors, its like for the regions; each a mean over what was drawn from the global batch."""
         parts: dict[str, Tensor] = {}
         if anchors is not None:
-            drawn = self.mean_over_ranks(len(anchors.labels))
-            parts["loss_objectness"] = objectness_loss(anchors.logits, anchors.labels) / drawn
-            boxes = box_loss(anchors.deltas, anchors.objects, anchors.anchors, self.beta)
+            drawn = self.mean_over_ranks(anchors.drawn)
+            parts["loss_objectness"] = objectness_loss(anchors.logits, anchors.labels, anchors.counts) / drawn
+            of_anchors = (anchors.deltas, anchors.objects, anchors.anchors, self.beta)
+            boxes = box_loss(*of_anchors, counts=anchors.around_objects)
             parts["loss_rpn_box_reg"] = self.balance * (boxes / drawn)
         if regions is not None:
-            read = self.mean_over_ranks(len(regions.labels))
+            read = self.mean_over_ranks(regions.drawn)
             of_regions = (regions.deltas, regions.objects, regions.proposals, self.beta, REGION_WEIGHTS)
-            parts["loss_classifier"] = class_loss(regions.logits, regions.labels) / read
-            parts["loss_box_reg"] = box_loss(*of_regions) / read
+            parts["loss_classifier"] = class_loss(regions.logits, regions.labels, regions.counts) / read
+            parts["loss_box_reg"] = box_loss(*of_regions, counts=regions.around_objects) / read
             if regions.mask_logits is not None and regions.masks is not None:
                 mask_loss = binary_cross_entropy_with_logits(regions.mask_logits, regions.masks, reduction="sum")
                 parts["loss_mask"] = mask_loss / self.mean_over_ranks(regions.masks.numel())
         return parts
 
-    def mean_over_ranks(self, count: int) -> Tensor:
+    def mean_over_ranks(self, count: int | Tensor) -> Tensor:
         """At least 1: a batch may have nothing to draw from. A sum by it, averaged over ranks, is the global mean."""
-        return mean_without_gradient(self.trainer, torch.tensor(float(count), device=self.device)).clamp(min=1)
+        if not isinstance(count, Tensor):
+            count = torch.full((), count, device=self.device)
+        return mean_without_gradient(self.trainer, count.to(torch.float32)).clamp(min=1)
+
+    def draws(self, index: Tensor) -> list[torch.Generator] | Keys:
+        """What an image's anchors and regions are drawn by, a function of (seed, iteration, index). A CPU knows at once
+        how many boxes it draws from, and has a generator for each image; any other device has keys."""
+        return self.generators(index) if index.device.type == "cpu" else self.keys(index)
 
     def generators(self, index: Tensor) -> list[torch.Generator]:
-        """What an image's anchors and regions are drawn with, a function of (seed, iteration, index)."""
         return [keyed_generator(self.seed, "sampling", self.trainer.global_step, it) for it in index.tolist()]
+
+    def keys(self, index: Tensor) -> Keys:
+        return Keys(self.seed, self.trainer.global_step, index)
 
     def make_optimizers(self) -> list[Optimizer]:
         trained = {name: it for name, it in self.named_parameters() if it.requires_grad}

@@ -9,7 +9,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,6 @@ from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_inference, project_masks_on_boxes
-from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 
 from foundation.errors import UserError, did_you_mean
 from lightning_modules.networks.detection_backbones import (
@@ -31,6 +30,7 @@ from lightning_modules.networks.detection_backbones import (
     last_stage,
     norm_layer,
 )
+from lightning_modules.networks.fixed_numbers import Keys, a_pixel, at, drawn_by, side_by_side
 from lightning_modules.networks.products import with_own_linears
 from lightning_modules.networks.region_pooling import RegionAlign, RegionPool, RegionWarp
 from lightning_modules.networks.region_proposals import (
@@ -40,6 +40,7 @@ from lightning_modules.networks.region_proposals import (
     Targets,
     in_full_precision,
 )
+from lightning_modules.networks.resizing import Resize, Size, resized_boxes, size_of
 
 LAST = re.compile(r"cls_score|bbox_pred|mask_fcn_logits")  # layers with outputs for every class
 Backbone = Pyramid | VGG16 | ZF | ResNetToLayer3 | Pixels
@@ -52,7 +53,10 @@ PARTS = ("backbone", "rpn", "heads")
 
 @dataclass
 class SampledRegions:
-    """What the heads' losses are made of: the proposals drawn from all images of a batch, F of R around objects."""
+    """What the heads' losses are made of: the proposals drawn from all images of a batch, F of R around objects.
+
+    Where their numbers are fixed, some count and others do not.
+    """
 
     logits: Tensor  # [R, K + 1], class 0 is the background
     labels: Tensor  # [R]
@@ -60,7 +64,14 @@ class SampledRegions:
     proposals: Tensor  # [F, 4]
     objects: Tensor  # [F, 4]
     mask_logits: Tensor | None = None  # [F, 28, 28], of the true class
-    masks: Tensor | None = None  # [F, 28, 28] in [0, 1]
+    masks: Tensor | None = None  # [F, 28, 28] in [0, 1]; those of objects alone, as mask_logits
+    counts: Tensor | None = None  # bool [R]; None: all do
+    around_objects: Tensor | None = None  # bool [F]
+
+    @property
+    def drawn(self) -> int | Tensor:
+        """How many count."""
+        return len(self.labels) if self.counts is None else self.counts.sum()
 
 
 class RegionHeads(RoIHeads):
@@ -140,6 +151,8 @@ class RegionHeads(RoIHeads):
     def sample(
         self, features: Mapping[str, Tensor], proposals: list[Tensor], sizes: list[tuple[int, int]], targets: Targets
     ) -> SampledRegions:
+        if (keys := self.fg_bg_sampler.keys) is not None:
+            return self.drawn_by(keys, features, proposals, sizes, targets)
         proposals, matches, labels, _ = self.select_training_samples(proposals, targets)
         logits, deltas = self.predict(features, proposals, sizes)
         foreground = [torch.where(it > 0)[0] for it in labels]
@@ -153,11 +166,52 @@ class RegionHeads(RoIHeads):
             logits, of_all, deltas.unflatten(1, (-1, 4))[rows, classes], torch.cat(boxes), torch.cat(objects)
         )
         if self.has_mask():
-            mask_logits = self.predict_masks(features, boxes, sizes)
-            side = mask_logits.shape[-1]
-            parts = zip(targets, boxes, matches, strict=True)
-            sampled.masks = torch.cat([project_masks_on_boxes(it["masks"], b, m, side) for it, b, m in parts])
-            sampled.mask_logits = mask_logits[torch.arange(len(classes), device=classes.device), classes]
+            sampled.mask_logits, sampled.masks = self.sample_masks(features, boxes, sizes, targets, matches, classes)
+        return sampled
+
+    def sample_masks(
+        self, features: Mapping[str, Tensor], boxes: list[Tensor], sizes: list[Size], targets: Targets,
+        matches: list[Tensor], classes: Tensor,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Of each box around an object that mask's logits and what they should be, [F, 28, 28]. classes: [F]."""
+        logits = self.predict_masks(features, boxes, sizes)
+        side, parts = logits.shape[-1], zip(targets, boxes, matches, strict=True)
+        masks = torch.cat([project_masks_on_boxes(it["masks"], b, m, side) for it, b, m in parts])
+        return logits[torch.arange(len(classes), device=classes.device), classes], masks
+
+    def drawn_by(
+        self, keys: Keys, features: Mapping[str, Tensor], proposals: list[Tensor], sizes: list[Size], targets: Targets
+    ) -> SampledRegions:
+        """As many of every image, some of which do not count; with masks the host waits once, for how many objects."""
+        self.check_targets(targets)
+        objects = [it["boxes"].to(proposals[0].dtype) for it in targets]
+        own = self.add_gt_proposals(proposals, objects)
+        matched, labels = self.assign_targets_to_proposals(own, objects, [it["labels"] for it in targets])
+        pixel, none = a_pixel(own[0]), labels[0].new_zeros(())
+        of_images, sampler = side_by_side(labels, none - 1), self.fg_bg_sampler
+        drawn = drawn_by(
+            keys.of("regions", of_images.shape[1]), of_images, sampler.batch_size_per_image, sampler.positive_fraction
+        )
+        boxes, around = drawn.of(side_by_side(own, pixel)), drawn.around_objects
+        classes = drawn.of(of_images).clamp(min=0)
+        some = side_by_side([*objects, pixel.unsqueeze(0)], pixel)[:-1]  # there is one to point at
+        matches = drawn.of_objects(side_by_side(matched, none))
+        first = boxes[:, : around.shape[1]]
+        found = torch.where(around.unsqueeze(2), at(some, matches), first)
+        logits, deltas = self.predict(features, [*boxes], sizes)
+        of_true_class = deltas.view(*classes.shape, -1, 4)[:, : around.shape[1]]
+        true = classes[:, : around.shape[1], None, None].expand(-1, -1, 1, 4)
+        sampled = SampledRegions(
+            logits, classes.flatten(), of_true_class.gather(2, true).flatten(0, 2), first.flatten(0, 1),
+            found.flatten(0, 1), counts=drawn.counts.flatten(), around_objects=around.flatten(),
+        )  # fmt: skip
+        if self.has_mask():
+            numbers = around.sum(dim=1).tolist()
+            boxes, kept, named = ([row[:it] for row, it in zip(rows, numbers, strict=True)]
+                                  for rows in (first, matches, classes))  # fmt: skip
+            sampled.mask_logits, sampled.masks = self.sample_masks(
+                features, boxes, sizes, targets, kept, torch.cat(named)
+            )
         return sampled
 
     def predict(
@@ -225,6 +279,7 @@ class DetectionNetwork(nn.Module):
         fixed: parts that keep their weights, of backbone, rpn and heads; norms in them go by what they have learned.
             Nothing is sampled for the losses of a part that is fixed.
         min_size, max_size: an image's short side becomes min_size, unless the long one would exceed max_size.
+        size_divisible: heights and widths of batches are filled up to multiples of it. Fewer sizes with a greater one.
         mean, std: of the channels, for pixels in [0, 1].
     """
 
@@ -237,11 +292,14 @@ class DetectionNetwork(nn.Module):
         fixed: Sequence[str] = (),
         min_size: int = 800,
         max_size: int = 1333,
+        size_divisible: int = 32,
         mean: Sequence[float] = (0.485, 0.456, 0.406),
         std: Sequence[float] = (0.229, 0.224, 0.225),
     ) -> None:
         super().__init__()
-        self.transform = GeneralizedRCNNTransform(min_size, max_size, list(mean), list(std))
+        if size_divisible < 1:
+            raise UserError(f"network.size_divisible is {size_divisible}: give pixels, 1 or more (torchvision: 32).")
+        self.transform = Resize(min_size, max_size, list(mean), list(std), size_divisible)
         self.backbone, self.rpn, self.roi_heads = backbone, rpn, heads
         self.num_classes = 0 if heads is None else heads.num_classes
         self.memory_format, self.fixed = torch.contiguous_format, tuple(fixed)
@@ -277,11 +335,12 @@ class DetectionNetwork(nn.Module):
         self,
         images: Sequence[Tensor],
         targets: Targets | None = None,
-        generators: Sequence[torch.Generator] | None = None,
+        draws: Sequence[torch.Generator] | Keys | None = None,
         proposals: Proposals | None = None,
     ) -> Detections | tuple[SampledAnchors | None, SampledRegions | None]:
-        """images: [3, H, W] each, in [0, 1]. generators: one an image, for what is drawn in training. proposals: what
-        the heads are trained on instead of the RPN's own; without an RPN also what they look at afterwards.
+        """images: [3, H, W] each, in [0, 1]. draws: what anchors and regions are drawn by in training, generators, one
+        an image, or keys, for which the host does not wait. proposals: what the heads are trained on instead of the
+        RPN's own; without an RPN also what they look at afterwards.
 
         Detections are in the images' own pixels: boxes [N, 4], scores [N], labels [N] from 1 on, and masks
         [N, 1, H, W] in [0, 1].
@@ -290,7 +349,9 @@ class DetectionNetwork(nn.Module):
             return self.look(images, proposals)[0]
         for part in (self.rpn, self.roi_heads):
             if part is not None:
-                part.fg_bg_sampler.generators = generators  # pyright: ignore
+                sampler: Any = part.fg_bg_sampler
+                sampler.keys = draws if isinstance(draws, Keys) else None
+                sampler.generators = None if isinstance(draws, Keys) else draws
         resized, targets = self.transform(list(images), targets)
         features = self.features(resized)
         boxes, anchors, regions = in_pixels_of(resized, images, proposals), None, None
@@ -310,7 +371,7 @@ class DetectionNetwork(nn.Module):
         if self.rpn is not None:
             boxes, scores, _ = self.rpn(resized, features)
             sizes = zip(boxes, resized.image_sizes, map(size_of, images), strict=True)
-            own = [resize_boxes(it, [*now], [*before]) for it, now, before in sizes]
+            own = [resized_boxes(it, now, before) for it, now, before in sizes]
             proposals = [{"boxes": b, "scores": s} for b, s in zip(own, scores, strict=True)]
         else:
             boxes = in_pixels_of(resized, images, proposals)
@@ -339,16 +400,12 @@ class DetectionNetwork(nn.Module):
         return names.get((self.backbone.name, type(self.roi_heads.box_head), with_masks))
 
 
-def size_of(image: Tensor) -> tuple[int, int]:
-    return image.shape[-2], image.shape[-1]
-
-
 def in_pixels_of(resized: ImageList, images: Sequence[Tensor], proposals: Proposals | None) -> list[Tensor] | None:
     """Boxes in images' own pixels as they lie in the resized ones."""
     if proposals is None:
         return None
     sizes = zip(proposals, map(size_of, images), resized.image_sizes, strict=True)
-    return [resize_boxes(it["boxes"], [*before], [*now]) for it, before, now in sizes]
+    return [resized_boxes(it["boxes"], before, now) for it, before, now in sizes]
 
 
 def is_of_every_class(name: str) -> bool:

@@ -1,6 +1,7 @@
 """Features of regions: RoIAlign from a feature pyramid in a form that is fast on a CPU, Fast R-CNN's RoIPool, and
 R-CNN's crops."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,11 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding_bag
 from torchvision.ops import MultiScaleRoIAlign, roi_align, roi_pool
+from torchvision.ops._utils import convert_boxes_to_roi_format
 
 from foundation.errors import UserError
 from lightning_modules.networks.precision import at_least_single
 
 SAMPLES = 2  # along each side of a bin
+BEYOND = -1e5  # a coordinate left of and above every map
 
 
 class RegionAlign(MultiScaleRoIAlign):
@@ -30,16 +33,36 @@ class RegionAlign(MultiScaleRoIAlign):
     def forward(self, x: Mapping[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """x: maps [B, C, H, W] by name, fine to coarse; boxes: of each image [N, 4] -> [all N, C, side, side]."""
         maps = [x[name] for name in self.featmap_names if name in x]
-        if maps[0].device.type != "cpu" or torch.onnx.is_in_onnx_export():  # an exported file has torchvision's
+        if torch.onnx.is_in_onnx_export():  # an exported file has torchvision's
             return super().forward(dict(x), boxes, image_shapes)
+        sides = [max(shape[axis] for shape in image_shapes) for axis in (0, 1)]
+        longer = sides.index(max(sides))  # along which a batch that is filled up is longer by the smaller share
+        scales = [2.0 ** round(math.log2(it.shape[2 + longer] / sides[longer])) for it in maps]
+        read = self.by_products if maps[0].device.type == "cpu" else self.by_kernels
+        return read(maps, boxes, scales)
+
+    def by_products(self, maps: Sequence[Tensor], boxes: list[Tensor], scales: Sequence[float]) -> Tensor:
         channels, side = maps[0].shape[1], self.output_size[0]
         rows = torch.cat([it.permute(0, 2, 3, 1).reshape(-1, channels) for it in maps])
         rows = at_least_single(rows)
-        height = max(shape[0] for shape in image_shapes)
-        scales = [2.0 ** round(torch.tensor(it.shape[2] / height).log2().item()) for it in maps]
         cells, weights = sampled_cells(boxes, maps, scales, self.canonical_scale, side)
         bins = embedding_bag(cells, rows, per_sample_weights=weights.to(rows.dtype), mode="sum")
         return bins.to(maps[0].dtype).view(-1, side * side, channels).transpose(1, 2).unflatten(2, (side, side))
+
+    def by_kernels(self, maps: Sequence[Tensor], boxes: list[Tensor], scales: Sequence[float]) -> Tensor:
+        """torchvision's kernel for each map. torchvision asks which regions are a map's, and the host waits for their
+        number; here each map is asked for all, those of other maps far beyond it, where they are 0 and give no
+        gradient."""
+        regions = convert_boxes_to_roi_format(boxes)
+        level = pyramid_level(regions[:, 1:], scales, self.canonical_scale)
+        found = None
+        for number, (one, scale) in enumerate(zip(maps, scales, strict=True)):
+            own, whole = regions.clone(), at_least_single(one)
+            own[:, 1:].masked_fill_((level != number).unsqueeze(1), BEYOND)
+            read = roi_align(whole, own.to(whole.dtype), self.output_size, scale, self.sampling_ratio)
+            found = read if found is None else found + read
+        assert found is not None
+        return found.to(maps[0].dtype)
 
 
 def sampled_cells(
@@ -67,7 +90,7 @@ def sampled_cells(
 
 def pyramid_level(boxes: Tensor, scales: Sequence[float], canonical_size: float) -> Tensor:
     """Which map a box is read from (Lin et al. 2017, eq. 1): one of the canonical size from that at a sixteenth."""
-    finest, coarsest = (-round(torch.tensor(it).log2().item()) for it in (scales[0], scales[-1]))
+    finest, coarsest = (-round(math.log2(it)) for it in (scales[0], scales[-1]))
     side = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt()
     return (4 + (side / canonical_size).log2() + 1e-6).floor().clamp(finest, coarsest).long() - finest
 

@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
+from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, BoxCoder, Matcher
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
 
 from foundation.errors import UserError
+from lightning_modules.networks.fixed_numbers import Keys, at, drawn_by, likeliest
 from lightning_modules.networks.precision import at_least_single, out_of_autocast
 
 Targets = list[dict[str, Tensor]]
@@ -19,13 +20,23 @@ Targets = list[dict[str, Tensor]]
 
 @dataclass
 class SampledAnchors:
-    """What the RPN's losses are made of: the anchors drawn from all images of a batch, P of S around objects."""
+    """What the RPN's losses are made of: the anchors drawn from all images of a batch, P of S around objects.
+
+    Where their numbers are fixed, some count and others do not.
+    """
 
     logits: Tensor  # [S], of being an object
     labels: Tensor  # [S], 1 where it is one, else 0
     deltas: Tensor  # [P, 4], predicted
     anchors: Tensor  # [P, 4]
     objects: Tensor  # [P, 4], the boxes to find from there
+    counts: Tensor | None = None  # bool [S]; None: all do
+    around_objects: Tensor | None = None  # bool [P]
+
+    @property
+    def drawn(self) -> int | Tensor:
+        """How many count."""
+        return len(self.labels) if self.counts is None else self.counts.sum()
 
 
 def in_full_precision(x: Tensor) -> tuple[Tensor, Any]:
@@ -34,9 +45,14 @@ def in_full_precision(x: Tensor) -> tuple[Tensor, Any]:
 
 
 class Sampler(BalancedPositiveNegativeSampler):
-    """Draws for an image from that image's generator; without generators as torchvision does, from the global one."""
+    """Draws for an image from that image's generator; without generators as torchvision does, from the global one.
+
+    How many are drawn is asked for of every image. Where the host should not wait for that, there are keys instead, and
+    whoever has the labels draws by them (``fixed_numbers``).
+    """
 
     generators: Sequence[torch.Generator] | None = None
+    keys: Keys | None = None
 
     def __call__(self, matched_idxs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """matched_idxs: of each image [N], -1 ignored, 0 background, else an object -> masks [N] of those drawn."""
@@ -52,6 +68,29 @@ class Sampler(BalancedPositiveNegativeSampler):
                 masks.append(torch.zeros_like(wanted).index_fill_(0, found[taken], True))
                 room -= len(taken)
         return drawn
+
+
+class BestOfEach(Matcher):
+    """torchvision's, in which nobody asks how many boxes are the best of an object."""
+
+    def set_low_quality_matches_(self, matches: Tensor, all_matches: Tensor, match_quality_matrix: Tensor) -> None:
+        best = (match_quality_matrix == match_quality_matrix.amax(dim=1, keepdim=True)).any(dim=0)
+        matches.copy_(torch.where(best, all_matches, matches))
+
+
+class Corrections(BoxCoder):
+    """torchvision's of weights 1, without the halves that it sends to the device each time."""
+
+    def __init__(self) -> None:
+        super().__init__((1.0, 1.0, 1.0, 1.0))
+
+    def decode_single(self, rel_codes: Tensor, boxes: Tensor) -> Tensor:
+        """t of eq. 2 and the anchors it is seen from, [N, 4] both -> boxes [N, 4]."""
+        boxes = boxes.to(rel_codes.dtype)
+        sizes = boxes[:, 2:] - boxes[:, :2]
+        centres = rel_codes[:, :2] * sizes + (boxes[:, :2] + 0.5 * sizes)
+        halves = 0.5 * (rel_codes[:, 2:].clamp(max=self.bbox_xform_clip).exp() * sizes)
+        return torch.cat([centres - halves, centres + halves], dim=1)
 
 
 CELL = 16  # pixels of the image, of a cell of the one map that the paper's nets have
@@ -152,6 +191,8 @@ class RegionProposals(RegionProposalNetwork):
             post_nms_top_n={"training": proposals[0], "testing": proposals[1]}, nms_thresh=nms, score_thresh=min_score,
         )  # fmt: skip
         self.fg_bg_sampler = Sampler(anchors_per_image, 0.5)
+        self.box_coder = Corrections()
+        self.proposal_matcher = BestOfEach(0.7, 0.3, allow_low_quality_matches=True)
         self.min_size, self.ignore_cross_border = min_side, ignore_cross_border
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -166,10 +207,16 @@ class RegionProposals(RegionProposalNetwork):
         logits, deltas = concat_box_prediction_layers(logits, deltas)
         # Proposals are constants to the heads' losses: the approximate joint training of section 3.2.
         boxes = self.box_coder.decode(deltas.detach(), anchors).view(len(anchors), -1, 4)
-        proposals, scores = self.filter_proposals(boxes, logits, images.image_sizes, in_level)
+        keys = self.fg_bg_sampler.keys if self.training else None
+        if keys is not None and self.nms_thresh < 1:
+            proposals, scores = self.likeliest_proposals(boxes, logits, images.image_sizes, in_level)
+        else:
+            proposals, scores = self.filter_proposals(boxes, logits, images.image_sizes, in_level)
         if targets is None:
             return proposals, scores, None
         labels, objects = self.label(anchors, targets, images.image_sizes)
+        if keys is not None:
+            return proposals, scores, self.drawn_by(keys, logits, deltas, anchors[0], labels, objects)
         positive, negative = (torch.where(torch.cat(it))[0] for it in self.fg_bg_sampler(labels))
         drawn = torch.cat([positive, negative])
         return proposals, scores, SampledAnchors(
@@ -177,18 +224,57 @@ class RegionProposals(RegionProposalNetwork):
             deltas[positive], torch.cat(anchors)[positive], torch.cat(objects)[positive],
         )  # fmt: skip
 
+    def drawn_by(
+        self, keys: Keys, logits: Tensor, deltas: Tensor, anchors: Tensor, labels: list[Tensor], objects: list[Tensor]
+    ) -> SampledAnchors:
+        """As many of every image, some of which do not count. anchors: [A, 4], which all images have alike."""
+        sampler, images = self.fg_bg_sampler, len(labels)
+        of_images = torch.stack(labels)
+        drawn = drawn_by(
+            keys.of("anchors", len(anchors)), of_images, sampler.batch_size_per_image, sampler.positive_fraction
+        )
+        around = drawn.around_objects
+        boxes = drawn.of_objects(anchors.expand(images, -1, -1))
+        found = torch.where(around.unsqueeze(2), drawn.of_objects(torch.stack(objects)), boxes)
+        return SampledAnchors(
+            drawn.of(logits.view(images, -1)).flatten(), drawn.of(of_images).flatten(),
+            drawn.of_objects(deltas.view(images, -1, 4)).flatten(0, 1), boxes.flatten(0, 1), found.flatten(0, 1),
+            drawn.counts.flatten(), around.flatten(),
+        )  # fmt: skip
+
+    def likeliest_proposals(
+        self, boxes: Tensor, logits: Tensor, sizes: list[tuple[int, int]], in_level: list[int]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """``filter_proposals`` of a GPU, whose host waits once an image: for the number that NMS leaves over."""
+        logits = logits.detach().view(len(boxes), -1)
+        likely = self._get_top_n_idx(logits, in_level)
+        boxes, scores = at(boxes, likely), at(logits, likely).sigmoid()
+        counts = [min(self.pre_nms_top_n(), it) for it in in_level]
+        levels = torch.cat([torch.full((count,), it, device=boxes.device) for it, count in enumerate(counts)])
+        for of_image, (height, width) in zip(boxes, sizes, strict=True):
+            of_image[:, 0::2].clamp_(0, width)
+            of_image[:, 1::2].clamp_(0, height)
+        wanted = (boxes[..., 2:] - boxes[..., :2] >= self.min_size).all(2) & (scores >= self.score_thresh)
+        settings: Any = {"longest": max(map(max, sizes)), "overlap": self.nms_thresh, "most": self.post_nms_top_n()}
+        parts = [*zip(boxes, scores, wanted, strict=True)]
+        kept = [likeliest(own, how_likely, levels, it, **settings) for own, how_likely, it in parts]
+        pairs = [(own[places], how_likely[places]) for (own, how_likely, _), places in zip(parts, kept, strict=True)]
+        return [own for own, _ in pairs], [how_likely for _, how_likely in pairs]
+
     def label(
         self, anchors: list[Tensor], targets: Targets, sizes: list[tuple[int, int]]
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Of each image's anchors: 1 object, 0 background, -1 neither [A]; and the object's box [A, 4]."""
         if not self.ignore_cross_border:
             return self.assign_targets_to_anchors(anchors, targets)
-        labels, objects = [], []
-        for boxes, target, (height, width) in zip(anchors, targets, sizes, strict=True):
-            inside = (boxes[:, :2] >= 0).all(1) & (boxes[:, 2] <= width) & (boxes[:, 3] <= height)
-            labels.append(torch.full_like(boxes[:, 0], -1))
-            objects.append(torch.zeros_like(boxes))
-            if inside.any():
-                found = self.assign_targets_to_anchors([boxes[inside]], [target])
-                labels[-1][inside], objects[-1][inside] = found[0][0], found[1][0]
-        return labels, objects
+        inside = [
+            (boxes[:, :2] >= 0).all(1) & (boxes[:, 2] <= width) & (boxes[:, 3] <= height)
+            for boxes, (height, width) in zip(anchors, sizes, strict=True)
+        ]
+        pairs = [*zip(anchors, inside, strict=True)]
+        # Those across the border become a point beyond the image, which is nobody's best and overlaps nothing.
+        labels, objects = self.assign_targets_to_anchors([torch.where(it[:, None], b, -1) for b, it in pairs], targets)
+        return (
+            [torch.where(it, found.to(b.dtype), -1) for found, (b, it) in zip(labels, pairs, strict=True)],
+            [found.to(b.dtype) for found, (b, _) in zip(objects, pairs, strict=True)],
+        )

@@ -22,6 +22,7 @@ from benchmarks import (
     scaling,
     sweep,
     training_step,
+    waits,
     wrm_step,
 )
 from benchmarks import text as text_files
@@ -61,6 +62,29 @@ def test_a_gpu_s_work_is_told_by_its_spans():
     assert device_work.row("it", "platform", 0.07, work) == ["it", "platform", "0.070", "2", "0.022", "75 %"]
     assert device_work.watched_device(CPU) is None
     assert device_work.watched_device(torch.device("cuda")) == DeviceType.CUDA
+
+
+def test_waits_are_counted_by_where_they_come_from():
+    """What was made on the host may be read; what stands for the device's own costs a wait."""
+    with waits.Waits(same_numbers.ROOT) as counted:
+        of_device, mask = torch.rand(4, device="cpu"), torch.tensor([True, False, True, True], device="cpu")
+        of_device[mask] = 0.0  # filled where the mask is, whatever their number
+        assert torch.tensor(3).log2().item() > 1
+        order = torch.randperm(4)[:2].to("cpu")
+        found = of_device[order], of_device[mask], of_device[[1, 0]], torch.where(mask), of_device.tolist()
+        torch.ops.torchvision.nms(torch.rand(2, 4, device="cpu"), found[0], 0.5)
+    here = {kind: number for (_, kind), number in counted.found.items()}
+    assert here == {"copies": 3, "asks how many": 2, "reads": 1, "NMS": 1}
+    assert {place for place, _ in counted.found} == {
+        f"test_benchmarks.{test_waits_are_counted_by_where_they_come_from.__name__}"
+    }
+
+
+@pytest.mark.slow
+def test_a_detector_s_waits_are_counted_in_a_run_of_its_own():
+    found = waits.counted_in(same_numbers.ROOT, "faster_rcnn_shapes", [1, 3], [])
+    assert found == {it: {("torchvision boxes.nms", "NMS"): it} for it in (1, 3)}
+    assert waits.table({"": found}, [1, 3]).splitlines()[-1] == "| all | | 1 | 3 |"
 
 
 def test_a_captured_loop_and_the_device_s_work_stand_beside_the_others():
