@@ -1,5 +1,6 @@
 """Tiny devkits in the real format: which image sets are read, what becomes of their objects, what is refused."""
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -15,9 +16,11 @@ from torchvision.datasets import VOCDetection
 
 from datamodules import downloads, voc
 from datamodules.downloads import Published
+from datamodules.proposals import ProposedSplit, write_proposals
 from datamodules.voc import CLASSES, VocDataModule
 from foundation.errors import UserError
 from foundation.protocols import AnnotatesObjects
+from tests.datamodules.test_shapes import proposed
 
 COLORS = {"aeroplane": (230, 40, 40), "person": (40, 200, 40), "tvmonitor": (40, 40, 230)}
 SETS = {"2007": {"train": 4, "val": 2, "test": 4}, "2012": {"train": 2, "val": 2}}
@@ -83,6 +86,14 @@ def write_devkit(folder: Path, year: str, counts: dict[str, int], first: int = 1
 def write_tiny(data_dir: Path, monkeypatch: pytest.MonkeyPatch | None = None) -> None:
     for year, counts in SETS.items():
         write_devkit(data_dir, year, counts)
+    splits = {"train": range(1, 7), "test": range(7, 11)}  # of 2007
+    write_proposals(data_dir / "proposals.safetensors", {split: proposed_in(it) for split, it in splits.items()})
+
+
+def proposed_in(numbers: range) -> ProposedSplit:
+    """In the upper left of each image."""
+    sizes = torch.tensor([scene(it)[0].shape[:2] for it in numbers])
+    return dataclasses.replace(proposed(len(numbers)), sizes=sizes)
 
 
 def ready(data_dir: Path, **settings: Any) -> VocDataModule:

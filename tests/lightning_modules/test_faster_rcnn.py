@@ -39,8 +39,10 @@ from tests.forks import run_in_fork
 # Overrides with which each experiment of this method runs in seconds (tests/contract).
 SMALL = ["trainer.precision=32-true", "datamodule.batch_size=2", "lightning_module.network.min_size=32",
          "lightning_module.network.max_size=64"]  # fmt: skip
-LIGHT = [*SMALL, "datamodule.num_workers=0", "datamodule.eval_batch_size=2", "lightning_module.network.heads.width=8",
-         "lightning_module.network.rpn.before_nms=[20,20]", "lightning_module.network.rpn.proposals=[10,10]"]  # fmt: skip
+NARROW = "lightning_module.network.heads.width=8"
+FILES = [*SMALL, "datamodule.num_workers=0", "datamodule.eval_batch_size=2"]
+FEW = ["lightning_module.network.rpn.before_nms=[20,20]", "lightning_module.network.rpn.proposals=[10,10]"]
+LIGHT = [*FILES, NARROW, *FEW]
 THIN = [*LIGHT, "lightning_module.network.backbone.name=small", "lightning_module.network.backbone.norm=batch",
         "lightning_module.network.backbone.trainable_layers=4", "init_from=null",
         "lightning_module.network.backbone.channels=16", "lightning_module.network.rpn.channels=16",
@@ -55,8 +57,7 @@ RESNET = [
 ]
 SCENES = [*SMALL, "datamodule.size=32", "datamodule.digit_sizes=[10,20]", "datamodule.train_size=8",
           "datamodule.test_size=4"]  # fmt: skip
-NARROW = "lightning_module.network.heads.width=8"
-PROPOSED = "datamodule.proposals.file=${paths.data_dir}/proposals.safetensors"  # of tests/datamodules/test_shapes.py
+PROPOSED = "datamodule.proposals.file=${paths.data_dir}/proposals.safetensors"  # of test_shapes.py, test_voc.py
 TINY = {
     "faster_rcnn_coco": THIN,
     "faster_rcnn_coco_v2": THIN,
@@ -71,6 +72,10 @@ TINY = {
     "faster_rcnn_voc_zf": [*LIGHT, "init_from=null"],
     "faster_rcnn_voc0712_vgg16": [*LIGHT, "init_from=null"],
     "faster_rcnn_voc0712_resnet101": RESNET,
+    "rpn_voc": [*FILES, *FEW, "init_from=null"],
+    "fast_rcnn_voc": [*FILES, NARROW, "init_from=null", PROPOSED],
+    "faster_rcnn_voc_step3": [*LIGHT, "lightning_module.network.fixed=[]"],
+    "faster_rcnn_voc_step4": [*LIGHT, PROPOSED, "lightning_module.network.fixed=[]"],
     "faster_rcnn_shapes": [*SCENES, NARROW],
     "rpn_shapes": SCENES,
     "fast_rcnn_shapes": [*SCENES, NARROW, PROPOSED],
