@@ -1,17 +1,19 @@
-"""The part of an iteration that a GPU is to take as a whole, on tensors without values: whoever reads one raises."""
+"""What goes into the part of an iteration that a GPU is to take as a whole, and what comes out of it.
+
+``tests/launch/test_whole_iterations.py`` has the rest.
+"""
 
 import importlib
 
 import pytest
 import torch
-from torch import Tensor
 
-from foundation.protocols import WholeIteration
 from launch.command_line import compose_job
 from launch.runs import instantiate
 from tests.lightning_modules.alone import alone, step_alone
+from tests.lightning_modules.batches import batch_for
 
-CPU, META = torch.device("cpu"), torch.device("meta")
+CPU = torch.device("cpu")
 EXPERIMENTS = ["infogan_digits", "infogan_mnist_terms_alone", "improved_gan_digits", "improved_gan_mnist_minibatch",
                "draw_digits", "draw_cluttered", "resnet_digits", "wrm_digits", "oracle_digits"]  # fmt: skip
 TECHNIQUES = ["lightning_module.historical_averaging=0.1", "lightning_module.generator_steps=2",
@@ -35,26 +37,6 @@ def made(experiment: str, device: torch.device = CPU):
     return alone(instantiate(node).to(device))
 
 
-def batch_for(module, size: int = 4):
-    def images() -> dict[str, Tensor]:
-        return {"image": torch.rand(size, *module.image_shape), "index": torch.arange(size)}
-
-    labels = {"label": torch.arange(size) % getattr(module, "num_classes", 2)}
-    if getattr(module, "needs_streams", False):
-        known = {"labelled": images() | labels} if module.labelled_weight else {}
-        return known | {"unlabelled": images(), "for_generator": images()}
-    return images() | labels
-
-
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_no_value_is_read_on_the_host(experiment):
-    module = made(experiment, META)
-    assert isinstance(module, WholeIteration)
-    told = step_alone(module, batch_for(module), 3)
-    assert any(name.startswith("loss") for name in told)
-    assert all(it.is_meta and not it.requires_grad for it in told.values())
-
-
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_nothing_but_inputs_changes_from_one_iteration_to_the_next(experiment):
     """The same names, shapes and types go in and come out, whatever the iteration's number is."""
@@ -66,16 +48,3 @@ def test_nothing_but_inputs_changes_from_one_iteration_to_the_next(experiment):
 
 def forms(values) -> dict:
     return {key: forms(it) if isinstance(it, dict) else (it.shape, it.dtype) for key, it in values.items()}
-
-
-def test_a_value_that_is_read_raises():
-    """What the first test stands on."""
-    value = torch.ones(3, device=META)
-    for reads in (
-        lambda: value[0].item(),
-        lambda: bool(value.sum()),
-        lambda: value.nonzero(),
-        lambda: value[value > 0],
-    ):
-        with pytest.raises((RuntimeError, NotImplementedError)):
-            reads()
