@@ -42,13 +42,18 @@ CASES = {
 NO_WORK = ("empty", "detach", "promote_types", "unsafe_view", "transpose", "unbind", "local_scalar", "sym_", "prim.")
 
 
+def is_work(func: Any) -> bool:
+    """Whether a device would launch something for an operator."""
+    return not (func.is_view or any(part in str(func) for part in NO_WORK))
+
+
 class Operations(TorchDispatchMode):
     """Counts what is dispatched inside of it."""
 
     total = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.total += not (func.is_view or any(part in str(func) for part in NO_WORK))
+        self.total += is_work(func)
         return func(*args, **(kwargs or {}))
 
 

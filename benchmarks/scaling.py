@@ -1,7 +1,8 @@
 """How a training step would scale to many GPUs: a prediction from one device's step and the size of its gradients.
 
     python -m benchmarks.scaling resnet_cifar10 bert_base_pretrain --step-ms 15 --step-ms 180
-    python -m benchmarks.scaling infogan_mnist --override trainer=gpu --gigabytes-per-s 25 --gpus-per-node 4
+    python -m benchmarks.scaling infogan_mnist --override trainer=gpu --between-gb-s 25 --gpus-per-node 4
+    python -m benchmarks.scaling --all
     python -m benchmarks.scaling --check
 
 Nothing here was measured on several GPUs. Each device keeps the share of the batch that one has, so that the ideal step
@@ -15,6 +16,9 @@ of a ring of n devices on k nodes: s = 2 (n - 1) steps, x = 2 (k - 1) of them be
 step within and between nodes, and the bandwidth of the slowest link. It is NCCL's own model of a ring with its
 ``simple`` protocol (NVIDIA/nccl, src/graph/tuning.cc), whose latencies are the defaults. Bandwidths are NVLink's of an
 H100 by its data sheet (900 GB/s, both directions together) and a network of 100 Gbit/s a node.
+
+``--all`` has the large experiments of all methods: with a step that was measured on an H100 where one was, else with
+one from arithmetic (``benchmarks/step_arithmetic.py``), as ``--arithmetic`` has it for any experiment.
 
 ``--check`` holds the form against all-reduces that are measured here, on 2 and 3 processes with gloo: latency and
 bandwidth are taken from those of 2, and those of 3 are predicted. It wants three cores that nothing else uses.
@@ -34,6 +38,7 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
+from benchmarks.step_arithmetic import MEASURED, Device, add_arguments, calibrated, device_of, step_s, work_of
 from foundation.errors import UserError, told_as_sentences
 from launch.command_line import compose_job
 from launch.runs import instantiate
@@ -73,29 +78,71 @@ def efficiency(step_s: float, bytes_: int, devices: int, links: Links, overlap: 
     return step_s / (step_s + shown)
 
 
-def gradient_bytes(experiment: str, overrides: Sequence[str] = ()) -> int:
-    """Of all trained parameters in float32, whatever the precision, as DDP exchanges them."""
+@dataclass(frozen=True)
+class Large:
+    """How a method's large experiment is counted where no step of it was measured."""
+
+    overrides: tuple[str, ...] = ()
+    times: float = 1.0
+    """Its batch, by that of ``overrides``."""
+
+
+LARGE = {
+    "resnet_cifar10": Large(),
+    "resnet_imagenet": Large(),
+    "infogan_mnist": Large(),
+    "infogan_celeba": Large(),
+    "improved_gan_cifar10": Large(),
+    "draw_mnist": Large(),
+    "faster_rcnn_coco": Large(
+        ("datamodule.batch_size=1", "++datamodule.size=800", "lightning_module.network.min_size=800",
+         "lightning_module.network.max_size=1333"), times=16),
+    "wrm_mnist": Large(),
+    "oracle_cifar10": Large(),
+    "bert_base_pretrain": Large(("datamodule.pad_to_max_length=true", "lightning_module.network.padding_free=false")),
+    "raml_multi30k": Large(),
+    "filtering_hellaswag_strong": Large(("datamodule.batch_size=2",), times=8),
+}  # fmt: skip
+
+
+def gradients_and_batch(experiment: str, overrides: Sequence[str] = ()) -> tuple[int, str]:
+    """Bytes of all trained parameters in float32, whatever the precision, as DDP exchanges them; what a batch holds."""
     config = compose_job("train", [f"experiment={experiment}", *overrides])
     with torch.device("meta"):
         module = instantiate(config["lightning_module"])
-    return sum(4 * it.numel() for it in module.parameters() if it.requires_grad)
+    size = config["datamodule"].get("batch_size")
+    batch = f"{size:,}" if size else f"{config['datamodule']['batch_tokens']:,} tokens"
+    return sum(4 * it.numel() for it in module.parameters() if it.requires_grad), batch
 
 
-def step_seconds(experiment: str, overrides: Sequence[str]) -> float:
-    """Of an iteration through the Trainer, measured here."""
+def measured_here(experiment: str, overrides: Sequence[str]) -> float:
+    """Seconds of an iteration through the Trainer."""
     from benchmarks.training_step import PLATFORM, measure
 
     return measure(experiment, list(overrides), rounds=3).milliseconds(PLATFORM) / 1000
 
 
-def prediction(experiment: str, step_s: float, bytes_: int, links: Links, overlap: float) -> list[str]:
-    """A row of a table."""
-    shares = [f"{efficiency(step_s, bytes_, it, links, overlap):.0%}" for it in DEVICES]
-    return [experiment, f"{1000 * step_s:.4g} ms", f"{bytes_ / 1e6:.1f} MB", *shares]
+def steps_of_large(device: Device) -> dict[str, tuple[float, str]]:
+    """Seconds, and where they are from."""
+    device = calibrated(device)
+    return {
+        name: (MEASURED[name].ms / 1000, "measured")
+        if name in MEASURED
+        else (step_s(work_of(name, it.overrides).times(it.times), device), "from arithmetic")
+        for name, it in LARGE.items()
+    }
+
+
+def prediction(
+    experiment: str, step: tuple[float, str], gradients: int, batch: str, links: Links, overlap: float
+) -> list[str]:
+    """A row of a table. step: seconds, and where they are from."""
+    shares = [f"{efficiency(step[0], gradients, it, links, overlap):.0%}" for it in DEVICES]
+    return [experiment, batch, f"{1000 * step[0]:.3g} ms", step[1], f"{gradients / 1e6:.1f} MB", *shares]
 
 
 def table(rows: list[list[str]]) -> str:
-    heading = ["experiment", "step", "gradients", *(f"{it} GPUs" for it in DEVICES)]
+    heading = ["experiment", "batch a GPU", "step", "the step is", "gradients", *(f"{it} GPUs" for it in DEVICES)]
     lines = [heading, ["---"] * len(heading), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -165,12 +212,16 @@ def main(arguments: list[str] | None = None) -> str:
     parser.add_argument(
         "--overlap", type=float, default=0.0, help="the share of a step behind which it hides; 0 unless given"
     )
+    parser.add_argument("--arithmetic", action="store_true", help="steps from arithmetic in place of measured ones")
+    parser.add_argument("--all", action="store_true", help="the large experiments of all methods")
     parser.add_argument("--check", action="store_true", help="hold the form against processes of this machine")
+    add_arguments(parser)
     given = parser.parse_args(arguments)
     if given.check:
         return check()
-    if not given.experiments:
-        raise UserError("Name an experiment, such as resnet_cifar10, or give --check.")
+    device = device_of(given)
+    if bool(given.experiments) == given.all:
+        raise UserError("Name experiments, such as resnet_cifar10, or give --all or --check.")
     if given.step_ms and len(given.step_ms) != len(given.experiments):
         raise UserError(f"--step-ms is given {len(given.step_ms)} times for {len(given.experiments)} experiments.")
     if not 0 <= given.overlap <= 1 or min(given.step_ms, default=1) <= 0:
@@ -178,11 +229,21 @@ def main(arguments: list[str] | None = None) -> str:
     links = replace(Links(), **{name: getattr(given, name) for name in vars(Links())})
     if min(vars(links).values()) < 0 or min(links.within_gb_s, links.between_gb_s, links.gpus_per_node) <= 0:
         raise UserError("Latencies are 0 or more; bandwidths and --gpus-per-node are above 0.")
-    rows = []
-    for number, experiment in enumerate(given.experiments):
-        step_s = given.step_ms[number] / 1000 if given.step_ms else step_seconds(experiment, given.override)
-        rows.append(prediction(experiment, step_s, gradient_bytes(experiment, given.override), links, given.overlap))
-    return f"A prediction, not a measurement:\n\n{table(rows)}"
+    steps: dict[str, tuple[float, str]]
+    if given.all:
+        steps = steps_of_large(device)
+    elif given.step_ms:
+        steps = {it: (ms / 1000, "given") for it, ms in zip(given.experiments, given.step_ms, strict=True)}
+    elif given.arithmetic:
+        device = calibrated(device)
+        steps = {it: (step_s(work_of(it, given.override), device), "from arithmetic") for it in given.experiments}
+    else:
+        steps = {it: (measured_here(it, given.override), "measured here") for it in given.experiments}
+    rows = [
+        prediction(it, step, *gradients_and_batch(it, given.override), links, given.overlap)
+        for it, step in steps.items()
+    ]
+    return f"A prediction, not a measurement: not run on several GPUs.\n\n{table(rows)}"
 
 
 if __name__ == "__main__":

@@ -2,9 +2,11 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 from torch.autograd import DeviceType
 
 from benchmarks import (
@@ -20,6 +22,7 @@ from benchmarks import (
     raml_step,
     same_numbers,
     scaling,
+    step_arithmetic,
     sweep,
     training_step,
     waits,
@@ -36,6 +39,7 @@ from tests.lightning_modules import (
     test_adversarial_filtering,
     test_bert,
     test_draw,
+    test_faster_rcnn,
     test_improved_gan,
     test_raml,
     test_resnet,
@@ -380,11 +384,57 @@ def test_scaling_by_hand():
     assert scaling.efficiency(2e-3, 450_000_000, 2, links, overlap=0.6) == 1
 
 
+def test_what_an_operation_takes_is_counted_by_hand():
+    with step_arithmetic.Counted() as counted:
+        (torch.ones(2, 3) @ torch.ones(3, 4)).view(8)  # ones twice, the product of 24 multiplications and additions
+    assert counted.operations[-1] == (48, 4 * (6 + 12 + 8))
+    weights = [nn.Parameter(torch.zeros(10))]
+    adam, momentum, plain = torch.optim.Adam(weights), torch.optim.SGD(weights, momentum=0.9), torch.optim.SGD(weights)
+    assert [step_arithmetic.of_optimizer(it) for it in (adam, momentum, plain)] == [(0, 280), (0, 200), (0, 120)]
+
+
+def test_a_step_is_as_long_as_the_longer_of_host_and_kernels():
+    """1e12 operations at half of 1,000 TFLOP/s and 1e9 bytes at half of 1 TB/s: 2 ms each, one after the other."""
+    work = step_arithmetic.Work(((1e12, 1.0), (1.0, 1e9)), 4)
+    device = step_arithmetic.Device(peak_tflops=1000, rate_tb_s=1, share=0.5, operation_us=1000)
+    assert step_arithmetic.step_s(work, device) == pytest.approx(4e-3)
+    assert step_arithmetic.step_s(work, replace(device, operation_us=3000)) == pytest.approx(6e-3)
+    assert step_arithmetic.step_s(work.times(3), device) == pytest.approx(12e-3)
+    assert step_arithmetic.row("it", work.times(3), device)[1:3] == ["12", "2"]
+
+
+@pytest.mark.parametrize(
+    ("experiment", "method"),
+    [("resnet_digits", test_resnet), ("raml_copy", test_raml), ("faster_rcnn_shapes", test_faster_rcnn),
+     ("improved_gan_digits", test_improved_gan)],
+)  # fmt: skip
+def test_an_iteration_of_each_kind_is_counted(experiment, method):
+    """Without values, on the CPU, of a detector, of streams."""
+    work = step_arithmetic.work_of(experiment, [it for it in method.TINY[experiment] if not it.startswith("callbacks")])
+    assert work.examples > 1
+    assert work.flops > 1e4
+    assert work.moved > 1e4
+    assert len(work.operations) > 50
+
+
+def test_each_step_that_was_measured_is_predicted_by_the_others(monkeypatch):
+    """10 ms by 100 operations and 20 by 100: the other's 200 us make 20 of 10, and 10 of 20."""
+    measured = {name: step_arithmetic.Measured(ms, 50, 100) for name, ms in {"a": 10, "b": 20}.items()}
+    monkeypatch.setattr(step_arithmetic, "MEASURED", measured)
+    monkeypatch.setattr(step_arithmetic, "BY_HOST", ("a", "b"))
+    of_a, of_b = step_arithmetic.held_against_measured(step_arithmetic.Device()).splitlines()[2:]
+    assert of_a == "| a | 100 | 50 | 10 ms | 0.5 ms | 20.0 ms (200 us) | +100% |"
+    assert of_b.endswith("| 10.0 ms (100 us) | -50% |")
+    assert step_arithmetic.calibrated(step_arithmetic.Device()).operation_us == pytest.approx(1e5 * 2**0.5 / 1e3)
+
+
 def test_a_prediction_says_that_it_is_one():
     told = scaling.main(["resnet_cifar10", "--step-ms=10", "--gpus-per-node=4"])
-    assert "not a measurement" in told
-    assert "| resnet_cifar10 | 10 ms | 1.1 MB | 100% |" in told  # 269,722 parameters
-    for wrong in (["resnet_cifar10", "--overlap=2", "--step-ms=1"], [], ["a", "b", "--step-ms=1"]):
+    assert "not a measurement: not run on several GPUs" in told
+    assert "| resnet_cifar10 | 128 | 10 ms | given | 1.1 MB | 100% |" in told  # 269,722 parameters
+    assert "| 2,048 tokens | 10 ms |" in scaling.main(["raml_multi30k", "--step-ms=10"])
+    for wrong in (["resnet_cifar10", "--overlap=2", "--step-ms=1"], [], ["a", "b", "--step-ms=1"], ["a", "--all"],
+                  ["resnet_cifar10", "--step-ms=1", "--share=2"]):  # fmt: skip
         with pytest.raises(UserError):
             scaling.main(wrong)
 
