@@ -1,12 +1,15 @@
 """Whole iterations taken at once: what a GPU would replay, rehearsed on a CPU, where everything but the graph is there."""
 
 import importlib
+import os
 import re
+import signal
 from functools import cache
 from typing import Any
 
 import pytest
 import torch
+from lightning import Callback
 
 from foundation.checkpoints import read_checkpoint
 from foundation.errors import UserError
@@ -19,6 +22,8 @@ from tests.launch.replays import Watched, agree
 ITERATIONS = 12
 OF_ALL = ["trainer=cpu", "logger=csv", "callbacks.nan_guard.watch=train/loss", "trainer.max_epochs=null", "~callbacks.progress",
           "+trainer.enable_progress_bar=false", "trainer.log_every_n_steps=3", "trainer.precision=32-true"]  # fmt: skip
+PLATEAUS = {"_target_": "lightning_modules.schedules.DropsOnPlateaus", "_partial_": True, "monitor": "val/error",
+            "patience": 1, "drop": 0.5, "least": 1.0}  # fmt: skip
 METHODS = {
     "infogan_digits": ["lightning_module.mutual_information_warmup=7", "lightning_module.gradient_clip_norm=1"],
     "improved_gan_digits": ["lightning_module.historical_averaging=0.1", "lightning_module.generator_steps=2",
@@ -127,20 +132,60 @@ def test_a_graph_that_is_kept_is_found(tmp_path, watched):
 # --- checkpoints and refusals ----------------------------------------------------------------------------------------
 
 
-def test_checkpoints_go_from_one_to_the_other(tmp_path):
-    """A rehearsed run's is a usual one, and a run goes on with or without."""
-    whole = fitted(tmp_path / "whole", "resnet_digits", "false")
-    for before, after in (("rehearse", "false"), ("false", "rehearse")):
-        folder = tmp_path / before
-        fitted(folder, "resnet_digits", before, "trainer.max_steps=5", "lightning_module.scheduler.iterations=12")
-        path = folder / "checkpoints" / "last.ckpt"
-        (group,) = read_checkpoint(path)["optimizer_states"][0]["param_groups"]
-        assert type(group["lr"]) is float
-        run = built(folder, "resnet_digits", after, "lightning_module.scheduler.iterations=12")
-        run.trainer.fit(run.module, datamodule=run.datamodule, ckpt_path=path, weights_only=True)
-        assert run.trainer.global_step == ITERATIONS
-        for name, it in run.module.state_dict().items():
-            assert torch.equal(it, whole.module.state_dict()[name]), name
+class Stops(Callback):
+    """A scheduler's signal in the middle of a run."""
+
+    def on_train_batch_end(self, trainer: Any, *_: Any, **__: Any) -> None:
+        if trainer.global_step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "before", "after"),
+    [
+        ("resnet_digits", "rehearse", "false"),
+        ("resnet_digits", "false", "rehearse"),
+        ("improved_gan_digits", "rehearse", "false"),  # with averaged weights
+        ("improved_gan_digits", "rehearse", "rehearse"),
+    ],
+)
+def test_an_interrupted_run_goes_on_with_or_without(experiment, before, after, tmp_path):
+    """A rehearsed run's checkpoint is a usual one."""
+    whole = fitted(tmp_path / "whole", experiment, "false")
+    run = built(tmp_path / "run", experiment, before)
+    run.trainer.callbacks.append(Stops())
+    with pytest.raises(SystemExit):
+        run.trainer.fit(run.module, datamodule=run.datamodule)
+    path = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    states = read_checkpoint(path)["optimizer_states"]
+    assert {type(group["lr"]) for state in states for group in state["param_groups"]} == {float}
+    run = built(tmp_path / "run", experiment, after)
+    run.trainer.fit(run.module, datamodule=run.datamodule, ckpt_path=path, weights_only=True)
+    assert run.trainer.global_step == ITERATIONS
+    for name, it in run.module.state_dict().items():
+        assert torch.equal(it, whole.module.state_dict()[name]), name
+
+
+def test_what_else_a_run_does_goes_on(tmp_path):
+    """A rate that goes by validation, early stopping, short epochs, a profiler, a clock; and a second fit."""
+    words = ["trainer.limit_train_batches=3", "trainer.val_check_interval=2", "datamodule.val_size=100", "trainer.profiler=simple",
+             "+callbacks@callbacks=early_stopping", "optimized_metric=val/error", "trainer.inference_mode=true",
+             "trainer.max_time=00:01:00:00", "trainer.max_steps=9"]  # fmt: skip
+    runs = []
+    for capture in ("false", "rehearse"):
+        lengths = [f"trainer.capture={capture}", *words]
+        config = compose_job("train", overrides_of("resnet_digits", *lengths), str(tmp_path / capture))
+        config["lightning_module"]["scheduler"] = PLATEAUS
+        runs.append(run := build(config))
+        trainer: Any = run.trainer
+        trainer.fit(run.module, datamodule=run.datamodule)
+        (schedule,) = (it.scheduler for it in trainer.lr_scheduler_configs)
+        assert schedule.dropped_at
+        trainer.fit_loop.epoch_loop.max_steps = ITERATIONS
+        trainer.fit(run.module, datamodule=run.datamodule)
+        assert trainer.global_step == ITERATIONS
+    for name, it in runs[1].module.state_dict().items():
+        assert torch.equal(it, runs[0].module.state_dict()[name]), name
 
 
 def test_a_tensor_that_has_moved_ends_the_run(tmp_path):
@@ -182,6 +227,7 @@ def test_a_failed_recording_is_told_by_its_first_cause():
     [
         (["trainer=ddp_cpu"], "one device alone"),
         (["trainer.detect_anomaly=true"], "detect_anomaly"),
+        (["trainer.precision=16-mixed"], "bf16-mixed"),
         (["lightning_module.micro_batch_size=8"], "micro_batch_size"),
         (["lightning_module.compile_mode=reduce-overhead"], "reduce-overhead"),
         (["lightning_module.optimizer.fused=false"], "SGD would read its rate"),
