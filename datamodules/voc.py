@@ -210,10 +210,10 @@ def as_sets(key: str, asked: Sequence[str] | str) -> tuple[str, ...]:
     sets = list(asked) if isinstance(asked, Sequence) and not isinstance(asked, str) else [asked] if asked else []
     wrong = next((it for it in sets if not isinstance(it, str) or not ASKED.fullmatch(it)), None)
     if not sets or wrong is not None:
-        hint = did_you_mean(str(wrong), WHOLE) if sets else ""
+        hint = f"; {did_you_mean(str(wrong), WHOLE)}" if sets else "."
         raise UserError(
             f"datamodule.{key} is {worded(asked if not sets else wrong)}: give image sets as [2007_trainval,"
-            f"2012_trainval]. {hint}".rstrip()
+            f"2012_trainval]{hint}"
         )
     if again := next((it for place, it in enumerate(sets) if it in sets[:place]), None):
         raise UserError(f"datamodule.{key} names {again} twice: name it once.")

@@ -126,6 +126,8 @@ def element_of(path: Path) -> Element:
     parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = refused
     try:
         parser.Parse(path.read_bytes(), True)
+    except UserError:
+        raise
     except (OSError, expat.ExpatError, LookupError, ValueError) as error:  # the last two of encodings that it names
         raise UserError(f"{path} is no whole XML file ({error}): repair or remove it.") from None
     root = builder.close()
@@ -154,7 +156,10 @@ def objects_in(path: Path, root: Element) -> Rows:
                 f"{where}, {worded(name)}, has a bndbox whose xmax or ymax is below its xmin or ymin: mend it."
             )
         box = [left - 1, top - 1, right - left + 1, bottom - top + 1]
-        found.append({"name": name, "bbox": box, "difficult": int((it.findtext("difficult") or "").strip() == "1")})
+        difficult = (it.findtext("difficult") or "").strip() or "0"
+        if difficult not in ("0", "1"):
+            raise UserError(f"{where}, {worded(name)}, has {worded(difficult)} as difficult: give 0 or 1.")
+        found.append({"name": name, "bbox": box, "difficult": int(difficult)})
     return found
 
 

@@ -102,6 +102,8 @@ def check_whole(path: Path) -> None:
             if packed := [it.filename for it in file.infolist() if it.compress_type != zipfile.ZIP_STORED]:
                 raise UserError(f"{path} is refused: {packed[0]} in it is compressed, and could unpack to any size.")
             damaged = file.testzip()
+    except UserError:
+        raise
     except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{path} cannot be read ({reason}): the file is truncated or no checkpoint.") from None
