@@ -153,6 +153,10 @@ class DetectionFolderDataModule(AnnotatedFiles):
                 content["categories"] = others
                 self.without_nought = True
 
+    @property
+    def test_decided_by(self) -> tuple[str, ...]:
+        return () if {"test", "val"} & self._listed.keys() else ("split_seed", "test_size")
+
     # --- what of it is what --------------------------------------------------------------------------------------
 
     @cached_property

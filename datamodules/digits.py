@@ -18,6 +18,7 @@ class DigitsDataModule(ImageDataModule):
     name = "digits"
     image_shape = (1, 8, 8)
     num_classes = 10
+    test_decided_by = ("split_seed",)
 
     def load(self) -> dict[str, ImageTable]:
         from sklearn.datasets import load_digits  # here, since importing it takes a fifth of a second

@@ -102,6 +102,10 @@ class ImageFolderDataModule(ImageDataModule):
     def unlabelled_because(self) -> str | None:
         return self.layout.lack_of_labels
 
+    @property
+    def test_decided_by(self) -> tuple[str, ...]:
+        return () if self.layout.splits else ("split_seed", "test_size")
+
     def prepare_data(self) -> None:
         if not self.tables and self.decoded is None:
             for line in self.layout.lines():

@@ -48,6 +48,7 @@ class ShapesDataModule(DetectionDataModule):
     name = "shapes"
     category_ids = tuple(range(1, 11))
     class_names = tuple("0123456789")
+    test_decided_by = ("split_seed",)
 
     def __init__(
         self,

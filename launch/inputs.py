@@ -20,10 +20,11 @@ from typing import Any
 from datamodules.proposals import PROPOSALS
 from foundation.checkpoints import checkpoint_path, fingerprint, kind_of_weights, read_checkpoint
 from foundation.errors import UserError, did_you_mean
+from foundation.protocols import said
 from foundation.records import is_training, read_record
 from foundation.run_files import to_go_on
 from foundation.security import nodes_in
-from launch.saved_config import name_in
+from launch.saved_config import name_in, saved_config
 
 Origin = dict[str, Any]
 TRAINED = ("finished", "fitted")
@@ -44,6 +45,36 @@ def inputs_of(config: Mapping[str, Any]) -> dict[str, Origin]:
         except UserError as mistake:
             raise UserError(f"{key}: {mistake}") from None
     return found
+
+
+def of_another_split(config: Mapping[str, Any], datamodule: Any, trains: bool) -> Iterator[str]:
+    """A sentence on each run that was trained on what is tested here, of data whose test a key decides.
+
+    It counts whether its predictions, its proposals or, at the start of a training, its weights go into this job.
+    """
+    own = config["datamodule"]
+    for key, run in runs_that_saw_data(config, trains):
+        if not (Path(run) / ".hydra" / "config.yaml").is_file():
+            continue  # of a job that goes on, whose inputs were loaded long ago
+        theirs = saved_config(run)["datamodule"]
+        same_data = all(theirs.get(it) == own.get(it) for it in ("_target_", "name", "folder"))
+        for it in said(datamodule, "test_decided_by") if same_data else ():
+            if theirs.get(it) != own.get(it):
+                yield (
+                    f"{key}: the run {run} has datamodule.{it}={theirs.get(it)} and this one {own.get(it)}, so that it "
+                    "was trained on examples that are tested here: name a run with the same."
+                )
+
+
+def runs_that_saw_data(config: Mapping[str, Any], trains: bool) -> Iterator[tuple[str, str]]:
+    for key, node in nodes_in(config, ""):
+        if node["_target_"] == SEVERAL:
+            yield from ((f"{key}.runs", str(run)) for run in node.get("runs") or ())
+        elif node["_target_"] == PROPOSED and node.get("run"):
+            yield f"{key}.run", str(node["run"])
+    begins: Any = config.get("init_from") if trains else None
+    if run := begins.get("run") if isinstance(begins, Mapping) else begins:
+        yield "init_from", str(run)
 
 
 def changed_inputs(before: Mapping[str, Origin], now: Mapping[str, Origin]) -> Iterator[str]:
@@ -197,9 +228,10 @@ def file_of_proposals(run: str | None, file: str | None) -> Path:
 
 
 SEVERAL = "launch.runs.load_modules"
+PROPOSED = "launch.runs.load_proposals"
 ORIGINS: dict[str, Callable[..., Origin]] = {
     "launch.runs.load_module": origin_of_module,
     "launch.runs.load_datamodule": origin_of_datamodule,
     "launch.runs.load_metric": origin_of_metric,
-    "launch.runs.load_proposals": origin_of_proposals,
+    PROPOSED: origin_of_proposals,
 }

@@ -11,6 +11,7 @@ from foundation.errors import UNFIT_VALUES, UserError, did_you_mean, in_one_line
 from foundation.metrics import IN_WORDS, STAGES, Direction
 from foundation.protocols import capabilities_of, declared_metrics, members_of, said, serves
 from foundation.published import chosen, key_for, key_in
+from launch.inputs import of_another_split
 from launch.length_check import OF_SCHEDULE, monitors_of_validation, unfit_lengths
 
 NAMED = 10  # classes in a sentence
@@ -33,6 +34,7 @@ def check_run(
         *unlabelled(config, module, datamodule, callbacks),
         *unfit_streams(module, datamodule),
         *unfit_proposals(module, datamodule),
+        *of_another_split(config, datamodule, trains),
         *unfit_trainer(config, module, trainer),
     ]
     if not unfit:  # what callbacks say of a module rests on what they require of it

@@ -106,6 +106,8 @@ class Says:
     """Why its data have no labels, where that is known."""
     test_name: str = "test"
     """What is tested on, as papers call it."""
+    test_decided_by: Sequence[str] = ()
+    """Its keys that decide which examples are the test, where the data have no test of their own."""
     tests_on_training_data: bool = False
     """What a test measures is then called ``train_set/...`` (``foundation.published``)."""
     proposals: Any = None

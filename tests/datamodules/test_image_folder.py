@@ -114,6 +114,7 @@ def test_the_split_is_a_function_of_split_seed_alone(flat):
     assert one.describe() == two.describe()
     assert greys(one, "test") != greys(ready(flat, split_seed=1), "test")
     assert greys(one, "test") == greys(ready(flat), "test")  # whatever validation takes
+    assert one.test_decided_by == ("split_seed", "test_size")
 
 
 @pytest.mark.parametrize("named", ["flat", "classes"])
@@ -126,6 +127,7 @@ def test_a_folder_s_own_splits_are_kept(tmp_path, named):
     assert sorted(greys(datamodule, "train")) == [10, 11, 12, 13]
     assert sorted(greys(datamodule, "test")) == [90, 91, 92, 93]
     assert set(greys(datamodule, "val")) < {50, 51, 52, 53}
+    assert datamodule.test_decided_by == ()
     assert datamodule.num_classes == (None if named == "flat" else 2)
     if named == "classes":
         assert datamodule.tables["test"].labels.tolist() == [0, 0, 1, 1]  # type: ignore

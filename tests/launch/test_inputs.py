@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import random
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from lightning import Callback
 from omegaconf import OmegaConf
 
 from datamodules.digits import DigitsDataModule
+from datamodules.mnist import MNISTDataModule
 from evaluate import evaluate
 from finished.tables import record
 from foundation.errors import UserError
@@ -23,7 +25,7 @@ from foundation.security import FUNCTIONS, check_targets
 from launch import runs
 from launch.command_line import compose_job
 from launch.config_check import TrainConfig, check_config
-from launch.inputs import ORIGINS, SEVERAL, changed_inputs, inputs_of
+from launch.inputs import ORIGINS, SEVERAL, changed_inputs, inputs_of, of_another_split
 from launch.resume import prepare, take_up
 from launch.runs import build, load_datamodule, load_metric, load_module, load_proposals, load_run
 from lightning_modules.networks.resnet import CifarResNet
@@ -360,6 +362,30 @@ def test_proposals_that_are_others_now_are_told():
     of_run = {"run": "r", "file": "p.safetensors", "sha256": "0" * 64}
     (told,) = changed_inputs({"a": of_run}, {"a": of_run | {"iteration": 3}})
     assert told.startswith("a: the run r is no longer what it was: its iteration was None and is 3")
+
+
+def test_a_run_that_was_trained_on_what_is_tested_here_is_told(classifier, tmp_path):
+    """Where the data have no test of their own, and whichever way it comes in."""
+    ways = {
+        "init_from": [f"init_from={classifier}"],
+        "callbacks.averaged_predictions.others.runs": [
+            "callbacks=[default,averaged_predictions]",
+            f"callbacks.averaged_predictions.others.runs=[{classifier}]",
+        ],
+    }
+    for key, words in ways.items():
+        job = compose_job("train", [*CLASSIFIER, *words, "datamodule.split_seed=1"], str(tmp_path))
+        sentence = f"{key}: the run {classifier} has datamodule.split_seed=0 and this one 1, so that it was trained on"
+        with pytest.raises(UserError, match=re.escape(sentence)):
+            build(job)
+        assert not [*of_another_split(job, MNISTDataModule(".", batch_size=2), trains=True)]  # with a test of its own
+        same = job | {"datamodule": job["datamodule"] | {"split_seed": 0}}
+        assert not [*of_another_split(same, DigitsDataModule(batch_size=2), trains=True)]
+        others = job | {"datamodule": job["datamodule"] | {"_target_": "elsewhere"}}
+        assert not [*of_another_split(others, DigitsDataModule(batch_size=2), trains=True)]
+    measured = compose_job("train", [*CLASSIFIER, *ways["init_from"], "datamodule.split_seed=1"], str(tmp_path))
+    assert not [*of_another_split(measured, DigitsDataModule(batch_size=2), trains=False)]
+    assert not [*of_another_split(measured | {"init_from": "elsewhere"}, DigitsDataModule(batch_size=2), trains=True)]
 
 
 def test_a_checkpoint_that_does_not_exist_is_told(classifier):
