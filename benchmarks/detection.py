@@ -4,6 +4,7 @@ Two scenes of 320 pixels, as of ``datamodule=shapes``, stand in for two photogra
 classifier's: what is computed and how long it takes is the same.
 """
 
+import json
 from collections.abc import Callable
 from copy import deepcopy
 from itertools import cycle
@@ -11,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 from torch.optim.lr_scheduler import LinearLR
 from torchvision.models import detection, get_model
 from torchvision.models.detection.backbone_utils import mobilenet_backbone, resnet_fpn_backbone
 
 from datamodules.detection import DetectionDataModule, unpack
+from launch.command_line import compose_job
 from launch.runs import Run
 from lightning_modules.faster_rcnn import FasterRCNN
 
@@ -35,6 +39,58 @@ def stand_ins(config: dict[str, Any], folder: str) -> list[str]:
     path = Path(folder) / "classifier.pt"
     torch.save(random_classifier(config["lightning_module"]["network"]["backbone"].get("name", "vgg16")), path)
     return [*SCENES, f"init_from={path}"]
+
+
+def sides_of(side: int, number: int = 10) -> list[int]:
+    """Long sides of photographs whose short one that is, from a square's to 5 by 3."""
+    return [side + round(side * 2 / 3 * it / (number - 1)) for it in range(number)]
+
+
+def drawn_boxes(height: int, width: int, generator: torch.Generator, count: int = 7) -> Tensor:
+    """Some objects of an image, [count, 4] left, top, right, bottom, from a tenth to a half of its sides."""
+    size = torch.tensor([width, height])
+    sides = (torch.rand(count, 2, generator=generator) * 0.4 + 0.1) * size
+    corners = torch.rand(count, 2, generator=generator) * (size - sides)
+    return torch.cat([corners, corners + sides], dim=1)
+
+
+def write_photographs(folder: Path, count: int, side: int) -> Path:
+    """As many JPEG files in COCO's layout, blurred noise with boxes, every other one upright; the folder."""
+    generator, categories = torch.Generator().manual_seed(0), [{"id": it, "name": str(it)} for it in range(1, 81)]
+    (folder / "annotations").mkdir(parents=True)
+    for split, number in (("train2017", count), ("val2017", 1)):
+        (folder / split).mkdir()
+        images: list[Any] = []
+        objects: list[Any] = []
+        for image in range(1, number + 1):
+            height, width = (side, sides_of(side)[image // 2 % 10])[:: 1 if image % 2 else -1]
+            noise = torch.rand(1, 3, 1 + height // 8, 1 + width // 8, generator=generator) * 255
+            pixels = interpolate(noise, (height, width), mode="bilinear")[0].permute(1, 2, 0).byte().numpy()
+            Image.fromarray(pixels).save(folder / split / f"{image}.jpg", quality=90)
+            images.append({"id": image, "file_name": f"{image}.jpg", "height": height, "width": width})
+            for left, top, right, bottom in drawn_boxes(height, width, generator).tolist():
+                box = [left, top, right - left, bottom - top]
+                objects.append({"id": len(objects) + 1, "image_id": image, "category_id": 1 + len(objects) % 80,
+                                "bbox": box, "area": box[2] * box[3], "iscrowd": 0})  # fmt: skip
+        listed = {"images": images, "annotations": objects, "categories": categories}
+        (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(listed))
+    return folder
+
+
+def on_photographs(experiment: str, photographs: Path, folder: Path, batch: int, side: int, workers: int) -> list[str]:
+    """Overrides for an experiment on COCO: files of COCO's layout, and random weights where it begins with some."""
+    path = folder / "classifier.pt"
+    config = compose_job("train", [f"experiment={experiment}"])
+    name = config["lightning_module"]["network"]["backbone"].get("name", "vgg16")
+    begins = config["init_from"] is not None
+    if begins and not path.exists():
+        torch.save(random_classifier(name), path)
+    return [
+        f"datamodule.folder={photographs.absolute()}", f"datamodule.cache_dir={folder / 'cache'}",
+        f"datamodule.batch_size={batch}", f"datamodule.num_workers={workers}",
+        f"lightning_module.network.min_size={side}", f"lightning_module.network.max_size={side * 5 // 3}",
+        *([f"init_from={path}"] if begins else []),
+    ]  # fmt: skip
 
 
 def random_classifier(name: str) -> dict[str, Any]:

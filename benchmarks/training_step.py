@@ -107,10 +107,12 @@ class InTurns(Callback):
         self.bounds[contestant].check(torch.stack(losses).tolist())
 
 
-def prepared(experiment: str, overrides: list[str], folder: str, everything: bool = False) -> Run:
-    """An experiment that trains without end."""
+def prepared(
+    experiment: str, overrides: list[str], folder: str, everything: bool = False, data: list[str] | None = None
+) -> Run:
+    """An experiment that trains without end. data: overrides that give it data; None: stand-ins where it needs some."""
     words = [f"experiment={experiment}", f"trainer.max_steps={10**9}", "logger=csv"]
-    words += [*stand_ins(compose_job("train", words), folder), *overrides]
+    words += [*(stand_ins(compose_job("train", words), folder) if data is None else data), *overrides]
     config = compose_job("train", words if everything else [*words, "trainer.limit_val_batches=0"], folder)
     check_config(config, TrainConfig)
     if not everything:

@@ -11,6 +11,8 @@ from torch.autograd import DeviceType
 
 from benchmarks import (
     capture_check,
+    detection_loop,
+    detection_shapes,
     device_work,
     ending_scores,
     frechet_distance,
@@ -45,6 +47,7 @@ from tests.lightning_modules import (
     test_resnet,
     test_wrm,
 )
+from tests.lightning_modules.test_faster_rcnn import THIN
 from tests.lightning_modules.test_infogan import TINY
 
 CPU = torch.device("cpu")
@@ -89,6 +92,30 @@ def test_a_detector_s_waits_are_counted_in_a_run_of_its_own():
     found = waits.counted_in(same_numbers.ROOT, "faster_rcnn_shapes", [1, 3], [])
     assert found == {it: {("torchvision boxes.nms", "NMS"): it} for it in (1, 3)}
     assert waits.table({"": found}, [1, 3]).splitlines()[-1] == "| all | | 1 | 3 |"
+
+
+def test_the_experiment_on_sizes_is_rehearsed(capsys):
+    """Every part has its line, and one for which no time is left is said."""
+    tiny = [it for override in ["trainer=cpu", *THIN] for it in ("--override", override)]
+    lines = detection_shapes.main(["--side", "32", "--iterations", "2", "--batch", "1", "--workers", "0", *tiny])
+    assert [it.split(",")[0] for it in lines[:7]] == [
+        "A", "B", "B", "C", "D", "E", "F",
+    ], lines  # fmt: skip
+    assert "2 sizes: " in lines[1]
+    assert "aten::" in lines[7]
+    assert capsys.readouterr().out.splitlines()[:7] == lines[:7]
+    late = detection_shapes.main(["--side", "32", "--iterations", "1", "--batch", "1", "--seconds", "-1", *tiny])
+    assert late[0] == "one_batch: left out, -1 s are over"
+    assert len(late) == 6
+
+
+def test_a_detector_is_measured_from_files_against_the_reference_loop(capsys):
+    arguments = ["faster_rcnn_coco_mobilenet", "--side", "32", "--iterations", "1", "--rounds", "1", "--workers", "0",
+                 "--batch", "2", "--photographs", "8", "--override", "trainer=cpu",
+                 "--override", "trainer.precision=32-true"]  # fmt: skip
+    (turns,) = detection_loop.main(arguments)
+    assert {name: len(spent) for name, spent in turns.turns.items()} == {"platform": 2, "reference": 2}
+    assert "faster_rcnn_coco_mobilenet, 32-true, 32 pixels, 2 images" in capsys.readouterr().out
 
 
 def test_a_captured_loop_and_the_device_s_work_stand_beside_the_others():
