@@ -30,7 +30,7 @@ from lightning_modules.networks.detection_backbones import (
     last_stage,
     norm_layer,
 )
-from lightning_modules.networks.fixed_numbers import Keys, a_pixel, at, drawn_by, side_by_side
+from lightning_modules.networks.fixed_numbers import Keys, a_pixel, at, draw, side_by_side
 from lightning_modules.networks.products import with_own_linears
 from lightning_modules.networks.region_pooling import RegionAlign, RegionPool, RegionWarp
 from lightning_modules.networks.region_proposals import (
@@ -189,7 +189,7 @@ class RegionHeads(RoIHeads):
         matched, labels = self.assign_targets_to_proposals(own, objects, [it["labels"] for it in targets])
         pixel, none = a_pixel(own[0]), labels[0].new_zeros(())
         of_images, sampler = side_by_side(labels, none - 1), self.fg_bg_sampler
-        drawn = drawn_by(
+        drawn = draw(
             keys.of("regions", of_images.shape[1]), of_images, sampler.batch_size_per_image, sampler.positive_fraction
         )
         boxes, around = drawn.of(side_by_side(own, pixel)), drawn.around_objects
@@ -199,7 +199,7 @@ class RegionHeads(RoIHeads):
         first = boxes[:, : around.shape[1]]
         found = torch.where(around.unsqueeze(2), at(some, matches), first)
         logits, deltas = self.predict(features, [*boxes], sizes)
-        of_true_class = deltas.view(*classes.shape, -1, 4)[:, : around.shape[1]]
+        of_true_class = deltas.unflatten(1, (-1, 4)).unflatten(0, classes.shape)[:, : around.shape[1]]
         true = classes[:, : around.shape[1], None, None].expand(-1, -1, 1, 4)
         sampled = SampledRegions(
             logits, classes.flatten(), of_true_class.gather(2, true).flatten(0, 2), first.flatten(0, 1),

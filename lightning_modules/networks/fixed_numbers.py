@@ -53,7 +53,7 @@ def at(values: Tensor, places: Tensor) -> Tensor:
     return values.gather(1, places.unsqueeze(2).expand(-1, -1, values.shape[2]))
 
 
-def drawn_by(keys: Tensor, labels: Tensor, count: int, share: float) -> Drawn:
+def draw(keys: Tensor, labels: Tensor, count: int, share: float) -> Drawn:
     """Up to ``share`` of ``count`` boxes around objects and, for the rest, background: those with the greatest keys.
 
     keys: [B, N] in [0, 1); labels: [B, N], 0 background, above an object, -1 neither. Fewer than ``count`` places where

@@ -12,7 +12,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
 
 from foundation.errors import UserError
-from lightning_modules.networks.fixed_numbers import Keys, at, drawn_by, likeliest
+from lightning_modules.networks.fixed_numbers import Keys, at, draw, likeliest
 from lightning_modules.networks.precision import at_least_single, out_of_autocast
 
 Targets = list[dict[str, Tensor]]
@@ -230,7 +230,7 @@ class RegionProposals(RegionProposalNetwork):
         """As many of every image, some of which do not count. anchors: [A, 4], which all images have alike."""
         sampler, images = self.fg_bg_sampler, len(labels)
         of_images = torch.stack(labels)
-        drawn = drawn_by(
+        drawn = draw(
             keys.of("anchors", len(anchors)), of_images, sampler.batch_size_per_image, sampler.positive_fraction
         )
         around = drawn.around_objects

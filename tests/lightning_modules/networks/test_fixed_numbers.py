@@ -21,7 +21,7 @@ from foundation.errors import UserError
 from lightning_modules.faster_rcnn import FasterRCNN
 from lightning_modules.networks.detection_backbones import FrozenBatchNorm, Pyramid, ResNetToLayer3, last_stage
 from lightning_modules.networks.faster_rcnn import DetectionNetwork, RegionHeads
-from lightning_modules.networks.fixed_numbers import Keys, drawn_by
+from lightning_modules.networks.fixed_numbers import Keys, draw
 from lightning_modules.networks.region_pooling import RegionAlign
 from lightning_modules.networks.region_proposals import Corrections, RegionProposals
 from lightning_modules.networks.resizing import Resize, resized_boxes
@@ -33,7 +33,7 @@ class TestDraws:
     keys = partial(Keys, 0, 7)
 
     def drawn(self, index: list[int], labels: Tensor = LABELS, count: int = 40, share: float = 0.25) -> Any:
-        return drawn_by(self.keys(torch.tensor(index)).of("anchors", labels.shape[1]), labels, count, share)
+        return draw(self.keys(torch.tensor(index)).of("anchors", labels.shape[1]), labels, count, share)
 
     def test_the_share_of_objects_then_background_and_nothing_else_counts(self):
         drawn = self.drawn([4, 9])
@@ -146,6 +146,22 @@ def test_the_host_waits_once_an_image_for_nms(monkeypatch, across, options, more
     for (_, kind), number in counted.found.items():
         kinds[kind] += number
     assert kinds == {"NMS": 2} | more
+
+
+@pytest.mark.parametrize("counts", [(0, 0), (0, 5)])
+def test_images_of_which_nothing_is_proposed(counts):
+    """Fast R-CNN on given regions and images without objects: as drawing one by one has it."""
+    found = []
+    for way in (FasterRCNN.generators, FasterRCNN.keys):
+        module, of = module_of(32), batch()
+        module.network = DetectionNetwork(module.network.backbone, None, module.network.roi_heads,
+                                          min_size=64, max_size=80)  # fmt: skip
+        of["target"] = [{key: it[:0] for key, it in target.items()} for target in of["target"]]
+        box = torch.tensor([[1.0, 2, 30, 40]], dtype=torch.float64)
+        of["proposals"] = [{"boxes": box.repeat(it, 1), "scores": torch.ones(it)} for it in counts]
+        found.append({name: it.item() for name, it in losses(module, way(module, of["index"]), of).items()})
+    assert found[0] == pytest.approx(found[1], rel=1e-6)
+    assert (found[0]["loss_classifier"] > 0) == (sum(counts) > 0)
 
 
 @pytest.mark.parametrize("settings", [{}, {"min_side": 9, "min_score": 0.4}, {"min_score": 0.999}, {"nms": 0.1}])
