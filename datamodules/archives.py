@@ -139,7 +139,20 @@ def members_of(archive: Path, room: Room) -> Iterator[list[Member]]:
 
 
 def of_tar(file: tarfile.TarFile, info: tarfile.TarInfo) -> Member:
-    return Member(info.name, info.isdir(), info.isreg(), lambda folder: file.extract(info, folder, filter="data"))
+    return Member(info.name, info.isdir(), info.isreg(), lambda folder: write_member(file, info, folder))
+
+
+def write_member(file: tarfile.TarFile, info: tarfile.TarInfo, folder: Path) -> None:
+    """A plain file whose name leads nowhere else (``refuse``), with its time, by which its decoded image is found.
+
+    ``TarFile.extract`` sees to owners, rights and links as well, which takes most of the time of a small file.
+    """
+    path, content = folder / info.name, file.extractfile(info)
+    assert content is not None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with content, path.open("wb") as target:
+        shutil.copyfileobj(content, target)
+    os.utime(path, (info.mtime, info.mtime))
 
 
 def of_zip(file: zipfile.ZipFile, info: zipfile.ZipInfo) -> Member:

@@ -1,4 +1,4 @@
-"""Image files made one uint8 table: decoded once, by threads, and kept in a cache that the next start reads."""
+"""Image files made one uint8 table: decoded once, by all cores, and kept in a cache that the next start reads."""
 
 import os
 import tempfile
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from datamodules.decoding import Pixels
-from datamodules.image_files import as_file_name, key_of, read_all, say, some
+from datamodules.decoding_processes import decoder_of
+from datamodules.image_files import AT_ONCE, as_file_name, key_of, read_all, say, some
 
 
 class ImageFiles:
@@ -77,14 +78,17 @@ class ImageFiles:
     def _decode_all(self, quiet: bool) -> np.ndarray:
         images = np.empty(self._shape(), dtype=np.uint8)
         remarks: dict[str, list[str]] = {}
+        with decoder_of(self.pixels, len(self.names), AT_ONCE) as decode:
 
-        def decode(position: int, path: Path) -> None:
-            said: list[str] = []
-            images[position] = self.pixels.decode(path, said)
-            for remark in said:
-                remarks.setdefault(remark, []).append(self.names[position])
+            def read_chunk(places: range) -> dict[int, str]:
+                decoded = decode([self.folder / self.names[it] for it in places])
+                images[places.start : places.stop] = decoded.images
+                for place, said in decoded.remarks.items():
+                    for remark in said:
+                        remarks.setdefault(remark, []).append(self.names[places[place]])
+                return {places[place]: reason for place, reason in decoded.reasons.items()}
 
-        read_all(self.name, self.folder, self.names, decode, "decoding", self.cache_dir, quiet)
+            read_all(self.name, self.folder, self.names, read_chunk, "decoding", self.cache_dir, quiet)
         for remark, names in remarks.items():
             say(f"{self.name}: {len(names):,} of {len(images):,} images with {remark}: {some(sorted(names))}.", quiet)
         return images

@@ -3,7 +3,7 @@
 import functools
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,6 +185,29 @@ def eight_bits(pixels: np.ndarray, bits: int | None) -> np.ndarray:
 def whole_image(path: Path, bits: int | None = None) -> np.ndarray:
     """uint8 [3, H, W] in the file's own size, turned as its EXIF data say."""
     return np.asarray(read(path, bits=bits)).transpose(2, 0, 1)
+
+
+@dataclass
+class Decoded:
+    """Some files: uint8 [N, C, size, size], and by their places why one could not be read, and what was remarked."""
+
+    images: np.ndarray
+    reasons: dict[int, str]
+    remarks: dict[int, list[str]]
+
+
+def decode_files(pixels: Pixels, paths: Sequence[Path]) -> Decoded:
+    decoded = Decoded(np.zeros((len(paths), *pixels.shape), dtype=np.uint8), {}, {})
+    for place, path in enumerate(paths):
+        said: list[str] = []
+        found = attempt(lambda it, said=said: pixels.decode(it, said), path)
+        if isinstance(found, str):
+            decoded.reasons[place] = found
+        else:
+            decoded.images[place] = found
+        if said:
+            decoded.remarks[place] = said
+    return decoded
 
 
 def attempt(read_it: Callable[[Path], Found], path: Path) -> Found | str:

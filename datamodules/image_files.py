@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from foundation.whole_files import whole, write_whole
 
 FORMAT = 2  # of the cache, and of how a file becomes pixels: a change here makes former ones unused
 CHUNK = 32  # files a thread takes at once
+AT_ONCE = min(os.cpu_count() or 1, 32)  # threads; PIL gives the interpreter up while it decodes
 LOOKED_THROUGH = 20_000  # images before training, which takes minutes, once
 SECONDS_A_LINE = 20
 
@@ -40,7 +40,7 @@ def read_all(
     name: str,
     folder: Path,
     names: Sequence[str],
-    read: Callable[[int, Path], Any],
+    read_chunk: Callable[[range], Mapping[int, str]],
     doing: str,
     lists_in: Path | None,
     quiet: bool = False,
@@ -48,21 +48,18 @@ def read_all(
     """Every file by threads, shown as it goes on. A UserError names those that cannot be read, see ``unreadable``.
 
     Args:
-        read: gets a file's place in ``names`` and its path; what it raises is why the file cannot be read.
+        read_chunk: gets places in ``names``, and tells of those that cannot be read why.
     """
     bad: dict[str, str] = {}
 
-    def read_chunk(start: int) -> int:
-        chunk = range(start, min(start + CHUNK, len(names)))
-        for place in chunk:
-            if isinstance(reason := attempt(partial(read, place), folder / names[place]), str):
-                bad[names[place]] = reason
-        return len(chunk)
+    def read_from(start: int) -> int:
+        places = range(start, min(start + CHUNK, len(names)))
+        bad.update({names[place]: reason for place, reason in read_chunk(places).items()})
+        return len(places)
 
-    # PIL gives the interpreter up while it decodes.
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, 32)) as threads:
+    with ThreadPoolExecutor(AT_ONCE) as threads:
         try:
-            done = threads.map(read_chunk, range(0, len(names), CHUNK))
+            done = threads.map(read_from, range(0, len(names), CHUNK))
             for _ in done if quiet else shown(done, len(names), f"{doing} {name}"):
                 pass
         finally:
@@ -90,7 +87,12 @@ def look_through(
     mark = None if key is None else cache / f"{as_file_name(name)}-{key}.readable"
     if mark is not None and mark.exists():
         return
-    read_all(name, folder, names, lambda _, path: void(read(path)), "looking through", cache)
+
+    def look_at(places: range) -> dict[int, str]:
+        found = {place: attempt(lambda path: void(read(path)), folder / names[place]) for place in places}
+        return {place: reason for place, reason in found.items() if reason is not None}
+
+    read_all(name, folder, names, look_at, "looking through", cache)
     if mark is not None:
         with suppress(OSError):  # of a cache that may not be written to: every start looks
             write_whole(mark, f"all {len(names)} images can be read\n")

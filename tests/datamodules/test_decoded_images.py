@@ -1,6 +1,8 @@
 """The table of decoded files and its cache: what is decoded once, and when again."""
 
 import os
+import signal
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
+from datamodules import decoded_images, decoding_processes
 from datamodules.decoded_images import ImageFiles
-from datamodules.decoding import Pixels
+from datamodules.decoding import Pixels, decode_files
 from foundation.errors import UserError
 
 NAMES = ["a.png", "b.png", "c.png"]
@@ -85,6 +88,60 @@ def test_whatever_decides_the_pixels_makes_another_cache(folder, decoded, monkey
     decoded.clear()
     ImageFiles("some", folder.parent / "other", NAMES, Pixels(6, 3), folder.parent / "cache").load()
     assert decoded
+
+
+@pytest.fixture
+def processes(monkeypatch) -> list[subprocess.Popen]:
+    """Two decode whatever there is."""
+    begun: list[subprocess.Popen] = []
+    start = decoding_processes.started
+    monkeypatch.setattr(decoding_processes, "MANY", 1)
+    monkeypatch.setattr(decoded_images, "AT_ONCE", 2)
+    monkeypatch.setattr(decoding_processes, "started", lambda pixels: [begun.append(start(pixels)), begun[-1]][1])
+    return begun
+
+
+def test_processes_decode_what_threads_do_and_are_gone_then(folder, processes, capsys):
+    write(folder / "grey.png", np.full((9, 7), 5))
+    Image.new("RGB", (6, 6)).save(folder / "moves.gif", save_all=True, append_images=[Image.new("RGB", (6, 6), "red")])
+    names = [*NAMES, "grey.png", "moves.gif"] * 20  # of two chunks and more
+    found = files(folder, names).load()
+    assert len(processes) == 2
+    assert all(it.poll() is not None for it in processes)
+    expected = decode_files(Pixels(6, 3), [folder / name for name in names])
+    assert torch.equal(found, torch.from_numpy(expected.images))
+    assert not expected.reasons
+    assert "20 of 100 images with several frames, of which the first is taken: moves.gif, " in capsys.readouterr().err
+
+
+def test_processes_name_what_cannot_be_read(folder, processes):
+    (folder / "b.png").write_bytes(b"no image")
+    with pytest.raises(
+        UserError, match=r"1 of 3 images in .*images cannot be read: b.png \(is no image that PIL reads\)"
+    ):
+        files(folder).load()
+    assert len(processes) == 2
+    assert all(it.poll() is not None for it in processes)
+
+
+def test_a_process_that_is_killed_is_told(folder):
+    process = decoding_processes.started(Pixels(6, 3))
+    process.kill()
+    process.wait()
+    with pytest.raises(RuntimeError, match="ended with exit code -9"):
+        decoding_processes.asked(process, [folder / "a.png"] * 2000)
+    process.communicate()
+
+
+def test_a_process_ends_with_the_one_that_started_it(folder):
+    """And not by a signal, which a scheduler sends to all that a run has started."""
+    process = decoding_processes.started(Pixels(6, 3))
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        assert not decoding_processes.asked(process, [folder / "a.png"]).reasons
+        process.send_signal(number)
+    process.stdin.close()
+    assert process.wait(timeout=60) == 0
+    process.stdout.close()
 
 
 @pytest.mark.parametrize("harm", ["cut", "flipped", "emptied", "pickled", "of another shape"])
