@@ -123,6 +123,20 @@ def test_as_many_are_drawn_and_the_same_for_an_image_beside_any_other():
     torch.testing.assert_close(alone.objects, anchors.objects[:16])
 
 
+def test_two_ranks_with_an_image_each_take_the_step_of_one():
+    """The mean of what two halves of a batch give is what the batch gives: draws do not know of the other image, and
+    sums are divided by what is drawn on average."""
+    of = batch()
+    of["image"] = [of["image"][0], of["image"][0].flip(1)]
+    found = []
+    for part in (slice(0, 2), slice(0, 1), slice(1, 2)):
+        module = module_of(32)
+        parts = losses(module, module.keys(of["index"][part]), {key: it[part] for key, it in of.items()})
+        torch.stack([*parts.values()]).sum().backward()
+        found.append(torch.cat([it.grad.flatten() for it in module.parameters() if it.grad is not None]))
+    torch.testing.assert_close(found[0], (found[1] + found[2]) / 2, rtol=1e-6, atol=1e-9)
+
+
 def test_without_any_object_in_a_batch_the_losses_and_gradients_are_finite():
     module, of = module_of(32, masks=True), batch()
     of["target"] = [of["target"][1], of["target"][1] | {"masks": of["target"][0]["masks"][:0]}][::-1]
