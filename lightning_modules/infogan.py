@@ -31,10 +31,10 @@ from foundation.protocols import (
 )
 from foundation.randomness import keyed_generator
 from lightning_modules.across_ranks import share
-from lightning_modules.information_maximization import RealImageTerms, real_image_bonus
+from lightning_modules.information_maximization import RealImageTerms, drawn_motions, real_image_bonus
 from lightning_modules.micro_batches import Inputs
 from lightning_modules.networks.dcgan import Discriminator, Generator
-from lightning_modules.networks.motion import transform
+from lightning_modules.networks.motion import matrices, moved
 from lightning_modules.networks.precision import at_least_single
 from lightning_modules.optimized import Batch, OptimizerFactory
 from lightning_modules.turns import Player, Told
@@ -78,10 +78,15 @@ def categorical_log_likelihood(logits: Tensor, category: Tensor) -> Tensor:
     return log_softmax(logits, dim=1).gather(1, category.unsqueeze(1)).squeeze(1)
 
 
-def gaussian_log_likelihood(mean: Tensor, log_variance: Tensor, value: Tensor) -> Tensor:
-    """log Q(c|x) of a factored Gaussian, summed over its numbers. All: [B, size]; result: [B]."""
-    squared_error = (value - mean) ** 2 * torch.exp(-log_variance)
-    return -0.5 * (math.log(2 * math.pi) + log_variance + squared_error).sum(dim=1)
+def gaussian_log_likelihood(mean: Tensor, log_variance: Tensor | None, value: Tensor) -> Tensor:
+    """log Q(c|x) of a factored Gaussian, summed over its numbers. All: [B, size]; result: [B].
+
+    log_variance: None for a variance of 1.
+    """
+    squared_error = (value - mean) ** 2
+    if log_variance is None:
+        return -0.5 * (math.log(2 * math.pi) + squared_error).sum(dim=1)
+    return -0.5 * (math.log(2 * math.pi) + log_variance + squared_error * torch.exp(-log_variance)).sum(dim=1)
 
 
 def mutual_information_lower_bound(log_likelihood: Tensor, entropy: float) -> Tensor:
@@ -140,18 +145,18 @@ class InfoGAN(TwoPlayer):
     # --- the losses ------------------------------------------------------------------------------------------
 
     def draws(self, iteration: int, size: int) -> Inputs:
-        """For each player ``noise`` and its ``codes``; what every lambda is; how images are moved."""
+        """For each player what G gets and the codes in it; what every lambda is; how images are moved."""
         drawn = {name: self.draw(size, f"codes of {name}", iteration) for name in self.turns}
         inputs = drawn | {"weights": self.code_weights(iteration)}
         if self.real_images is None:
             return inputs
-        motions = torch.rand(size, 6, generator=keyed_generator(self.seed, "transform", iteration)) * 2 - 1
-        return inputs | {"motion": share(self.trainer, motions)}
+        motions = share(self.trainer, drawn_motions(size, self.seed, iteration))
+        return inputs | {"motion": matrices(motions, self.real_images, *self.image_shape[1:])}
 
     def discriminator_loss(self, inputs: Inputs) -> Told:
-        noise, codes = self.drawn(inputs["d"])
+        latents, codes = self.drawn(inputs["d"])
         with torch.no_grad():
-            fake = self.generate(noise, codes)
+            fake = self.generator(latents)
         told: Told = {}
         if self.real_images is None:
             real_logit, bonus = at_least_single(self.discriminator.real_logit(inputs["image"])), 0.0
@@ -168,32 +173,30 @@ class InfoGAN(TwoPlayer):
         return told | {"loss": discriminator_loss(real_logit, fake_logit) - information - bonus}
 
     def generator_loss(self, inputs: Inputs) -> Told:
-        noise, codes = self.drawn(inputs["g"])
-        fake = self.generate(noise, codes)
+        latents, codes = self.drawn(inputs["g"])
+        fake = self.generator(latents)
         if self.q_optimizer == "own":
             return {"loss": generator_loss(at_least_single(self.discriminator.real_logit(fake)))}
         fake_logit, posterior = self.discriminator(fake)
         information, bounds = self.weighted_bound(posterior, codes, inputs["weights"])
         loss = generator_loss(at_least_single(fake_logit)) - self.mutual_information_weight * information
-        return {"loss": loss, **bounds}
+        return {"loss": loss, **self.told_of(bounds)}
 
     def information_loss(self, inputs: Inputs) -> Told:
-        noise, codes = self.drawn(inputs["q"])
-        posterior = self.discriminator.code_posterior(self.generate(noise, codes))
+        latents, codes = self.drawn(inputs["q"])
+        posterior = self.discriminator.code_posterior(self.generator(latents))
         information, bounds = self.weighted_bound(posterior, codes, inputs["weights"])
-        return {"loss": -self.mutual_information_weight * information, **bounds}
+        return {"loss": -self.mutual_information_weight * information, **self.told_of(bounds)}
 
     def judge_real_images(self, images: Tensor, motion: Tensor, terms: RealImageTerms) -> tuple[Tensor, Tensor]:
-        """D's logits [B] and what Q's categories earn by the terms. images: [B, C, H, W]; motion: of ``transform``."""
-        moved_images = transform(images, motion, terms)
+        """D's logits [B] and what Q's categories earn by the terms. images: [B, C, H, W]; motion: of ``matrices``."""
+        moved_images = moved(images, motion)
         real_logit, posterior = map(at_least_single, self.discriminator(images))
         moved_posterior = at_least_single(self.discriminator.code_posterior(moved_images))
-        bonus = torch.zeros_like(posterior[0, 0])
         outputs = zip(self.codes, self.split(posterior), self.split(moved_posterior), strict=True)
-        for code, logits, moved in outputs:
-            if code.kind == "categorical":
-                bonus = bonus + real_image_bonus(logits, moved, terms, self.global_mean)
-        return real_logit, bonus
+        bonuses = [real_image_bonus(logits, of_moved, terms, self.global_mean)
+                   for code, logits, of_moved in outputs if code.kind == "categorical"]  # fmt: skip
+        return real_logit, sum(bonuses[1:], bonuses[0]) if bonuses else torch.zeros_like(posterior[0, 0])
 
     def players(self) -> dict[str, Player]:
         g, d, q = self.generator, self.discriminator, list(self.discriminator.posterior.parameters())
@@ -221,23 +224,28 @@ class InfoGAN(TwoPlayer):
 
     def weighted_bound(
         self, posterior: Tensor, codes: list[Tensor], weights: Mapping[str, Tensor]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The sum of lambda L_I over the codes, in nats, and what L_I and the cross-entropy are of each kind of code.
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The sum of lambda L_I over the codes, in nats, and L_I of each.
 
         posterior: Q's outputs [B, posterior_size]; weights: of ``code_weights``.
         """
         outputs = self.split(at_least_single(posterior))
-        weighted = torch.zeros_like(outputs[0][0, 0])
-        bounds: dict[str, Tensor] = {}
-        for number, (code, output, value) in enumerate(zip(self.codes, outputs, codes, strict=True)):
-            bound = mutual_information_lower_bound(self.log_likelihood(code, output, value), code.entropy)
-            weighted = weighted + weights[f"code{number}"] * bound
-            bounds[code.kind] = bounds.get(code.kind, 0) + bound
-        told = {f"mutual_information_{kind}_nats": bound for kind, bound in bounds.items()}
-        for kind, bound in bounds.items():
-            entropy = sum(code.entropy for code in self.codes if code.kind == kind)
-            told[f"cross_entropy_{kind}_nats"] = entropy - bound
-        return weighted, told
+        bounds = [
+            mutual_information_lower_bound(self.log_likelihood(code, output, value), code.entropy)
+            for code, output, value in zip(self.codes, outputs, codes, strict=True)
+        ]
+        first, *others = (weights[f"code{number}"] * bound for number, bound in enumerate(bounds))
+        return sum(others, first), bounds
+
+    def told_of(self, bounds: list[Tensor]) -> dict[str, Tensor]:
+        """What L_I and the cross-entropy are of each kind of code. bounds: of ``weighted_bound``."""
+        told: dict[str, Tensor] = {}
+        for kind in dict.fromkeys(code.kind for code in self.codes):
+            of_kind = [number for number, code in enumerate(self.codes) if code.kind == kind]
+            bound = sum((bounds[number] for number in of_kind[1:]), bounds[of_kind[0]])
+            entropy = sum(self.codes[number].entropy for number in of_kind)
+            told |= {f"mutual_information_{kind}_nats": bound, f"cross_entropy_{kind}_nats": entropy - bound}
+        return told
 
     def split(self, posterior: Tensor) -> tuple[Tensor, ...]:
         """Q's outputs code by code. posterior: [B, posterior_size]."""
@@ -248,18 +256,19 @@ class InfoGAN(TwoPlayer):
         if code.kind == "categorical":
             return categorical_log_likelihood(output, value)
         mean, log_variance = output.chunk(2, dim=1)
-        log_variance = log_variance.clamp(*LOG_VARIANCE_RANGE) if self.learned_variance else torch.zeros_like(mean)
-        return gaussian_log_likelihood(mean, log_variance, value)
+        return gaussian_log_likelihood(
+            mean, log_variance.clamp(*LOG_VARIANCE_RANGE) if self.learned_variance else None, value
+        )
 
     def draw(self, size: int, stream: str, iteration: int) -> dict[str, Tensor]:
-        """This rank's share of noise and codes that are drawn for a global batch of that size."""
+        """This rank's share of what G gets, and of the codes in it, drawn for a global batch of that size."""
         noise, codes = self.draw_prior(size, keyed_generator(self.seed, stream, iteration))
-        named = {"noise": noise} | {f"code{number}": code for number, code in enumerate(codes)}
+        named = {"latents": self.joined(noise, codes)} | {f"code{number}": code for number, code in enumerate(codes)}
         return {name: share(self.trainer, values) for name, values in named.items()}
 
     def drawn(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Noise and codes of what ``draw`` has named."""
-        return inputs["noise"], [inputs[f"code{number}"] for number in range(len(self.codes))]
+        """G's input [B, input_size] and the codes of what ``draw`` has named."""
+        return inputs["latents"], [inputs[f"code{number}"] for number in range(len(self.codes))]
 
     def draw_prior(self, size: int, generator: torch.Generator) -> tuple[Tensor, list[Tensor]]:
         """z [size, noise_size] in [-1, 1]; a category [size] int64 or numbers [size, code.size] for each code."""

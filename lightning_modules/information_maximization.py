@@ -20,7 +20,7 @@ from foundation.randomness import keyed_generator
 from lightning_modules.across_ranks import share
 from lightning_modules.micro_batches import Inputs
 from lightning_modules.networks.dcgan import Discriminator
-from lightning_modules.networks.motion import Motion, transform
+from lightning_modules.networks.motion import Motion, matrices, moved
 from lightning_modules.networks.precision import at_least_single
 from lightning_modules.optimized import Batch, OptimizerFactory
 from lightning_modules.turns import Player, TakesTurns, Told
@@ -33,6 +33,11 @@ class RealImageTerms(Motion):
     balance: float
     confidence: float
     consistency: float
+
+
+def drawn_motions(size: int, seed: int, iteration: int) -> Tensor:
+    """Of a global batch, [size, 6] in [-1, 1]."""
+    return torch.rand(size, 6, generator=keyed_generator(seed, "transform", iteration)) * 2 - 1
 
 
 def balance(mean_probabilities: Tensor) -> Tensor:
@@ -101,13 +106,13 @@ class InformationMaximization(TakesTurns):
 
     def draws(self, iteration: int, size: int) -> Inputs:
         """How an iteration moves its images."""
-        motions = torch.rand(size, 6, generator=keyed_generator(self.seed, "transform", iteration)) * 2 - 1
-        return {"motion": share(self.trainer, motions)}
+        motions = share(self.trainer, drawn_motions(size, self.seed, iteration))
+        return {"motion": matrices(motions, self.terms, *self.image_shape[1:])}
 
     def loss(self, inputs: Inputs) -> Told:
         images, logits = inputs["image"], self.category_logits(inputs["image"])
-        moved = self.category_logits(transform(images, inputs["motion"], self.terms))
-        bonus = real_image_bonus(logits, moved, self.terms, self.global_mean)
+        logits_of_moved = self.category_logits(moved(images, inputs["motion"]))
+        bonus = real_image_bonus(logits, logits_of_moved, self.terms, self.global_mean)
         return {"loss": -bonus, "real_image_bonus_nats": bonus}
 
     def category_logits(self, images: Tensor) -> Tensor:

@@ -104,7 +104,7 @@ def test_without_its_weight_the_bound_moves_q_and_not_the_generator():
     for module in (plain, asked):
         loss(module, "d").backward()
     assert has_gradient(plain.discriminator.posterior)
-    before = generator_loss(plain.discriminator.real_logit(plain.generate(*drawn(plain))))
+    before = generator_loss(plain.discriminator.real_logit(plain.generator(drawn(plain)[0])))
     torch.testing.assert_close(loss(plain, "g"), before)
     assert float(loss(asked, "g").detach()) != float(before.detach())
 
@@ -160,6 +160,7 @@ def test_the_bound_reaches_log_k_where_q_is_certain_and_zero_where_it_knows_noth
 def test_the_bound_of_a_continuous_code_with_variance_one_is_at_most_log_2_less_half_log_2_pi():
     code, value = Code("continuous", 2), torch.rand(4, 2)
     exact = gaussian_log_likelihood(value, torch.zeros(4, 2), value)
+    assert torch.equal(exact, gaussian_log_likelihood(value, None, value))
     ceiling = 2 * (math.log(2) - 0.5 * math.log(2 * math.pi))
     assert float(mutual_information_lower_bound(exact, code.entropy)) == pytest.approx(ceiling)
 
@@ -183,8 +184,8 @@ def test_learned_variance_is_read_from_q_and_clamped():
 def test_discriminator_loss_by_hand():
     module = infogan()
     module.eval()  # frozen statistics, so that the parts can be computed apart
-    noise, codes = drawn(module, "d")
-    fake_logit, posterior = module.discriminator(module.generate(noise, codes))
+    latents, codes = drawn(module, "d")
+    fake_logit, posterior = module.discriminator(module.generator(latents))
     real_logit = module.discriminator.real_logit(inputs(module)["image"])
     probabilities = real_logit.sigmoid().log().mean() + (1 - fake_logit.sigmoid()).log().mean()
     expected = -probabilities - bound(module, posterior, codes)
@@ -261,10 +262,10 @@ def test_codes_are_uniform_over_all_categories_and_the_whole_range():
 
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_ranks_share_the_draws_of_the_global_batch(world_size):
-    whole_noise, whole_codes = drawn(infogan())
+    whole_latents, whole_codes = drawn(infogan())
     modules = [infogan(world_size=world_size, rank=rank) for rank in range(world_size)]
     shares = [module.drawn(inputs(module, 6 // world_size)["g"]) for module in modules]
-    assert torch.equal(torch.cat([noise for noise, _ in shares]), whole_noise)
+    assert torch.equal(torch.cat([latents for latents, _ in shares]), whole_latents)
     for position, whole in enumerate(whole_codes):
         assert torch.equal(torch.cat([codes[position] for _, codes in shares]), whole)
 
