@@ -1,6 +1,6 @@
 """How many operations an iteration of each method is, in the tree as it stands and at a commit before.
 
-    python -m benchmarks.launches --before 1ed63bc
+    python -m benchmarks.launches --before 3032eac
     python -m benchmarks.launches --only draw
 
 On a GPU an operation is a launch, nearly always one, and small networks are bound by launches; counting needs no GPU.
@@ -9,8 +9,10 @@ of the backward pass, of clipping and of optimisers among them. Views, allocatio
 What the host draws for the iteration is counted too, where it is drawn on a CPU.
 The sizes of layers change no count; how often a recurrence is run does, so that DRAW has its 64 steps.
 
-``as on a GPU`` counts the same on the device without values, which takes the way of a GPU where that is another one;
-each optimiser's fused step is one operation there. Methods whose step needs values have none.
+``as on a GPU`` counts what is done on the device without values, which takes the way of a GPU where that is another
+one: copies from the host, draws that are made there, and the step, in which each optimiser's fused one is one
+operation. Batches have four examples, texts of one width. There is none for who reads sizes out of a batch
+(padding-free texts, detectors), and for torch's LSTM, which is one operation on a GPU and many here.
 """
 
 import argparse
@@ -21,6 +23,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.same_numbers import tree_of
@@ -36,9 +39,12 @@ CASES = {
     "oracle_robustness": ["oracle_digits"],
     "faster_rcnn": ["faster_rcnn_shapes"],
     "bert": ["bert_tiny_text"],
+    "bert, texts of one width": [
+        "bert_tiny_text", "datamodule.pad_to_max_length=true", "lightning_module.network.padding_free=false",
+    ],
     "raml": ["raml_copy"],
     "adversarial_filtering": ["filtering_synthetic"],
-}
+}  # fmt: skip
 NO_WORK = ("empty", "detach", "promote_types", "unsafe_view", "transpose", "unbind", "local_scalar", "sym_", "prim.")
 
 
@@ -48,13 +54,26 @@ def is_work(func: Any) -> bool:
 
 
 class Operations(TorchDispatchMode):
-    """Counts what is dispatched inside of it."""
+    """Counts what is dispatched inside of it.
 
-    total = 0
+    Args:
+        device: counts what has to do with it alone; None: everything.
+    """
+
+    def __init__(self, device: str | None = None) -> None:
+        super().__init__()
+        self.device, self.total = device, 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.total += is_work(func)
-        return func(*args, **(kwargs or {}))
+        made = func(*args, **(kwargs or {}))
+        self.total += is_work(func) and (self.device is None or self.device in devices_of([made, *args]))
+        return made
+
+
+def devices_of(values: Any) -> set[str]:
+    if isinstance(values, list | tuple):
+        return set().union(*map(devices_of, values))
+    return {values.device.type} if isinstance(values, Tensor) else set()
 
 
 # Run inside either tree, of which the older one may not have this file: it is read from the newer.
@@ -105,16 +124,22 @@ def trained(experiment, more):
     return third.counted.total
 
 
+def on_meta(batch):
+    return {key: on_meta(it) if isinstance(it, dict) else it.to("meta") for key, it in batch.items()}
+
+
 def without_values(experiment, more):
     steps = importlib.import_module("tests.lightning_modules.test_device_step")
     if experiment not in steps.EXPERIMENTS:
         return None
     steps.EXTRAS[experiment] = more
     module = steps.made(experiment, torch.device("meta"))
+    if any(getattr(part, "padding_free", False) or isinstance(part, torch.nn.RNNBase) for part in module.modules()):
+        return None
     module.trainer.strategy.optimizer_step = lambda optimizer, closure: module.on_before_optimizer_step(optimizer)
-    inputs = turns.on_device(module.host_inputs(steps.batch_for(module), 0), module.device)
-    with launches.Operations() as counted:
-        module.device_step(inputs)
+    batch = on_meta(steps.batch_for(module))
+    with launches.Operations("meta") as counted:
+        module.device_step(turns.on_device(module.host_inputs(batch, 0), module.device))
     return counted.total + len(module.trainer.optimizers)
 
 

@@ -187,17 +187,17 @@ class ImprovedGAN(TwoPlayer):
         sizes = [len(it) for it in images]
         # Nothing but minibatch discrimination looks beyond an example, and it is told the sizes: one pass serves all.
         logits = at_least_single(self.discriminator(torch.cat(images), sizes, self.gathered)).split(sizes)
-        loss, told = self.historical_term("d"), {}
+        terms, told = self.historical_terms("d"), {}
         if self.labelled_weight:
             labelled = labelled_loss(logits[0], inputs["labelled"]["label"])
-            loss = loss + self.labelled_weight * labelled
+            terms.append(self.labelled_weight * labelled)
             told |= {"loss_labelled_nats": labelled, "logits": logits[0]}
             told |= {key: inputs["labelled"][key] for key in ("index", "label")}
         if self.unlabelled_weight:
             real, fake = map(real_log_odds, logits[-2:])
-            loss = loss + self.unlabelled_weight * unlabelled_loss(real, fake, self.label_smoothing)
+            terms.append(self.unlabelled_weight * unlabelled_loss(real, fake, self.label_smoothing))
             told |= {"real_probability": real.sigmoid().mean(), "fake_probability": fake.sigmoid().mean()}
-        return told | {"loss": loss}
+        return told | {"loss": sum(terms[1:], terms[0])}
 
     def generator_loss(self, inputs: Inputs) -> Told:
         images, noise = inputs["for_generator"]["image"], inputs[f"noise_g{self.repetition}"]
@@ -209,16 +209,17 @@ class ImprovedGAN(TwoPlayer):
             with torch.no_grad():
                 real = self.global_mean(at_least_single(self.discriminator.features(images)).mean(dim=0))
             loss = feature_matching(real, self.global_mean(at_least_single(fake).mean(dim=0)), self.matching)
-        return {"loss": loss + self.historical_term("g")}
+        return {"loss": sum(self.historical_terms("g"), loss)}
 
     def gathered(self, rows: Tensor) -> Tensor:
         """Those that an example is compared with: all of the global batch."""
         return across_ranks.gathered(self.trainer, rows)
 
-    def historical_term(self, name: str) -> Tensor:
+    def historical_terms(self, name: str) -> list[Tensor]:
+        """None, or one."""
         if not self.historical_averaging:
-            return torch.zeros((), device=self.device)
-        return self.historical_averaging * self.histories[name](self.turns[name].parameters)
+            return []
+        return [self.historical_averaging * self.histories[name](self.turns[name].parameters)]
 
     def players(self) -> dict[str, Player]:
         def moving(network: nn.Module) -> list[nn.Parameter]:

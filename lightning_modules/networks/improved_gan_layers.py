@@ -67,6 +67,7 @@ class WeightNorm(nn.Module):
             self.gain = nn.Parameter(torch.ones(units))
         else:
             self.register_buffer("gain", torch.ones(units))
+        self.output_dim = output_dim
         self.summed = tuple(it for it in range(len(shape)) if it != output_dim)
         self.init_std = init_std
         self.initializing = False
@@ -74,6 +75,18 @@ class WeightNorm(nn.Module):
     def scale(self) -> Tensor:
         """g / ||v||, [units]."""
         return self.gain / torch.linalg.vector_norm(self.weight, dim=self.summed)
+
+    def fuses(self) -> bool:
+        """Whether one kernel makes the weights, and one their gradients, where a dozen would be launched else."""
+        return not self.weight.is_cpu
+
+    def normed(self) -> Tensor:
+        """g v / ||v||, in the shape of v."""
+        shape = [-1 if it == self.output_dim else 1 for it in range(self.weight.ndim)]
+        if self.fuses():
+            gain = self.gain.view(shape)
+            return torch._weight_norm(self.weight, gain, self.output_dim)  # pyright: ignore[reportPrivateImportUsage]
+        return self.weight * self.scale().view(shape)
 
     def initialized(self, outputs: Tensor) -> Tensor:
         """Outputs [B, units, ...] without b, normalised; g and b are set to what makes them so."""
@@ -93,7 +106,11 @@ class WeightNormLinear(WeightNorm):
         super().__init__((outputs, inputs), 0, std, train_gain, init_std)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The products are scaled, not the weights: there are fewer of them."""
+        """On a CPU the products are scaled, not the weights: there are fewer of them."""
+        if self.fuses():
+            bias = None if self.initializing else self.bias
+            outputs = functional.linear(x, self.normed(), bias)
+            return self.initialized(outputs) if self.initializing else outputs
         products = linear if self.training else functional.linear
         outputs = products(x, self.weight) * self.scale()
         return self.initialized(outputs) if self.initializing else outputs + self.bias
@@ -107,7 +124,7 @@ class WeightNormConv2d(WeightNorm):
         self.stride, self.padding = stride, padding
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight * self.scale().view(-1, 1, 1, 1)
+        weight = self.normed()
         if self.initializing:
             return self.initialized(conv2d(x, weight, None, self.stride, self.padding))
         return conv2d(x, weight, self.bias, self.stride, self.padding)
@@ -120,7 +137,7 @@ class WeightNormUp(WeightNorm):
         super().__init__((inputs, outputs, 5, 5), 1, std, train_gain=True, init_std=init_std)
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight * self.scale().view(1, -1, 1, 1)
+        weight = self.normed()
         how = {"stride": 2, "padding": 2, "output_padding": 1}
         if self.initializing:
             return self.initialized(conv_transpose2d(x, weight, None, **how))

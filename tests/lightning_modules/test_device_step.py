@@ -15,7 +15,8 @@ from tests.lightning_modules.batches import batch_for
 
 CPU = torch.device("cpu")
 EXPERIMENTS = ["infogan_digits", "infogan_mnist_terms_alone", "improved_gan_digits", "improved_gan_mnist_minibatch",
-               "draw_digits", "draw_cluttered", "resnet_digits", "wrm_digits", "oracle_digits"]  # fmt: skip
+               "draw_digits", "draw_cluttered", "resnet_digits", "wrm_digits", "oracle_digits", "bert_tiny_text",
+               "filtering_synthetic"]  # fmt: skip
 TECHNIQUES = ["lightning_module.historical_averaging=0.1", "lightning_module.generator_steps=2",
               "lightning_module.generator.normalization=virtual", "lightning_module.matching=null",
               "lightning_module.gradient_clip_norm=1"]  # fmt: skip
@@ -23,6 +24,7 @@ EXTRAS = {
     "infogan_digits": ["lightning_module.mutual_information_warmup=7", "lightning_module.gradient_clip_norm=1"],
     "improved_gan_mnist_minibatch": TECHNIQUES,
     "oracle_digits": ["lightning_module.training=worst"],
+    "bert_tiny_text": ["lightning_module.network.padding_free=false"],
 }
 
 

@@ -89,14 +89,21 @@ def test_noise_has_its_deviation_in_training_alone():
         ),
     ],
 )
-def test_weight_norm_is_that_of_the_weights(layer, plain, shape):
-    x = torch.randn(shape)
+@pytest.mark.parametrize("fused", [False, True])
+def test_weight_norm_is_that_of_the_weights(layer, plain, shape, fused, monkeypatch):
+    """On a CPU, and by the kernel that a GPU has for it."""
+    monkeypatch.setattr(WeightNorm, "fuses", lambda self: fused)
+    x, layer = torch.randn(shape, dtype=torch.float64), layer.double()
     layer.gain.data.uniform_(0.5, 2)
     layer.bias.data.normal_()
     along = 1 if isinstance(layer, WeightNormUp) else 0
     rows = layer.weight.transpose(0, along)
     weight = (rows * (layer.gain / rows.flatten(1).norm(dim=1)).view(-1, *[1] * (rows.ndim - 1))).transpose(0, along)
-    torch.testing.assert_close(layer(x), plain(x, weight, layer.bias))
+    expected, learnt = plain(x, weight, layer.bias), list(layer.parameters())
+    torch.testing.assert_close(layer(x), expected)
+    gradients = (torch.autograd.grad(it.square().sum(), learnt) for it in (layer(x), expected))
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 def pre_activations(network, forward):
