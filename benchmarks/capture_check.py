@@ -1,23 +1,29 @@
 """Does a captured iteration give an eager one's numbers, and how much sooner? One script for a GPU machine.
 
-    python -m benchmarks.capture_check resnet_digits infogan_digits --out capture.jsonl
+    python -m benchmarks.capture_check --out capture.jsonl                     # every family, in 4.5 minutes at most
+    python -m benchmarks.capture_check infogan "draw, no attention"            # some of them, or any experiment
     python -m benchmarks.capture_check resnet_cifar10 --seconds 60 --override trainer.precision=bf16-mixed
 
-Of each experiment, a line of JSON as soon as it is known:
+On one GPU the whole of it is meant to take some 4 minutes, which no GPU has measured; nothing begins after
+``--minutes``, and what was left out says so. Data are made or come with a library: nothing is downloaded. First come
+the numbers of all, then the times. Of each, a line of JSON as soon as it is known:
 
 - ``waits``: the first operation of an eager ``device_step`` for which the host waits for the device; null: none does.
-- ``differs``: names of weights, statistics and optimiser state that differ after so many iterations from those of the
-  same iterations without a graph (``trainer.capture=rehearse``), and the largest difference; a validation, a
-  checkpoint and a resume from it lie in between.
-- ``ms``: milliseconds of an iteration through the Trainer, as usual and captured, in turns.
 - ``kernels``: launched in an iteration as usual.
+- ``differs``: names of weights, statistics, optimiser state and the layers' generator that differ after so many
+  iterations from those of the same iterations without a graph (``trainer.capture=rehearse``), and the largest
+  difference; a validation, a checkpoint and a resume from it lie in between.
+- ``ms``: milliseconds of an iteration through the Trainer, as usual and captured, in turns.
 
-Without a GPU it compares a rehearsal with the usual run, so that the script itself is tested.
+Where something fails on a GPU, the rest goes on in another process, since a recording that has failed leaves the first
+one's device in no state to go on. Without a GPU a rehearsal is compared with the usual run, so that the script itself
+is tested.
 """
 
 import argparse
 import io
 import json
+import subprocess
 import sys
 import tempfile
 import time
@@ -28,6 +34,7 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from torch.autograd import DeviceType  # pyright: ignore[reportPrivateImportUsage]
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.training_step import LEFT_OUT, training_data
@@ -41,12 +48,32 @@ CAPTURED, USUAL = ("true", "rehearse") if ON_GPU else ("rehearse", "false")
 CHECKED = 50
 """Iterations after which numbers are compared; the resume begins after three fifths of them."""
 
-EXPERIMENTS = ("resnet_digits", "infogan_digits", "improved_gan_digits", "draw_digits", "wrm_digits", "oracle_digits")
+OF_ONE_SHAPE = ["datamodule.pad_to_max_length=true", "lightning_module.network.padding_free=false"]
+CASES: dict[str, list[str]] = {
+    "resnet": ["resnet_digits"],
+    "densenet": ["densenet_digits"],
+    "infogan": ["infogan_digits"],
+    "infogan, Q by itself": ["infogan_digits", "lightning_module.q_optimizer=own", "lightning_module.real_images=null"],
+    "improved_gan": ["improved_gan_digits"],
+    "improved_gan, techniques": ["improved_gan_digits", "lightning_module.historical_averaging=0.1",
+                                 "lightning_module.generator_steps=2"],
+    "draw": ["draw_digits"],
+    "draw, no attention": ["draw_digits", "lightning_module.network.read_size=null",
+                           "lightning_module.network.write_size=null"],
+    "wrm": ["wrm_digits"],
+    "wrm, points": ["wrm_synthetic"],
+    "oracle, worst neighbours": ["oracle_digits", "lightning_module.training=worst"],
+    "oracle, points": ["oracle_synthetic"],
+    "bert": ["bert_tiny_text", *OF_ONE_SHAPE],
+    "language_model": ["language_model_tales", *OF_ONE_SHAPE],
+}  # fmt: skip
+"""An experiment of each family, and more of its words."""
 
 
 def prepared(experiment: str, capture: str, folder: Path, iterations: int, overrides: list[str]) -> Run:
+    # ``warn``: an operator without a deterministic kernel shows in what differs, and ends no comparison.
     words = [f"experiment={experiment}", "logger=csv", f"trainer.max_steps={iterations}", "trainer.max_epochs=null",
-             "trainer.deterministic=true", f"trainer.capture={capture}"]  # fmt: skip
+             "trainer.deterministic=warn", f"trainer.capture={capture}"]  # fmt: skip
     config = compose_job("train", [*words, *overrides], str(folder))
     kept = config["callbacks"].keys() - LEFT_OUT | {"checkpoint"}  # which also holds the generators of layers
     config["callbacks"] = {name: it for name, it in config["callbacks"].items() if name in kept}
@@ -76,8 +103,10 @@ def fitted(run: Run, *callbacks: Callback, checkpoint: Path | None = None) -> Ru
 
 
 def state_of(run: Run) -> dict[str, torch.Tensor]:
-    """Weights, statistics and what the optimisers remember."""
+    """Weights, statistics, what the optimisers remember, and how far the generator of noise inside layers is."""
     state = dict(run.module.state_dict())
+    if ON_GPU:
+        state["the layers' generator"] = torch.cuda.get_rng_state()
     for number, optimizer in enumerate(run.trainer.optimizers):
         for place, of_parameter in optimizer.state_dict()["state"].items():
             state |= {f"{key} {place} of optimiser {number}": it for key, it in of_parameter.items()}
@@ -158,11 +187,14 @@ class FirstSteps(Callback):
                     pl_module.device_step(inputs)
             except RuntimeError as error:
                 self.waits = str(error).splitlines()[0]
-            kinds = [ProfilerActivity.CUDA] if ON_GPU else [ProfilerActivity.CPU]
-            with profile(activities=kinds) as seen:
+            kind, device = (
+                (ProfilerActivity.CUDA, DeviceType.CUDA) if ON_GPU else (ProfilerActivity.CPU, DeviceType.CPU)
+            )
+            with profile(activities=[kind]) as seen:
                 pl_module.device_step(inputs)
                 wait_for_device()
-        self.kernels = sum(it.count for it in seen.key_averages())
+        # Of a GPU also what the host has called is listed, once more for each kernel.
+        self.kernels = sum(it.count for it in seen.key_averages() if it.device_type == device)
 
 
 @contextmanager
@@ -183,28 +215,53 @@ def watched(experiment: str, overrides: list[str], folder: Path) -> dict[str, An
     return {"waits": steps.waits, "kernels": steps.kernels}
 
 
+PARTS = {"watched": watched, "compared": compared, "timed": timed}
+
+
+def jobs_of(words: list[str]) -> list[tuple[str, str]]:
+    """Names and parts, the times after all numbers. A word is a case, an experiment, or one of these with ``:part``."""
+    pairs = [(name, part) for word in words or CASES for name, _, part in [word.partition(":")]]
+    asked = [(name, part) for name, given in pairs for part in PARTS if given in ("", part)]
+    return sorted(asked, key=lambda it: it[1] == "timed")
+
+
+def line_of(name: str, part: str, overrides: list[str], seconds: float) -> dict[str, Any]:
+    experiment, *words = CASES.get(name, [name])
+    words = ["trainer=gpu" if ON_GPU else "trainer=cpu", *words, *overrides]
+    told: dict[str, Any] = {"name": name, "experiment": experiment, "overrides": [*words[1:]]}
+    with tempfile.TemporaryDirectory() as folder:
+        more = (seconds,) if part == "timed" else ()
+        try:
+            return told | PARTS[part](experiment, words, Path(folder), *more)
+        except (RuntimeError, UserError) as error:  # one that fails leaves time for the others
+            return told | {"failed": f"{part}: {str(error).splitlines()[0]}"}
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiments", nargs="*", default=list(EXPERIMENTS))
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each timing")
+    parser.add_argument(
+        "names", nargs="*", help=f"of {', '.join(CASES)}, or experiments; all cases where none is given"
+    )
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each timing")
+    parser.add_argument("--minutes", type=float, default=4.5, help="after which nothing more begins")
     parser.add_argument("--override", action="append", default=[], help="a key of train.py")
     parser.add_argument("--out", type=Path, help="a file that each line is added to")
     given = parser.parse_args(arguments)
-    overrides = ["trainer=gpu" if ON_GPU else "trainer=cpu", *given.override]
-    for experiment in given.experiments:
-        for part in (watched, compared, timed):
-            line: dict[str, Any] = {"experiment": experiment, "overrides": given.override}
-            with tempfile.TemporaryDirectory() as folder:
-                more = (given.seconds,) if part is timed else ()
-                try:
-                    line |= part(experiment, overrides, Path(folder), *more)
-                except (RuntimeError, UserError) as error:  # one that fails leaves time for the others
-                    line |= {"failed": f"{part.__name__}: {str(error).splitlines()[0]}"}
-            told = json.dumps(line)
-            print(told, flush=True)
-            if given.out:
-                with given.out.open("a") as file:
-                    file.write(f"{told}\n")
+    end, jobs = time.monotonic() + 60 * given.minutes, jobs_of(given.names)
+    for number, (name, part) in enumerate(jobs, start=1):
+        in_time = time.monotonic() < end
+        line = line_of(name, part, given.override, given.seconds) if in_time else {"name": name, "left_out": part}
+        told = json.dumps(line)
+        print(told, flush=True)
+        if given.out:
+            with given.out.open("a") as file:
+                file.write(f"{told}\n")
+        if ON_GPU and "failed" in line and number < len(jobs):
+            rest = [f"{name}:{part}" for name, part in jobs[number:]]
+            minutes = max(end - time.monotonic(), 0) / 60
+            options = [f"--override={it}" for it in given.override] + ([f"--out={given.out}"] if given.out else [])
+            options += [f"--seconds={given.seconds}", f"--minutes={minutes}"]
+            sys.exit(subprocess.run([sys.executable, "-m", "benchmarks.capture_check", *rest, *options]).returncode)
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def why_not(node: Mapping[str, Any], module: Any, datamodule: Any, callbacks: Se
         return "trainer.detect_anomaly looks at every value on the host"
     if reason := said(module, "not_capturable")():
         return reason
-    if said(module, "vocabulary_size") is not None and not said(datamodule, "pad_to_max_length"):
+    if said(datamodule, "vocabulary_size") is not None and not said(datamodule, "pad_to_max_length"):
         return "batches of texts differ in length: where the data has it, set datamodule.pad_to_max_length=true"
     for callback in callbacks:
         for hook in SKIPPED_HOOKS:

@@ -28,6 +28,7 @@ from foundation.randomness import keyed_generator, keyed_uniforms, seeded_for_a_
 from lightning_modules.classifier import Classifier
 from lightning_modules.micro_batches import Inputs
 from lightning_modules.networks.bert_released import from_released, is_released
+from lightning_modules.networks.discriminators import BiLstm
 from lightning_modules.networks.precision import at_least_single
 from lightning_modules.networks.products import as_in_training, to_round
 from lightning_modules.optimized import Batch
@@ -153,6 +154,11 @@ class AdversarialFiltering(Classifier):
 
     def players(self) -> dict[str, Player]:
         return {"": Player(list(self.network.parameters()), self.optimizer, self.loss)}
+
+    def not_capturable(self) -> str | None:
+        if any(isinstance(it, BiLstm) for it in self.modules()):
+            return "an LSTM asks for the lengths of the texts: choose another lightning_module/discriminator"
+        return super().not_capturable()
 
     # --- a network's answer ------------------------------------------------------------------------------------
 

@@ -82,9 +82,9 @@ class TakesTurns(Optimized):
     def not_capturable(self) -> str | None:
         if self.micro_batch_size is not None:
             return "lightning_module.micro_batch_size cuts a batch in a way that was not tried with it: set it to null"
-        for part in self.modules():
+        for name, part in self.named_modules():
             if getattr(part, "padding_free", False):
-                return "its sizes depend on the texts: set lightning_module.network.padding_free=false"
+                return f"its sizes depend on the texts: set lightning_module.{name}.padding_free=false"
             if getattr(part, "compile_mode", None) in WITH_GRAPHS_OF_THEIR_OWN:
                 return f"lightning_module.compile_mode={part.compile_mode} has graphs of its own: choose default"
         return None

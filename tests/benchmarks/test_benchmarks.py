@@ -194,14 +194,26 @@ def test_captured_numbers_are_held_against_usual_ones(tmp_path):
     """With a graph on a GPU, rehearsed on a CPU."""
     out = tmp_path / "found.jsonl"
     tiny = [f"--override={it}" for it in test_resnet.TINY["resnet_digits"]]
-    capture_check.main(["resnet_digits", "no_such", "--seconds=0.1", *tiny, f"--out={out}"])
-    watched, compared, timed, *failed = map(json.loads, out.read_text().splitlines())
+    capture_check.main(["resnet", "no_such", "--seconds=0.1", *tiny, f"--out={out}"])
+    lines = list(map(json.loads, out.read_text().splitlines()))
+    watched, compared, timed = (it for it in lines if it["name"] == "resnet")
+    failed = [it for it in lines if it["name"] == "no_such"]
+    assert lines[-2:] == [timed, failed[-1]]  # the times of all come after the numbers of all
     assert watched["waits"] is None
     assert watched["kernels"] > 0
     assert compared["differs"]["tensors"] == compared["differs_resumed"]["tensors"] == 0 < compared["differs"]["of"]
     assert min(timed["ms"]["usual"] + timed["ms"]["captured"]) > 0
     assert all("no_such" in it["failed"] for it in failed)
     assert len(failed) == 3
+    capture_check.main(["resnet:timed", "--minutes=0", f"--out={out}"])
+    assert json.loads(out.read_text().splitlines()[-1]) == {"name": "resnet", "left_out": "timed"}
+
+
+@pytest.mark.parametrize("name", capture_check.CASES)
+def test_every_family_that_is_checked_can_be_captured(name, tmp_path):
+    experiment, *words = capture_check.CASES[name]
+    run = capture_check.prepared(experiment, "rehearse", tmp_path, 2, ["trainer=cpu", *words])
+    assert run.captured == "rehearsed"
 
 
 def test_operations_are_counted_on_a_cpu_and_as_on_a_gpu():

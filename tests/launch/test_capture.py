@@ -250,6 +250,9 @@ def test_texts_of_any_length_are_refused(tmp_path):
                            ("lightning_module.network.padding_free=true", "padding_free=false")):  # fmt: skip
         with pytest.raises(UserError, match=told):
             built(tmp_path, "bert_tiny_text", "rehearse", override)
+    words = ["experiment=filtering_synthetic", *tiny("filtering_synthetic"), "trainer=cpu", "trainer.capture=rehearse"]
+    with pytest.raises(UserError, match="batches of texts differ in length"):
+        build(compose_job("train", words, str(tmp_path)))
 
 
 def test_inputs_keep_their_places_and_values():

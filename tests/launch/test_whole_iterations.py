@@ -2,7 +2,7 @@
 takes them are those of a usual loop, bit for bit, and each asks for the same. ``test_capture.py`` has whole runs."""
 
 from copy import deepcopy
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import pytest
@@ -12,6 +12,8 @@ from foundation.protocols import WholeIteration
 from launch.capture import Staging
 from launch.command_line import compose_job
 from launch.runs import instantiate
+from lightning_modules.adversarial_filtering import AdversarialFiltering
+from lightning_modules.networks.discriminators import BiLstm
 from lightning_modules.schedules import Drops
 from lightning_modules.turns import on_device
 from tests.launch.replays import Watched, agree
@@ -106,6 +108,13 @@ def test_no_value_is_read_on_the_host(label):
     assert isinstance(module, WholeIteration)
     assert any(name.startswith("loss") for name in told)
     assert all(it.is_meta and not it.requires_grad for it in told.values())
+
+
+def test_an_lstm_that_filters_endings_is_refused():
+    """It packs its texts by their lengths."""
+    network = partial(BiLstm, vocabulary_size=60)
+    module = AdversarialFiltering(network, choices=3, epochs_a_round=1, optimizer=torch.optim.Adam)
+    assert "LSTM" in str(module.not_capturable())
 
 
 def test_a_value_that_is_read_raises():
