@@ -19,6 +19,7 @@ import json
 import math
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -121,11 +122,14 @@ def without_places(overrides: list[str]) -> list[str]:
 def without_folders(override: str) -> str:
     """``datamodule.folder=/home/me/coco`` -> ``datamodule.folder=coco``; what is no path stays as it is.
 
-    So do paths in a mapping: ``init_from={run: outputs/a/b}`` -> ``init_from={run: b}``.
+    So do paths in a mapping, ``init_from={run: outputs/a/b}`` -> ``init_from={run: b}``, and several runs,
+    ``others.runs=[outputs/a/b,outputs/a/c]`` -> ``others.runs=[b,c]``.
     """
     key, equals, value = override.partition("=")
     if value.startswith(("{", "[")):
-        return f"{key}{equals}{IN_A_MAPPING.sub(lambda it: it[1] + without_folder(it[1], it[2]), value)}"
+        of_list = "run:" if key.endswith(".runs") else ""
+        alone = partial(IN_A_MAPPING.sub, lambda it: it[1] + without_folder(it[1].strip() or of_list, it[2]))
+        return f"{key}{equals}{alone(value)}"
     return f"{key}{equals}{without_folder(f'{key}:', value)}"
 
 

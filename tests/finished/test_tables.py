@@ -53,14 +53,14 @@ def test_a_result_is_named_by_experiment_seed_and_commit_and_keeps_no_place(tmp_
 def test_what_a_run_was_given_is_named_without_its_place(tmp_path):
     overrides = ["experiment=infogan_mnist", "datamodule.folder=/home/me/coco/", "+callbacks@callbacks=classifier_score",
                  "callbacks.classifier_score.judge.run=outputs/resnet_mnist/now-seed0", "x.data=~/mine/set",
-                 "optimized_metric=val/map", "a.b=[/1,2]"]  # fmt: skip
+                 "optimized_metric=val/map", "a.b=[/1,2]", "x.others.runs=[outputs/a/b, /c/d]"]  # fmt: skip
     inputs = {"a.0": {"run": "r", "overrides": ["seed=1", "paths.data_dir=/home/me", "init_from=/home/me/b"]}, "b": {}}
     path = tables.record(write_run(tmp_path / "run", overrides=overrides, inputs=inputs), tmp_path / "results")
     given = {"a.0": {"run": "r", "overrides": ["seed=1", "init_from=b"]}, "b": {}}
     assert json.loads(path.read_text())["inputs"] == given
     assert json.loads(path.read_text())["overrides"] == [
         "experiment=infogan_mnist", "datamodule.folder=coco", "+callbacks@callbacks=classifier_score",
-        "callbacks.classifier_score.judge.run=now-seed0", "x.data=set", "optimized_metric=val/map", "a.b=[/1,2]"]  # fmt: skip
+        "callbacks.classifier_score.judge.run=now-seed0", "x.data=set", "optimized_metric=val/map", "a.b=[/1,2]", "x.others.runs=[b, d]"]  # fmt: skip
 
 
 def test_of_what_the_slices_of_a_run_were_asked_the_latest_counts(tmp_path):
