@@ -77,7 +77,9 @@ def why_not(node: Mapping[str, Any], module: Any, datamodule: Any, callbacks: Se
     if reason := said(module, "not_capturable")():
         return reason
     if said(datamodule, "vocabulary_size") is not None and not said(datamodule, "pad_to_max_length"):
-        return "batches of texts differ in length: where the data has it, set datamodule.pad_to_max_length=true"
+        if hasattr(datamodule, "pad_to_max_length"):
+            return "batches of texts differ in length: set datamodule.pad_to_max_length=true"
+        return f"batches of {said(datamodule, 'name')} differ in length, and no key gives them one shape"
     for callback in callbacks:
         for hook in SKIPPED_HOOKS:
             if is_overridden(hook, callback, parent=Callback):

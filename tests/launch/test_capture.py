@@ -251,7 +251,7 @@ def test_texts_of_any_length_are_refused(tmp_path):
         with pytest.raises(UserError, match=told):
             built(tmp_path, "bert_tiny_text", "rehearse", override)
     words = ["experiment=filtering_synthetic", *tiny("filtering_synthetic"), "trainer=cpu", "trainer.capture=rehearse"]
-    with pytest.raises(UserError, match="batches of texts differ in length"):
+    with pytest.raises(UserError, match="differ in length, and no key gives them one shape"):
         build(compose_job("train", words, str(tmp_path)))
 
 
