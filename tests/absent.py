@@ -1,0 +1,36 @@
+"""A command as it runs where packages are not installed: ``python -m tests.absent wandb,h5py train.py <words>``."""
+
+import importlib.machinery
+import importlib.metadata
+import runpy
+import sys
+from typing import Any
+
+
+def hide(packages: set[str]) -> None:
+    """From now on they are neither found nor said to have a version; what is imported already is forgotten."""
+    found, version = importlib.machinery.PathFinder.find_spec, importlib.metadata.version
+
+    def find_spec(name: str, path: Any = None, target: Any = None) -> Any:
+        return None if name.partition(".")[0] in packages else found(name, path, target)
+
+    def version_of(name: str) -> str:
+        if name.replace("-", "_") in packages:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version(name)
+
+    importlib.machinery.PathFinder.find_spec = staticmethod(find_spec)  # type: ignore[method-assign]
+    importlib.metadata.version = version_of
+    for name in [it for it in sys.modules if it.partition(".")[0] in packages]:
+        del sys.modules[name]
+
+
+if __name__ == "__main__":
+    hidden, *words = sys.argv[1:]
+    hide(set(hidden.split(",")))
+    if words[0] == "-m":
+        sys.argv = words[1:]
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = words
+        runpy.run_path(words[0], run_name="__main__")
