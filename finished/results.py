@@ -187,10 +187,20 @@ def records_of(experiment: Mapping[str, Any], results: Results) -> list[Record]:
     plain = SAME + DRAWS + LENGTH + DATA
     for it in sorted(ours, key=lambda it: (not changed(it["overrides"], plain), it.get("started_at", ""))):
         if metric and figure(it, metric) is not None:
-            draws = tuple(word for word in it["overrides"] if word.startswith(DRAWS))
-            groups.setdefault((measured_on(it), told_share(experiment, it)), {})[it["seed"], draws] = it
+            groups.setdefault((measured_on(it), told_share(experiment, it)), {})[seed_of(it)] = it
     found = [Record(experiment, [seeds[key] for key in sorted(seeds)]) for seeds in groups.values()]
     return sorted(found, key=Record.rank, reverse=True)
+
+
+def seed_of(result: Mapping[str, Any]) -> tuple[int, tuple[str, ...]]:
+    """All that was drawn: two runs of one recipe with the same are one."""
+    return result["seed"], tuple(word for word in result["overrides"] if word.startswith(DRAWS))
+
+
+def newest_of_each_seed(runs: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of runs of one recipe on the same data, in the order of their seeds."""
+    newest = {seed_of(it): it for it in sorted(runs, key=lambda it: it.get("started_at", ""))}
+    return [newest[key] for key in sorted(newest)]
 
 
 def best_of_each_method(

@@ -36,6 +36,7 @@ from finished.results import (
     load_experiments,
     load_results,
     measured_on,
+    newest_of_each_seed,
     reached,
     records_of,
     told_share,
@@ -203,16 +204,15 @@ def variants_table(results: list[dict[str, Any]], metrics: list[str], direction:
 
     Runs that have not all of the metrics are left out, such as those that no judge has seen.
     """
-    variants: dict[tuple[str, str], list[list[float]]] = {}
+    variants: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for it in results:
-        values = [figure(it, metric) for metric in metrics]
-        if None not in values:
-            of = " ".join(changed(it["overrides"])), measured_on(it)
-            variants.setdefault(of, []).append(values)  # pyright: ignore[reportArgumentType]
+        if all(figure(it, metric) is not None for metric in metrics):
+            variants.setdefault((" ".join(changed(it["overrides"])), measured_on(it)), []).append(it)
     heads = ["overrides", "measured on", "seeds", *(f"`{shown(it)}`" for it in metrics), "worst", "best"]
     rows = []
-    for (overrides, data), found in sorted(variants.items()):
-        values = [list(column) for column in zip(*found, strict=True)]
+    for (overrides, data), runs in sorted(variants.items()):
+        found = newest_of_each_seed(runs)
+        values: Any = [[figure(it, metric) for it in found] for metric in metrics]
         worst, best = worst_and_best(values[0], direction)
         rows.append([f"`{overrides}`" if overrides else "as the experiment's file has it", data, str(len(found)),
                      *map(reached, values), f"{worst:.3f}", f"{best:.3f}"])  # fmt: skip
@@ -228,7 +228,7 @@ def beside_table(names: list[str], results: Results, metrics: list[str]) -> str:
     for name in names:
         plain = [it for it in results.get(name, []) if not changed(of_recipe(it["overrides"]))]
         whole = [it for it in plain if all(figure(it, metric) is not None for metric in metrics)]
-        runs = whole or [it for it in plain if figure(it, metrics[0]) is not None]
+        runs = newest_of_each_seed(whole or [it for it in plain if figure(it, metrics[0]) is not None])
         cells = ["-"] * len(metrics)
         for place, metric in enumerate(metrics):
             values = [value for it in runs if (value := figure(it, metric)) is not None]

@@ -150,6 +150,7 @@ def test_variants_are_compared_over_their_seeds():
         result(0, 0.7, "a.b=1", "seed=0"),
         result(2, 0.6, "a.b=1"),
         result(3, 0.5, "a.b=1"),
+        result(2, 0.1, "a.b=1") | {"started_at": "2020-01-01"},  # the same seed, before
     ]
     page = "<!-- table: infogan_mnist variants test/cluster_accuracy -->\n<!-- end of table -->"
     made = tables.with_tables(page, EXPERIMENTS, {"infogan_mnist": results}, PAGES).splitlines()
@@ -160,8 +161,9 @@ def test_variants_are_compared_over_their_seeds():
 
 
 def test_experiments_stand_beside_one_another_as_their_files_have_them():
-    """A run that another goes on from is no change, another length is; runs with all metrics go before others."""
-    one = [result(0, 0.8, "init_from=a"), result(1, 0.9, "datamodule.proposals.run=b"),
+    """A run that another goes on from is no change, another length is; runs with all metrics go before others, and of a
+    seed the newest."""
+    one = [result(0, 0.2) | {"started_at": "2020-01-01"}, result(0, 0.8, "init_from=a"), result(1, 0.9, "datamodule.proposals.run=b"),
            result(2, 0.1, "trainer.max_steps=1")]  # fmt: skip
     whole = result(3, 0.5)
     whole["metrics"] = whole["metrics"] | {"test/image_s": 0.0123}
