@@ -76,10 +76,11 @@ def why_not(node: Mapping[str, Any], module: Any, datamodule: Any, callbacks: Se
         return "trainer.detect_anomaly looks at every value on the host"
     if reason := said(module, "not_capturable")():
         return reason
-    if said(datamodule, "vocabulary_size") is not None and not said(datamodule, "pad_to_max_length"):
-        if hasattr(datamodule, "pad_to_max_length"):
-            return "batches of texts differ in length: set datamodule.pad_to_max_length=true"
-        return f"batches of {said(datamodule, 'name')} differ in length, and no key gives them one shape"
+    padded = said(datamodule, "pad_to_max_length")
+    if said(datamodule, "vocabulary_size") is not None and not padded:
+        if padded is None:
+            return f"batches of {said(datamodule, 'name')} differ in length, and no key gives them one shape"
+        return "batches of texts differ in length: set datamodule.pad_to_max_length=true"
     for callback in callbacks:
         for hook in SKIPPED_HOOKS:
             if is_overridden(hook, callback, parent=Callback):

@@ -96,8 +96,8 @@ class Says:
     name: str | None = None
     batch_size: int | None = None
     """Of the global batch of training."""
-    pad_to_max_length: bool = False
-    """Its batches of texts have one shape."""
+    pad_to_max_length: bool | None = None
+    """Its batches of texts have one shape. None: it has no key for that."""
     val_size: int = 1
     """Examples of validation; 0: there is none."""
     num_labels: int | None = None

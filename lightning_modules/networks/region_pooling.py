@@ -35,9 +35,8 @@ class RegionAlign(MultiScaleRoIAlign):
         maps = [x[name] for name in self.featmap_names if name in x]
         if torch.onnx.is_in_onnx_export():  # an exported file has torchvision's
             return super().forward(dict(x), boxes, image_shapes)
-        sides = [max(shape[axis] for shape in image_shapes) for axis in (0, 1)]
-        longer = sides.index(max(sides))  # along which a batch that is filled up is longer by the smaller share
-        scales = [2.0 ** round(math.log2(it.shape[2 + longer] / sides[longer])) for it in maps]
+        height = max(shape[0] for shape in image_shapes)
+        scales = [2.0 ** round(torch.tensor(it.shape[2] / height).log2().item()) for it in maps]
         read = self.by_products if maps[0].device.type == "cpu" else self.by_kernels
         return read(maps, boxes, scales)
 

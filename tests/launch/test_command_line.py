@@ -29,7 +29,7 @@ MISTAKES = {
     "+lightning_module.noise=3": "lightning_module .* has no key 'noise'; did you mean 'noise_size'",
     "+lightning_module.optimizer_g.momentum=1": r"optimizer_g \(torch.optim.Adam\) has no key 'momentum'",
     "+sed=1": "The config has no key 'sed'; did you mean 'seed'",
-    "+paper.figures=[{what:more,metric:test/error}]": r"paper.figures\[0\] needs a value for 'value'",
+    "+paper.figures=[{what:more,metric:test/error}]": r"paper.figures\[0\] \(more\): give metric and value, or",
     "+paper.valu=1": "paper has no key 'valu'; did you mean 'value'",
     # a value of another kind
     "trainer.max_steps=many": "trainer.max_steps is 'many', which is not a whole number",
