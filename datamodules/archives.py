@@ -23,6 +23,9 @@ FREELY = 100 * 10**6  # bytes that any archive may unpack to
 MOST_TIMES = 100  # its own size, beyond
 LEFT_FREE = 500 * 10**6  # bytes of the disk
 CHUNK = 100  # members a step of what is shown
+UNREADABLE = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, LZMAError, RuntimeError, ValueError,
+              OverflowError)  # fmt: skip
+"""The last two: of a name or a time that no file can have."""
 
 
 def is_archive(path: Path) -> bool:
@@ -60,7 +63,9 @@ def unpacked(archive: Path, cache_dir: Path) -> Path:
             except OSError:
                 if not folder.is_dir():  # another process was the first
                     raise
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, LZMAError, RuntimeError) as error:
+    except UserError:
+        raise
+    except UNREADABLE as error:
         raise UserError(f"{archive} cannot be read ({error}): fetch it again, or unpack it yourself.") from None
     except OSError as error:
         raise UserError(

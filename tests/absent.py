@@ -2,9 +2,10 @@
 
 import importlib.machinery
 import importlib.metadata
-import runpy
 import sys
 from typing import Any
+
+from tests.forks import run_as_main
 
 
 def hide(packages: set[str]) -> None:
@@ -28,9 +29,4 @@ def hide(packages: set[str]) -> None:
 if __name__ == "__main__":
     hidden, *words = sys.argv[1:]
     hide(set(hidden.split(",")))
-    if words[0] == "-m":
-        sys.argv = words[1:]
-        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
-    else:
-        sys.argv = words
-        runpy.run_path(words[0], run_name="__main__")
+    run_as_main(words)

@@ -67,6 +67,11 @@ def become(words: list[str], outputs: list[str]) -> None:
     for target, path in enumerate(outputs, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), target)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    run_as_main(words)
+
+
+def run_as_main(words: list[str]) -> None:
+    """words: a script or -m and a module, and what it is given."""
     if words[0] == "-m":
         sys.argv = words[1:]
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)

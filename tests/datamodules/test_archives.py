@@ -95,6 +95,18 @@ def test_a_damaged_archive_is_named_and_leaves_nothing(tmp_path, ending):
     assert everything(tmp_path / "cache") == {}
 
 
+@pytest.mark.parametrize("time", ["1e300", "nan"])
+def test_a_time_that_no_file_can_have_is_told(tmp_path, time):
+    path = tmp_path / "odd.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as file:
+        info = tarfile.TarInfo("a.png")
+        info.pax_headers = {"mtime": time}
+        file.addfile(info)
+    with pytest.raises(UserError, match="odd.tar cannot be read"):
+        unpacked(path, tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
+
+
 def test_an_interruption_leaves_nothing(tmp_path, monkeypatch):
     def interrupted(*arguments, **settings):
         raise KeyboardInterrupt
